@@ -1,0 +1,139 @@
+"""The one taxonomy of errors: every error knows how each transport says it.
+
+The engine and the gateway raise these; transports only translate. Messages are written for the person who reads the
+answer: which value, which limit, what to do next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+from uuid import uuid4
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One invalid field of a request and the reason, in words."""
+
+    field: str
+    reason: str
+
+
+class Text2ImageError(Exception):
+    """Base of all errors that reach a client.
+
+    Attributes:
+        http_status: status code of the HTTP answer, and of the in-band answer of the first gRPC contract.
+        grpc_code: name of the `grpc.StatusCode`.
+        openai_type: `error.type` in the OpenAI dialect.
+        reason: one word for programs, `ErrorInfo.reason` on gRPC.
+        retry_after: seconds after which the same request could succeed, or None where waiting does not help.
+    """
+
+    http_status: ClassVar[int] = 500
+    grpc_code: ClassVar[str] = "INTERNAL"
+    openai_type: ClassVar[str] = "server_error"
+    reason: str = "INTERNAL"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+
+class InvalidRequest(Text2ImageError):
+    """The request itself is wrong; `violations` names each field that is."""
+
+    http_status = 400
+    grpc_code = "INVALID_ARGUMENT"
+    openai_type = "invalid_request_error"
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, *violations: FieldViolation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.reason}" for v in violations))
+        self.violations = violations
+
+
+class Unauthenticated(Text2ImageError):
+    """No API key, or one that is not known."""
+
+    http_status = 401
+    grpc_code = "UNAUTHENTICATED"
+    openai_type = "authentication_error"
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(Text2ImageError):
+    """The API key is known and may not do this."""
+
+    http_status = 403
+    grpc_code = "PERMISSION_DENIED"
+    openai_type = "permission_error"
+    reason = "PERMISSION_DENIED"
+
+
+class PayloadTooLarge(Text2ImageError):
+    """The body is larger than a request may be."""
+
+    http_status = 413
+    grpc_code = "INVALID_ARGUMENT"
+    openai_type = "invalid_request_error"
+    reason = "PAYLOAD_TOO_LARGE"
+
+
+class QuotaExceeded(Text2ImageError):
+    """The caller's own limit is reached; others are served. Always carries a retry delay."""
+
+    http_status = 429
+    grpc_code = "RESOURCE_EXHAUSTED"
+    openai_type = "rate_limit_error"
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class Cancelled(Text2ImageError):
+    """The client left before the answer."""
+
+    http_status = 499
+    grpc_code = "CANCELLED"
+    openai_type = "request_cancelled"
+    reason = "CANCELLED"
+
+
+class Unavailable(Text2ImageError):
+    """The server cannot take the request now: full, loading, draining or without a runner.
+
+    Always carries a retry delay; `reason` says which of these it is.
+    """
+
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    openai_type = "server_error"
+
+    FULL: ClassVar[str] = "FULL"
+    LOADING: ClassVar[str] = "LOADING"
+    DRAINING: ClassVar[str] = "DRAINING"
+    NO_RUNNER: ClassVar[str] = "NO_RUNNER"
+
+    def __init__(self, message: str, *, reason: str, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+
+
+class DeadlineExceeded(Text2ImageError):
+    """The deadline passed before the pictures were finished."""
+
+    http_status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+    openai_type = "timeout_error"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Internal(Text2ImageError):
+    """Our fault. The message holds an id that stands in the log too, and nothing of the cause."""
+
+    def __init__(self, error_id: str | None = None) -> None:
+        self.error_id = error_id or uuid4().hex[:12]
+        super().__init__(f"internal error; quote id {self.error_id} when you report it")

@@ -1,0 +1,118 @@
+"""What every gRPC server of ours shares: forgiving parsing, strict field checks, and errors as rich statuses.
+
+grpc answers a message that does not parse with INTERNAL before any handler runs. Here such a message reaches the
+handler as `Malformed`, so that it gets the 400 it deserves in the dialect of its contract.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from text2image import wire
+from text2image.errors import (
+    FieldViolation,
+    Internal,
+    InvalidRequest,
+    PayloadTooLarge,
+    Text2ImageError,
+)
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+Handler = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message] | AsyncIterator[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A request that is no valid message of its type, and why."""
+
+    error: Text2ImageError
+
+
+def deserializer(kind: type[M], max_bytes: int) -> Callable[[bytes], M | Malformed]:
+    """Parses a request; what does not parse, holds unknown fields or is too large becomes `Malformed`."""
+
+    def deserialize(data: bytes) -> M | Malformed:
+        if len(data) > max_bytes:
+            return Malformed(
+                PayloadTooLarge(f"the request has {len(data)} bytes; at most {max_bytes} are read")
+            )
+        try:
+            message = kind.FromString(data)
+        except DecodeError:
+            reason = (
+                f"is not a valid {kind.DESCRIPTOR.name}: check field types and that text is UTF-8"
+            )
+            return Malformed(InvalidRequest(FieldViolation("request", reason)))
+        unknown = sorted({field.field_number for field in UnknownFieldSet(message)})
+        if unknown:
+            return Malformed(
+                InvalidRequest(
+                    *(
+                        FieldViolation(
+                            f"#{number}",
+                            f"{kind.DESCRIPTOR.name} has no field of this number and type",
+                        )
+                        for number in unknown
+                    )
+                )
+            )
+        return message
+
+    return deserialize
+
+
+def checked(request: M | Malformed) -> M:
+    """The parsed request.
+
+    Raises:
+        Text2ImageError: why it could not be parsed.
+    """
+    if isinstance(request, Malformed):
+        raise request.error
+    return request
+
+
+def generic_handler(
+    service: ServiceDescriptor, methods: dict[str, Handler], max_bytes: int
+) -> grpc.GenericRpcHandler:
+    """Handlers for the methods of a service, unary or server-streaming as its descriptor says."""
+    handlers = {}
+    for name, handler in methods.items():
+        method = service.methods_by_name[name]
+        make = (
+            grpc.unary_stream_rpc_method_handler
+            if method.server_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        handlers[name] = make(
+            handler,
+            request_deserializer=deserializer(GetMessageClass(method.input_type), max_bytes),
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+    """Ends the call with an error's status; what is none of ours is logged under an id and told as internal."""
+    await context.abort_with_status(wire.rpc_status_of(as_ours(error)))
+    raise AssertionError("abort_with_status raises")
+
+
+def as_ours(error: Exception) -> Text2ImageError:
+    """The error itself, or for a stranger an `Internal` whose id stands in the log beside the cause."""
+    if isinstance(error, Text2ImageError):
+        return error
+    internal = Internal()
+    logger.error("internal error %s", internal.error_id, exc_info=error)
+    return internal

@@ -1,0 +1,101 @@
+"""From what a client wrote to a request with nothing left open, or to an error that names every bad field."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import TypeVar
+
+from text2image.errors import FieldViolation, InvalidRequest
+from text2image.messages import Draft, GenerationRequest, ModelInfo, Sampler
+
+MAX_PROMPT_CHARS = 4000
+MAX_STEPS = 150
+MAX_GUIDANCE = 30.0
+MAX_IMAGES = 8
+MAX_SEED = 2**63 - 1
+SIDE_MULTIPLE = 8
+# Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
+RANDOM_SEED_BITS = 32
+
+T = TypeVar("T")
+
+
+def compose_prompt(text: str, context: str | None) -> str:
+    """The prompt of the contracts that split it: `text`, followed by `, context` if there is one."""
+    return f"{text}, {context}" if context and context.strip() else text
+
+
+def resolve(draft: Draft, model: ModelInfo) -> GenerationRequest:
+    """Checks a draft against the model's limits and fills what it leaves out; a missing seed is drawn at random.
+
+    Raises:
+        InvalidRequest: with one violation for each bad field.
+    """
+    checks = _Checks()
+    request = GenerationRequest(
+        prompt=checks.text("prompt", draft.prompt, required=True),
+        negative_prompt=checks.text("negative_prompt", draft.negative_prompt or ""),
+        width=checks.side("width", _or(draft.width, model.width), model),
+        height=checks.side("height", _or(draft.height, model.height), model),
+        steps=checks.integer("steps", _or(draft.steps, model.steps), 1, MAX_STEPS),
+        guidance_scale=checks.guidance(_or(draft.guidance_scale, model.guidance_scale)),
+        seed=checks.integer(
+            "seed", _or(draft.seed, secrets.randbits(RANDOM_SEED_BITS)), 0, MAX_SEED
+        ),
+        n=checks.integer("n", _or(draft.n, 1), 1, MAX_IMAGES),
+        sampler=checks.sampler(_or(draft.sampler, model.sampler.value), model),
+    )
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
+    return request
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+class _Checks:
+    """Collects violations, so that one answer names them all."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+
+    def _refuse(self, field: str, reason: str) -> None:
+        self.violations.append(FieldViolation(field, reason))
+
+    def text(self, field: str, value: str, *, required: bool = False) -> str:
+        if required and not value.strip():
+            self._refuse(field, "is empty; say what to draw")
+        elif len(value) > MAX_PROMPT_CHARS:
+            self._refuse(field, f"has {len(value)} characters; at most {MAX_PROMPT_CHARS} are read")
+        elif any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+            self._refuse(field, "is not valid Unicode text: it holds a lone surrogate")
+        return value
+
+    def integer(self, field: str, value: int, low: int, high: int) -> int:
+        if not low <= value <= high:
+            self._refuse(field, f"is {value}; it must be between {low} and {high}")
+        return value
+
+    def side(self, field: str, value: int, model: ModelInfo) -> int:
+        if not model.min_side <= value <= model.max_side:
+            self._refuse(
+                field,
+                f"is {value} pixels; {model.id} draws between {model.min_side} and {model.max_side}",
+            )
+        elif value % SIDE_MULTIPLE:
+            self._refuse(field, f"is {value} pixels; it must be a multiple of {SIDE_MULTIPLE}")
+        return value
+
+    def guidance(self, value: float) -> float:
+        # Written this way round so that NaN is refused too.
+        if not (math.isfinite(value) and 0 <= value <= MAX_GUIDANCE):
+            self._refuse("guidance_scale", f"is {value}; it must be between 0 and {MAX_GUIDANCE:g}")
+        return value
+
+    def sampler(self, value: str, model: ModelInfo) -> Sampler:
+        known = {sampler.value: sampler for sampler in model.samplers}
+        if value.lower() not in known:
+            self._refuse("sampler", f"is {value[:40]!r}; it must be one of {', '.join(known)}")
+        return known.get(value.lower(), model.sampler)

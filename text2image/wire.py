@@ -1,0 +1,285 @@
+"""Between our nouns and the messages of gRPC v1, and between our errors and gRPC statuses, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from text2image import errors
+from text2image.messages import (
+    Completed,
+    Counters,
+    Draft,
+    Event,
+    GeneratedImage,
+    GenerationRequest,
+    ModelInfo,
+    Pixels,
+    Progress,
+    Queued,
+    Sampler,
+    State,
+    Status,
+    StreamOptions,
+    Timings,
+)
+from text2image.v1 import image_generation_pb2 as pb
+
+ERROR_DOMAIN = "text2image"
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"].full_name
+GENERATE = f"/{SERVICE}/Generate"
+GET_MODEL = f"/{SERVICE}/GetModel"
+WATCH_STATUS = f"/{SERVICE}/WatchStatus"
+
+# A 2048 x 2048 picture is 12 MiB of RGB; the receiving side's default of 4 MiB would refuse it.
+MAX_PICTURE_BYTES = 64 << 20
+
+_STATES = {
+    State.LOADING: pb.STATE_LOADING,
+    State.READY: pb.STATE_READY,
+    State.DRAINING: pb.STATE_DRAINING,
+    State.FAILED: pb.STATE_FAILED,
+}
+_STATES_BACK = {number: state for state, number in _STATES.items()}
+
+_OPTIONAL_FIELDS = (
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "seed",
+    "n",
+    "sampler",
+)
+
+
+class MessageWithPresence(Protocol):
+    """Any request message whose optional fields have our names."""
+
+    def HasField(self, name: Any, /) -> bool: ...
+
+
+def optional_fields(message: MessageWithPresence) -> dict[str, Any]:
+    """The optional generation fields that a client set, by name."""
+    return {name: getattr(message, name) for name in _OPTIONAL_FIELDS if message.HasField(name)}
+
+
+def draft_from(message: pb.GenerateRequest) -> Draft:
+    return Draft(prompt=message.prompt, **optional_fields(message))
+
+
+def options_from(message: pb.GenerateRequest) -> StreamOptions:
+    """How much to report; negative intervals mean never, as 0 does."""
+    every = message.progress_every if message.HasField("progress_every") else 1
+    return StreamOptions(max(0, every), max(0, message.preview_every))
+
+
+def request_to(request: GenerationRequest, options: StreamOptions) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        prompt=request.prompt,
+        **{name: getattr(request, name) for name in _OPTIONAL_FIELDS},
+        progress_every=options.progress_every,
+        preview_every=options.preview_every,
+    )
+
+
+def event_to(event: Event) -> pb.GenerateResponse:
+    """An event as a runner sends it: pictures as raw RGB."""
+    match event:
+        case Queued(predicted_seconds=seconds):
+            return pb.GenerateResponse(queued=pb.Queued(predicted_seconds=seconds))
+        case Progress():
+            return pb.GenerateResponse(progress=progress_to(event))
+        case GeneratedImage():
+            return pb.GenerateResponse(image=image_to(event, rgb=event.pixels.rgb))
+        case Completed(left_out=left_out):
+            return pb.GenerateResponse(completed=pb.Completed(left_out=left_out))
+
+
+def progress_to(event: Progress) -> pb.Progress:
+    message = pb.Progress(index=event.index, step=event.step, steps=event.steps)
+    if event.preview is not None:
+        preview = event.preview
+        message.preview.CopyFrom(
+            pb.Pixels(width=preview.width, height=preview.height, rgb=preview.rgb)
+        )
+    return message
+
+
+def image_to(image: GeneratedImage, **content: Any) -> pb.Image:
+    """A finished picture; `content` is `rgb=`, or `png=` and `path=`."""
+    return pb.Image(
+        index=image.index,
+        seed=image.seed,
+        width=image.pixels.width,
+        height=image.pixels.height,
+        timings=pb.Timings(
+            queued=image.timings.queued,
+            denoising=image.timings.denoising,
+            decoding=image.timings.decoding,
+        ),
+        **content,
+    )
+
+
+def event_from(message: pb.GenerateResponse) -> Event | None:
+    """A runner's event, or None for a kind that this version does not know."""
+    match message.WhichOneof("event"):
+        case "queued":
+            return Queued(message.queued.predicted_seconds)
+        case "progress":
+            return _progress_from(message.progress)
+        case "image":
+            image, timings = message.image, message.image.timings
+            return GeneratedImage(
+                index=image.index,
+                seed=image.seed,
+                pixels=Pixels(image.width, image.height, image.rgb),
+                timings=Timings(timings.queued, timings.denoising, timings.decoding),
+            )
+        case "completed":
+            return Completed(message.completed.left_out)
+        case _:
+            return None
+
+
+def _progress_from(message: pb.Progress) -> Progress:
+    preview = None
+    if message.HasField("preview"):
+        preview = Pixels(message.preview.width, message.preview.height, message.preview.rgb)
+    return Progress(message.index, message.step, message.steps, preview)
+
+
+def model_to(model: ModelInfo) -> pb.GetModelResponse:
+    return pb.GetModelResponse(
+        **{
+            field.name: getattr(model, field.name)
+            for field in pb.GetModelResponse.DESCRIPTOR.fields
+            if field.name != "samplers"
+        },
+        samplers=[sampler.value for sampler in model.samplers],
+    )
+
+
+def model_from(message: pb.GetModelResponse) -> ModelInfo:
+    values = {
+        field.name: getattr(message, field.name) for field in pb.GetModelResponse.DESCRIPTOR.fields
+    }
+    values["sampler"] = Sampler(message.sampler)
+    values["samplers"] = tuple(Sampler(name) for name in message.samplers)
+    return ModelInfo(**values)
+
+
+def status_to(status: Status) -> pb.WatchStatusResponse:
+    return pb.WatchStatusResponse(
+        state=_STATES[status.state],
+        detail=status.detail,
+        backlog_seconds=status.backlog_seconds,
+        active=status.active,
+        counters=pb.Counters(
+            **{
+                field.name: getattr(status.counters, field.name)
+                for field in pb.Counters.DESCRIPTOR.fields
+            }
+        ),
+    )
+
+
+def status_from(message: pb.WatchStatusResponse) -> Status:
+    counters = {
+        field.name: getattr(message.counters, field.name) for field in pb.Counters.DESCRIPTOR.fields
+    }
+    return Status(
+        state=_STATES_BACK.get(message.state, State.FAILED),
+        detail=message.detail,
+        backlog_seconds=message.backlog_seconds,
+        active=message.active,
+        counters=Counters(**counters),
+    )
+
+
+def rpc_status_of(error: errors.Text2ImageError) -> grpc.Status:
+    """The gRPC status of an error, its google.rpc details in the trailer `grpc-status-details-bin`."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)]
+    if isinstance(error, errors.InvalidRequest):
+        violation = error_details_pb2.BadRequest.FieldViolation
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    violation(field=v.field, description=v.reason) for v in error.violations
+                ]
+            )
+        )
+    if error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if isinstance(error, errors.QuotaExceeded):
+        violation_ = error_details_pb2.QuotaFailure.Violation(description=error.message)
+        details.append(error_details_pb2.QuotaFailure(violations=[violation_]))
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.grpc_code), message=error.message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return rpc_status.to_status(status)
+
+
+def error_from_rpc(call: grpc.RpcError | grpc.aio.AioRpcError) -> errors.Text2ImageError | None:
+    """The error that a peer of ours sent, or None where the connection or a stranger failed the call."""
+    status = rpc_status.from_call(call)
+    if status is None:
+        return None
+    details = _unpack(status.details)
+    info = details.get("ErrorInfo")
+    if info is None or info.domain != ERROR_DOMAIN:
+        return None
+    retry = details.get("RetryInfo")
+    retry_after = retry.retry_delay.ToMilliseconds() / 1000 if retry else None
+    return _rebuild(info.reason, status.message, retry_after, details.get("BadRequest"))
+
+
+def _unpack(packed: Sequence[Any]) -> dict[str, Any]:
+    known = (
+        error_details_pb2.ErrorInfo,
+        error_details_pb2.RetryInfo,
+        error_details_pb2.BadRequest,
+    )
+    found: dict[str, Any] = {}
+    for kind in known:
+        for detail in packed:
+            if detail.Is(kind.DESCRIPTOR):
+                found[kind.DESCRIPTOR.name] = message = kind()
+                detail.Unpack(message)
+    return found
+
+
+def _rebuild(
+    reason: str, message: str, retry_after: float | None, bad_request: Any
+) -> errors.Text2ImageError:
+    if reason == errors.InvalidRequest.reason:
+        violations = bad_request.field_violations if bad_request else ()
+        return errors.InvalidRequest(
+            *(errors.FieldViolation(v.field, v.description) for v in violations)
+        )
+    if reason == errors.QuotaExceeded.reason:
+        return errors.QuotaExceeded(message, retry_after=retry_after or 1.0)
+    plain: tuple[type[errors.Text2ImageError], ...] = (
+        errors.Unauthenticated,
+        errors.PermissionDenied,
+        errors.PayloadTooLarge,
+        errors.Cancelled,
+        errors.DeadlineExceeded,
+    )
+    for kind in plain:
+        if reason == kind.reason:
+            return kind(message)
+    if reason == errors.Internal.reason:
+        return errors.Internal(message.split("quote id ")[-1].split(" ")[0])
+    return errors.Unavailable(message, reason=reason, retry_after=retry_after or 1.0)
