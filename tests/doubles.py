@@ -1,0 +1,137 @@
+"""A model without torch or a device, for the parts of the engine that need neither.
+
+Time is a number that it advances itself, failures and the size of its memory are chosen by the test, and a picture's
+only pixel tells which sample it was drawn from and how many steps it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from text2image.engine.models.contract import OutOfMemory
+from text2image.engine.sample import Group, Sample
+from text2image.messages import GenerationRequest, ModelInfo, Pixels, Sampler
+
+POISON = "poison"
+
+
+@dataclass
+class Clock:
+    """Seconds, moved by hand."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_request(
+    prompt: str = "a cat",
+    *,
+    steps: int = 4,
+    n: int = 1,
+    seed: int = 0,
+    guidance_scale: float = 5.0,
+    width: int = 128,
+    height: int = 128,
+    sampler: Sampler = Sampler.DPMPP_2M,
+    negative_prompt: str = "",
+) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        n=n,
+        sampler=sampler,
+    )
+
+
+def make_info(**changes: Any) -> ModelInfo:
+    values: dict[str, Any] = {
+        "id": "double",
+        "revision": "0",
+        "family": "double",
+        "width": 128,
+        "height": 128,
+        "min_side": 64,
+        "max_side": 256,
+        "steps": 20,
+        "guidance_scale": 5.0,
+        "sampler": Sampler.DPMPP_2M,
+        "samplers": tuple(Sampler),
+        "max_prompt_tokens": 77,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    return ModelInfo(**{**values, **changes})
+
+
+@dataclass
+class TimedModel:
+    """Keeps the model contract on a clock of its own.
+
+    Attributes:
+        memory_rows: rows of a forward pass beyond which there is no memory.
+        overhead, row_seconds, decode_time: what a step costs, and each of its rows, and a decoded picture.
+        batches: the samples of every forward pass that went well.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    info: ModelInfo = field(default_factory=make_info)
+    max_rows: int = 32
+    memory_rows: int = 10**9
+    overhead: float = 0.02
+    row_seconds: float = 0.01
+    decode_time: float = 0.02
+    decode_chunk: int = 4
+    batches: list[list[Sample]] = field(default_factory=list)
+    decoded: list[list[Sample]] = field(default_factory=list)
+    freed: int = 0
+
+    def group_of(self, request: GenerationRequest) -> Group:
+        return Group(request.height // 8, request.width // 8)
+
+    def rows_of(self, request: GenerationRequest) -> int:
+        return 2 if request.guidance_scale > 1 else 1
+
+    def prepare(self, samples: Sequence[Sample]) -> list[str]:
+        for sample in samples:
+            sample.state = 0
+        return ["" for _ in samples]
+
+    def predict(self, samples: Sequence[Sample]) -> list[Any]:
+        rows = sum(sample.rows for sample in samples)
+        self.clock.now += self.overhead + rows * self.row_seconds
+        if rows > self.memory_rows:
+            raise OutOfMemory(f"{rows} rows")
+        if any(POISON in sample.generation.request.prompt for sample in samples):
+            raise RuntimeError("a kernel failed")
+        self.batches.append(list(samples))
+        return [sample.seed for sample in samples]
+
+    def advance(self, sample: Sample, prediction: Any) -> None:
+        assert prediction == sample.seed, "a sample was given another one's prediction"
+        sample.state += 1
+
+    def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
+        self.clock.now += self.decode_time * len(samples)
+        self.decoded.append(list(samples))
+        return [
+            Pixels(1, 1, bytes((sample.seed % 256, sample.state, sample.index)))
+            for sample in samples
+        ]
+
+    def decode_limit(self, group: Group) -> int:
+        return self.decode_chunk
+
+    def preview(self, sample: Sample) -> Pixels:
+        return Pixels(1, 1, bytes((sample.seed % 256, sample.state, sample.index)))
+
+    def free_memory(self) -> None:
+        self.freed += 1

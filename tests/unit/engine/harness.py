@@ -1,0 +1,83 @@
+"""A step loop around the timed double, with everything that it emits kept by generation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tests.doubles import Clock, TimedModel, make_request
+from text2image.engine.admission import Backlog
+from text2image.engine.costs import StepCosts
+from text2image.engine.loop import Outcome, StepLoop
+from text2image.engine.sample import Generation, Group
+from text2image.errors import Text2ImageError
+from text2image.messages import Completed, GeneratedImage, GenerationRequest, StreamOptions
+
+NATIVE = Group(16, 16)
+
+
+def make_costs(model: TimedModel, max_rows: int = 32) -> StepCosts:
+    """The costs that a warm-up of this double would measure."""
+    grid = [rows for rows in (1, 2, 4, 8, 16, 32, 64) if rows <= max_rows]
+    points = {rows: model.overhead + rows * model.row_seconds for rows in grid}
+    return StepCosts(NATIVE, points, max_rows=max_rows, decode_seconds=model.decode_time)
+
+
+class Harness:
+    """Submits, ticks and remembers."""
+
+    def __init__(
+        self, model: TimedModel | None = None, *, max_rows: int = 32, max_seconds: float = 1e9
+    ) -> None:
+        self.model = model or TimedModel()
+        self.clock: Clock = self.model.clock
+        self.costs = make_costs(self.model, max_rows)
+        self.backlog = Backlog(self.costs, max_seconds)
+        self.outcomes: dict[Generation, list[Outcome]] = defaultdict(list)
+        self.loop = StepLoop(
+            self.model,
+            self.costs,
+            self.backlog,
+            clock=self.clock,
+            emit=lambda generation, outcome: self.outcomes[generation].append(outcome),
+        )
+
+    def submit(
+        self,
+        request: GenerationRequest | None = None,
+        *,
+        seconds: float = 1e6,
+        options: StreamOptions | None = None,
+    ) -> Generation:
+        """Admits a request and hands it to the loop; raises what admission raises."""
+        request = request or make_request()
+        generation = Generation.create(
+            request,
+            options or StreamOptions(),
+            group=self.model.group_of(request),
+            rows=self.model.rows_of(request),
+            now=self.clock(),
+            deadline=self.clock() + seconds,
+        )
+        self.backlog.admit(generation)
+        self.loop.add(generation)
+        return generation
+
+    def finish(self, limit: int = 100_000) -> None:
+        """Ticks until nothing is in flight."""
+        for _ in range(limit):
+            if self.loop.idle:
+                return
+            self.loop.tick()
+        raise AssertionError("the loop did not come to rest")
+
+    def ending(self, generation: Generation) -> Completed | Text2ImageError:
+        """The one last outcome of a generation."""
+        *before, last = self.outcomes[generation]
+        assert not any(isinstance(outcome, Completed | Text2ImageError) for outcome in before)
+        assert isinstance(last, Completed | Text2ImageError)
+        return last
+
+    def images(self, generation: Generation) -> list[GeneratedImage]:
+        return [
+            outcome for outcome in self.outcomes[generation] if isinstance(outcome, GeneratedImage)
+        ]

@@ -1,0 +1,76 @@
+"""Invariant 4: admission is bounded by predicted work, and refusals say when to come back."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.doubles import TimedModel, make_request
+from tests.unit.engine.harness import Harness
+from text2image.errors import DeadlineExceeded, Unavailable
+from text2image.messages import GenerationRequest
+
+
+def fill_up(harness: Harness, request: GenerationRequest) -> Unavailable:
+    """Submits the request again and again until it is refused."""
+    for _ in range(10_000):
+        try:
+            harness.submit(request)
+        except Unavailable as refusal:
+            return refusal
+    raise AssertionError("nothing was ever refused")
+
+
+def test_invariant_4_work_counts_not_requests() -> None:
+    """Many small requests fit where few large ones do not."""
+    small = Harness(max_seconds=10)
+    for _ in range(50):
+        small.submit(make_request(steps=4))
+    large = Harness(max_seconds=10)
+    refusal = fill_up(large, make_request(steps=150))
+    assert refusal.reason == Unavailable.FULL
+    assert large.backlog.samples() < 50
+
+
+def test_invariant_4_a_refusal_carries_the_delay_after_which_it_would_be_admitted() -> None:
+    harness = Harness(max_seconds=5)
+    refusal = fill_up(harness, make_request(steps=50))
+    assert refusal.retry_after is not None
+    come_back = harness.clock() + refusal.retry_after
+    while harness.clock() < come_back:
+        harness.loop.tick()
+    harness.submit(make_request(steps=50))
+
+
+def test_invariant_4_what_would_miss_its_deadline_behind_others_is_refused_at_once() -> None:
+    harness = Harness()
+    for _ in range(64):
+        harness.submit(make_request(steps=50))
+    with pytest.raises(Unavailable) as refusal:
+        harness.submit(make_request(steps=20), seconds=5)
+    assert refusal.value.reason == Unavailable.FULL
+
+
+def test_invariant_4_what_no_idle_engine_could_do_in_time_is_no_reason_to_come_back() -> None:
+    with pytest.raises(DeadlineExceeded, match="fewer steps"):
+        Harness().submit(make_request(steps=150), seconds=1)
+
+
+def test_invariant_4_a_refused_request_leaves_no_trace_in_the_account() -> None:
+    harness = Harness(max_seconds=1)
+    fill_up(harness, make_request(steps=50))
+    harness.finish()
+    assert harness.backlog.seconds() == 0
+    assert harness.backlog.samples() == 0
+
+
+@pytest.mark.parametrize("others", [0, 3, 15, 60])
+def test_the_prediction_is_near_what_it_takes(others: int) -> None:
+    harness = Harness(TimedModel())
+    for _ in range(others):
+        harness.submit(make_request(steps=20))
+    before = harness.clock()
+    generation = harness.submit(make_request(steps=20))
+    predicted = harness.backlog.seconds()
+    while not generation.ended:
+        harness.loop.tick()
+    assert predicted == pytest.approx(harness.clock() - before, rel=0.5)

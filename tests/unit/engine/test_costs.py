@@ -1,0 +1,94 @@
+"""Invariant 8: the batch cap follows the hardware, per latent size, and memory bounds it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from text2image.engine.costs import STEPS_BEFORE_RAISE, Curve, StepCosts, worth_growing
+from text2image.engine.sample import Group
+
+NATIVE = Group(16, 16)
+
+
+def make_costs(points: dict[int, float], max_rows: int = 64) -> StepCosts:
+    return StepCosts(NATIVE, points, max_rows=max_rows, decode_seconds=0.02)
+
+
+def test_invariant_8_the_cap_is_the_smallest_batch_within_five_percent_of_the_best() -> None:
+    # Rows a second: 10, 19, 36, 60, 63, 64: 8 rows are 6 % short of the best, 16 are within 2 %.
+    points = {1: 0.1, 2: 2 / 19, 4: 4 / 36, 8: 8 / 60, 16: 16 / 63, 32: 32 / 64}
+    assert make_costs(points).cap(NATIVE) == 16
+
+
+def test_invariant_8_a_device_that_gains_nothing_from_batches_gets_small_ones() -> None:
+    points = {rows: 0.1 * rows for rows in (1, 2, 4, 8)}
+    assert make_costs(points).cap(NATIVE) == 2
+
+
+def test_invariant_8_the_cap_follows_what_later_steps_measure() -> None:
+    costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1})
+    assert costs.cap(NATIVE) == 8
+    for _ in range(200):
+        costs.observe_step(NATIVE, 8, 0.8)
+        costs.observe_step(NATIVE, 4, 0.1)
+    assert costs.cap(NATIVE) == 4
+
+
+def test_invariant_8_each_size_has_its_own_cap() -> None:
+    costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1, 16: 0.1})
+    large = Group(32, 32)
+    assert costs.cap(large) == 4, "four times the pixels fill the device with a quarter of the rows"
+    for _ in range(200):
+        for rows in (2, 4, costs.cap(large)):
+            costs.observe_step(large, rows, 0.1 * rows)
+    assert costs.cap(large) == 2
+    assert costs.cap(NATIVE) == 16
+
+
+def test_invariant_8_memory_bounds_the_cap_and_gives_it_back_slowly() -> None:
+    costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1, 16: 0.1})
+    costs.lower_cap(NATIVE, failed_rows=16)
+    assert costs.cap(NATIVE) == 8
+    for _ in range(STEPS_BEFORE_RAISE):
+        costs.observe_step(NATIVE, 8, 0.1)
+    assert costs.cap(NATIVE) == 10
+    costs.lower_cap(NATIVE, failed_rows=3)
+    assert costs.cap(NATIVE) == 2, "one guided sample must always fit"
+
+
+def test_the_setting_is_a_cap_that_nothing_exceeds() -> None:
+    assert make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1}, max_rows=4).cap(NATIVE) == 4
+
+
+@given(
+    st.dictionaries(st.sampled_from([1, 2, 4, 8, 16, 32]), st.floats(1e-4, 10), min_size=1),
+    st.floats(0.01, 200),
+)
+def test_predicted_step_times_are_positive_and_never_fall_below_the_grid(
+    points: dict[int, float], rows: float
+) -> None:
+    assert Curve(points).at(rows) >= min(points.values()) * (1 - 1e-9)
+
+
+def test_step_times_between_and_beyond_the_measured_sizes_follow_the_line() -> None:
+    curve = Curve({2: 1.0, 4: 2.0})
+    assert curve.at(3) == pytest.approx(1.5)
+    assert curve.at(8) == pytest.approx(4.0)
+    assert curve.at(1) == pytest.approx(1.0)
+
+
+@given(st.integers(1, 40), st.floats(0.01, 5))
+def test_learning_moves_the_prediction_towards_the_measurement(rows: int, seconds: float) -> None:
+    curve = Curve({1: 0.1, 2: 0.12, 4: 0.2, 8: 0.35, 16: 0.7, 32: 1.4})
+    for _ in range(400):
+        curve.learn(rows, seconds)
+    if rows <= 32:
+        assert curve.at(rows) == pytest.approx(seconds, rel=0.05)
+
+
+def test_the_warm_up_stops_growing_when_two_doublings_gained_nothing() -> None:
+    assert worth_growing({1: 0.1, 2: 0.2})
+    assert not worth_growing({1: 0.1, 2: 0.2, 4: 0.4})
+    assert worth_growing({1: 0.1, 2: 0.2, 4: 0.3})

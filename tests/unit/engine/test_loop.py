@@ -1,0 +1,193 @@
+"""The step loop's promises, each on its own and on a clock that the test moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.doubles import POISON, TimedModel, make_request
+from tests.unit.engine.harness import NATIVE, Harness
+from text2image.engine.models.contract import DeviceLost, OutOfMemory
+from text2image.engine.sample import Sample
+from text2image.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
+from text2image.messages import Completed, Progress, StreamOptions
+
+
+def test_invariant_2_a_request_joins_at_the_next_step_and_leaves_at_its_own_last() -> None:
+    harness = Harness()
+    long = harness.submit(make_request(steps=10, seed=1))
+    harness.loop.tick()
+    short = harness.submit(make_request(steps=2, seed=2))
+    sample = short.samples[0]
+    harness.loop.tick()
+    harness.loop.tick()
+    assert isinstance(harness.ending(short), Completed)
+    assert [sample in batch for batch in harness.model.batches] == [False, True, True]
+    assert not long.ended, "the short one waited for the long one's end"
+
+
+def test_invariant_3_guidance_costs_a_second_row_and_nothing_else_does() -> None:
+    harness = Harness(max_rows=4)
+    for scale in (5.0, 1.0, 0.0):
+        harness.submit(make_request(guidance_scale=scale))
+    harness.loop.tick()
+    assert [sample.rows for sample in harness.model.batches[0]] == [2, 1, 1]
+
+
+def test_invariant_6_a_poisoned_sample_fails_alone() -> None:
+    harness = Harness()
+    good = [harness.submit(make_request(seed=seed)) for seed in range(7)]
+    bad = harness.submit(make_request(POISON))
+    harness.finish()
+    assert isinstance(harness.ending(bad), Internal)
+    assert all(isinstance(harness.ending(each), Completed) for each in good)
+    assert harness.loop.counters["retries"] > 0
+
+
+def test_invariant_6_out_of_memory_lowers_the_cap_and_nobody_sees_it() -> None:
+    harness = Harness(TimedModel(memory_rows=6))
+    generations = [harness.submit(make_request(seed=seed)) for seed in range(10)]
+    harness.finish()
+    assert all(isinstance(harness.ending(each), Completed) for each in generations)
+    assert harness.model.freed > 0
+    assert harness.costs.cap(NATIVE) <= 6
+
+
+def test_invariant_6_a_picture_that_fits_no_memory_is_refused_in_words() -> None:
+    harness = Harness(TimedModel(memory_rows=1))
+    generation = harness.submit()
+    harness.finish()
+    ending = harness.ending(generation)
+    assert isinstance(ending, Unavailable)
+    assert "128x128" in ending.message
+
+
+def test_invariant_6_memory_that_comes_free_on_the_second_try_saves_a_lone_picture() -> None:
+    model = TimedModel()
+    failures = iter([True])
+
+    class Once(TimedModel):
+        def predict(self, samples):  # type: ignore[no-untyped-def]
+            if next(failures, False):
+                raise OutOfMemory("held by another")
+            return super().predict(samples)
+
+    harness = Harness(Once(clock=model.clock))
+    generation = harness.submit()
+    harness.finish()
+    assert isinstance(harness.ending(generation), Completed)
+
+
+def test_invariant_6_a_sample_whose_latents_cannot_be_decoded_fails_alone() -> None:
+    class Broken(TimedModel):
+        def decode(self, samples):  # type: ignore[no-untyped-def]
+            if any(sample.seed == 3 for sample in samples):
+                raise ValueError("the latents are not finite")
+            return super().decode(samples)
+
+    harness = Harness(Broken())
+    generations = [harness.submit(make_request(seed=seed)) for seed in range(5)]
+    harness.finish()
+    endings = [type(harness.ending(each)) for each in generations]
+    assert endings == [Completed, Completed, Completed, Internal, Completed]
+
+
+def test_invariant_7_a_cancelled_request_takes_no_further_step_and_frees_its_state() -> None:
+    harness = Harness()
+    generation = harness.submit(make_request(steps=10))
+    sample = generation.samples[0]
+    harness.loop.tick()
+    harness.loop.cancel(generation)
+    assert isinstance(harness.ending(generation), Cancelled)
+    assert harness.loop.idle
+    assert sample.state is None
+    assert harness.backlog.seconds() == 0
+    assert harness.loop.counters["steps_saved"] == 9
+
+
+def test_invariant_7_a_deadline_takes_effect_within_one_step() -> None:
+    harness = Harness()
+    generation = harness.submit(make_request(steps=100), seconds=20)
+    harness.clock.now += 19.99
+    harness.loop.tick()
+    steps = len(harness.model.batches)
+    harness.loop.tick()
+    assert isinstance(harness.ending(generation), DeadlineExceeded)
+    assert len(harness.model.batches) == steps
+
+
+def test_invariant_7_cancelling_between_the_last_step_and_the_picture_ends_it() -> None:
+    class CancelsItself(TimedModel):
+        def decode(self, samples):  # type: ignore[no-untyped-def]
+            harness.loop.cancel(samples[0].generation)
+            return super().decode(samples)
+
+    harness = Harness(CancelsItself())
+    generation = harness.submit()
+    harness.finish()
+    assert isinstance(harness.ending(generation), Cancelled)
+    assert harness.images(generation) == []
+
+
+def test_invariant_9_decoding_many_pictures_stalls_the_others_for_less_than_a_step() -> None:
+    harness = Harness(TimedModel(decode_chunk=1, decode_time=0.05))
+    for seed in range(8):
+        harness.submit(make_request(steps=1, seed=seed))
+    running = harness.submit(make_request(steps=50))
+    step_seconds = 0.0
+    while len(harness.model.batches) < 3:
+        before = harness.clock()
+        harness.loop.tick()
+        step_seconds = max(step_seconds, harness.clock() - before)
+    rows = sum(sample.rows for sample in harness.model.batches[0])
+    full_step = harness.model.overhead + rows * harness.model.row_seconds
+    assert step_seconds <= 1.5 * full_step + harness.model.decode_time
+    assert not running.ended
+
+
+def test_a_picture_of_n_is_drawn_from_its_own_seed_and_has_its_own_index() -> None:
+    harness = Harness()
+    generation = harness.submit(make_request(seed=40, n=4, steps=3))
+    harness.finish()
+    images = sorted(harness.images(generation), key=lambda image: image.index)
+    assert [(image.index, image.seed) for image in images] == [(i, 40 + i) for i in range(4)]
+    assert [tuple(image.pixels.rgb) for image in images] == [(40 + i, 3, i) for i in range(4)]
+
+
+def test_progress_comes_as_often_as_asked_for_and_at_the_end() -> None:
+    harness = Harness()
+    generation = harness.submit(make_request(steps=7), options=StreamOptions(progress_every=3))
+    harness.finish()
+    steps = [out.step for out in harness.outcomes[generation] if isinstance(out, Progress)]
+    assert steps == [3, 6, 7]
+
+
+def test_previews_come_as_often_as_asked_for_and_never_instead_of_the_picture() -> None:
+    harness = Harness()
+    generation = harness.submit(make_request(steps=6), options=StreamOptions(preview_every=2))
+    harness.finish()
+    events = [out for out in harness.outcomes[generation] if isinstance(out, Progress)]
+    assert [(event.step, event.preview is not None) for event in events] == [(2, True), (4, True)]
+
+
+def test_a_fault_of_the_loop_itself_ends_everything_once_and_leaves_it_usable() -> None:
+    harness = Harness()
+    generations = [harness.submit(make_request(n=2)) for _ in range(3)]
+    harness.loop.tick()
+    harness.loop.fail_all()
+    assert all(isinstance(harness.ending(each), Internal) for each in generations)
+    after = harness.submit()
+    harness.finish()
+    assert isinstance(harness.ending(after), Completed)
+    assert harness.backlog.seconds() == 0
+
+
+def test_a_lost_device_is_not_blamed_on_a_sample() -> None:
+    class Lost(TimedModel):
+        def predict(self, samples: list[Sample]):  # type: ignore[no-untyped-def, override]
+            raise DeviceLost("an illegal memory access")
+
+    harness = Harness(Lost())
+    generation = harness.submit()
+    with pytest.raises(DeviceLost):
+        harness.loop.tick()
+    assert not generation.ended

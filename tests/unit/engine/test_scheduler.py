@@ -1,0 +1,97 @@
+"""The scheduler's order and its turns among sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.doubles import make_request
+from text2image.engine.sample import Generation, Group, Sample
+from text2image.engine.scheduler import Scheduler, fill
+from text2image.messages import StreamOptions
+
+SMALL, LARGE = Group(8, 8), Group(32, 32)
+
+
+def make_sample(group: Group = SMALL, rows: int = 2, steps: int = 4) -> Sample:
+    generation = Generation.create(
+        make_request(steps=steps), StreamOptions(), group=group, rows=rows, now=0.0, deadline=1e9
+    )
+    return generation.samples[0]
+
+
+def test_samples_step_in_the_order_of_their_admission() -> None:
+    scheduler = Scheduler()
+    samples = [make_sample() for _ in range(5)]
+    for sample in samples:
+        scheduler.add(sample)
+    assert scheduler.select(lambda group: 6) == samples[:3]
+
+
+def test_a_sample_that_leaves_gives_its_rows_to_the_next_in_line() -> None:
+    scheduler = Scheduler()
+    samples = [make_sample() for _ in range(3)]
+    for sample in samples:
+        scheduler.add(sample)
+    scheduler.finish(samples[0])
+    assert scheduler.select(lambda group: 4) == samples[1:]
+    assert samples[0] not in scheduler
+
+
+def test_only_samples_of_one_size_share_a_batch() -> None:
+    scheduler = Scheduler()
+    for group in (SMALL, LARGE, SMALL, LARGE):
+        scheduler.add(make_sample(group))
+    assert len({sample.group for sample in scheduler.select(lambda group: 100)}) == 1
+
+
+def test_sizes_share_the_time_so_that_large_pictures_do_not_block_small_ones() -> None:
+    scheduler = Scheduler()
+    scheduler.add(make_sample(LARGE))
+    scheduler.add(make_sample(SMALL))
+    turns: Counter[Group] = Counter()
+    for _ in range(110):
+        (sample,) = scheduler.select(lambda group: 2)
+        turns[sample.group] += 1
+        scheduler.charge(sample.group, 1.0 if sample.group == LARGE else 0.1, samples=1)
+    assert turns[SMALL] >= 9 * turns[LARGE]
+
+
+def test_a_size_that_was_away_has_saved_up_no_claim() -> None:
+    scheduler = Scheduler()
+    busy = make_sample(LARGE)
+    scheduler.add(busy)
+    for _ in range(100):
+        scheduler.charge(LARGE, 1.0, samples=1)
+    scheduler.add(make_sample(SMALL))
+    turns: Counter[Group] = Counter()
+    for _ in range(10):
+        (sample,) = scheduler.select(lambda group: 2)
+        turns[sample.group] += 1
+        scheduler.charge(sample.group, 1.0, samples=1)
+    assert turns[LARGE] >= 4
+
+
+def test_cancelling_what_is_not_there_changes_nothing() -> None:
+    scheduler = Scheduler()
+    sample = make_sample()
+    scheduler.cancel(sample)
+    scheduler.add(sample)
+    scheduler.cancel(sample)
+    scheduler.cancel(sample)
+    assert len(scheduler) == 0
+    assert scheduler.select(lambda group: 8) == []
+
+
+@given(st.lists(st.sampled_from([1, 2]), min_size=1), st.integers(2, 40))
+def test_a_batch_never_exceeds_its_rows_and_never_leaves_room_that_a_waiting_sample_fits(
+    rows: list[int], cap: int
+) -> None:
+    samples = [make_sample(rows=each) for each in rows]
+    chosen = fill(samples, cap)
+    free = cap - sum(sample.rows for sample in chosen)
+    assert free >= 0
+    assert all(sample.rows > free for sample in samples if sample not in chosen)
+    assert chosen[0] is samples[0]

@@ -1,0 +1,141 @@
+"""How long a step takes by batch size, measured and kept up to date, and what follows: the batch cap.
+
+The curve of a group is kept at a grid of row counts, filled by the warm-up. A later measurement between two grid
+points moves both, the nearer one more, so that the curve follows the machine without forgetting its shape.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import pairwise
+
+from text2image.engine.sample import Group
+
+# A batch is large enough when its throughput is within this share of the best one.
+GOOD_ENOUGH = 0.95
+# Weight of a new measurement against what was known.
+LEARNING_RATE = 0.1
+# Steps without trouble at a lowered cap before it is raised again.
+STEPS_BEFORE_RAISE = 200
+
+
+class Curve:
+    """Seconds of one step by rows: linear between the points of a grid, in proportion beyond its end."""
+
+    def __init__(self, points: dict[int, float]) -> None:
+        self.rows = sorted(points)
+        self.seconds = [points[rows] for rows in self.rows]
+
+    def at(self, rows: float) -> float:
+        """Predicted seconds of a step with this many rows; fractions stand for smaller pictures."""
+        if rows <= self.rows[0]:
+            # A step has a fixed overhead that no smaller batch escapes.
+            return self.seconds[0]
+        if rows >= self.rows[-1]:
+            # Nothing is known there, so nothing is gained there.
+            return self.seconds[-1] * rows / self.rows[-1]
+        right = bisect_left(self.rows, rows)
+        low, high = self.rows[right - 1], self.rows[right]
+        share = (rows - low) / (high - low)
+        return self.seconds[right - 1] * (1 - share) + self.seconds[right] * share
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """Moves the neighbouring points towards a measurement."""
+        ratio = seconds / self.at(rows)
+        for position, weight in self._neighbours(rows):
+            self.seconds[position] *= ratio ** (LEARNING_RATE * weight)
+
+    def _neighbours(self, rows: int) -> list[tuple[int, float]]:
+        right = bisect_left(self.rows, rows)
+        if right == len(self.rows):
+            return [(right - 1, 1.0)]
+        if right == 0 or self.rows[right] == rows:
+            return [(right, 1.0)]
+        low, high = self.rows[right - 1], self.rows[right]
+        share = (rows - low) / (high - low)
+        return [(right - 1, 1 - share), (right, share)]
+
+    def knee(self) -> int:
+        """The smallest grid batch whose throughput is within 5 % of the best."""
+        throughput = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
+        good = GOOD_ENOUGH * max(throughput)
+        return next(rows for rows, rate in zip(self.rows, throughput, strict=True) if rate >= good)
+
+    def scaled(self, ratio: float) -> Curve:
+        """The curve of pictures with `ratio` times the pixels: a row costs as much as `ratio` rows here."""
+        return Curve({rows: self.at(rows * ratio) for rows in self.rows})
+
+
+class StepCosts:
+    """Step and decode times of every group, and the batch caps that follow from them.
+
+    Written by the engine's thread. Other threads may read: they only look up what is there.
+    """
+
+    def __init__(
+        self, reference: Group, points: dict[int, float], *, max_rows: int, decode_seconds: float
+    ) -> None:
+        """Starts from the warm-up's measurements on `reference`.
+
+        Args:
+            points: seconds of one step by rows.
+            max_rows: a cap that is never exceeded, whatever is measured.
+            decode_seconds: seconds to decode one picture.
+        """
+        self._reference = reference
+        self._curves = {reference: Curve(points)}
+        self._max_rows = max_rows
+        self._decode_seconds = decode_seconds
+        self._limits: dict[Group, int] = {}
+        self._calm: dict[Group, int] = {}
+
+    def seconds(self, group: Group, rows: int) -> float:
+        """Predicted seconds of one step of a batch with this many rows."""
+        return self._curve(group).at(rows)
+
+    def decode_seconds(self, group: Group) -> float:
+        """Predicted seconds to decode one picture."""
+        return self._decode_seconds * group.area / self._reference.area
+
+    def cap(self, group: Group) -> int:
+        """Rows of the largest batch that pays off and fits; never below 2, one guided sample."""
+        curve = self._curves.get(group)
+        if curve is None:
+            reference = self._curves[self._reference].knee()
+            knee = int(reference * self._reference.area / group.area)
+        else:
+            knee = curve.knee()
+        return max(2, min(knee, self._max_rows, self._limits.get(group, self._max_rows)))
+
+    def observe_step(self, group: Group, rows: int, seconds: float) -> None:
+        """Learns from a step that went well, and lifts a lowered cap after many of them."""
+        if group not in self._curves:
+            self._curves[group] = self._curve(group)
+        self._curves[group].learn(rows, seconds)
+        limit = self._limits.get(group)
+        if limit is not None and rows >= limit - 1:
+            self._calm[group] = self._calm.get(group, 0) + 1
+            if self._calm[group] >= STEPS_BEFORE_RAISE:
+                self._calm[group] = 0
+                self._limits[group] = limit + 2
+
+    def observe_decode(self, group: Group, samples: int, seconds: float) -> None:
+        """Learns from a decode that went well."""
+        measured = seconds / samples * self._reference.area / group.area
+        self._decode_seconds += LEARNING_RATE * (measured - self._decode_seconds)
+
+    def lower_cap(self, group: Group, failed_rows: int) -> None:
+        """Remembers that a batch of this many rows did not fit."""
+        self._limits[group] = max(2, failed_rows // 2)
+        self._calm[group] = 0
+
+    def _curve(self, group: Group) -> Curve:
+        known = self._curves.get(group)
+        return known or self._curves[self._reference].scaled(group.area / self._reference.area)
+
+
+def worth_growing(points: dict[int, float]) -> bool:
+    """Whether the warm-up should measure a larger batch still: the last two doublings have not both been idle."""
+    rates = [rows / points[rows] for rows in sorted(points)]
+    gains = [after / before for before, after in pairwise(rates)]
+    return len(gains) < 2 or max(gains[-2:]) > 1 / GOOD_ENOUGH

@@ -1,0 +1,119 @@
+"""All that depends on the kind of device: choosing it, its precision, its threads, its memory, its errors.
+
+Torch is used from the engine's thread alone. On a CPU this matters twice: GNU OpenMP keeps a team of workers for each
+thread that runs torch, and two teams on the same cores let each other's workers sleep between the thousands of short
+parallel regions of a step, which doubles its wall time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from text2image.engine.models.contract import DeviceLost, OutOfMemory
+
+logger = logging.getLogger(__name__)
+
+# Rows up to which a growing batch can pay off: on a CPU the cores are full soon.
+_MAX_ROWS = {"cpu": 32, "mps": 32, "cuda": 128}
+_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def pick_device(name: str, index: int = 0) -> torch.device:
+    """The device that a setting names; `auto` takes the best there is, `index` tells GPUs apart.
+
+    Raises:
+        ValueError: the device is not available here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", index % torch.cuda.device_count())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"T2I_DEVICE={name}, but this torch sees no CUDA device; use auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"T2I_DEVICE={name}, but this torch has no MPS; use auto or cpu")
+    return device
+
+
+def pick_dtype(device: torch.device, name: str) -> torch.dtype:
+    """The precision that a setting names; `auto` is fp32 on a CPU, else the half precision that the card supports."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cpu":
+        return torch.float32
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: its affinity, and the CPU quota of its container (cgroup v2)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = cgroup.read_text().split()
+        return max(1, min(cores, int(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def prepare_thread(device: torch.device, threads: int) -> None:
+    """Sets up the calling thread, the only one that will use torch; 0 threads takes the usable cores."""
+    if device.type == "cpu":
+        torch.set_num_threads(threads or usable_cores())
+    elif device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def max_rows(device: torch.device) -> int:
+    """Rows of the largest batch worth measuring."""
+    return _MAX_ROWS.get(device.type, 32)
+
+
+def wait(device: torch.device) -> None:
+    """Returns when all work given to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives memory that torch keeps cached back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Tells the engine what a torch error means.
+
+    Raises:
+        OutOfMemory: the device had no room; a smaller batch may fit.
+        DeviceLost: the CUDA context is broken, as it stays after an asynchronous error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(str(error)) from error
+    except MemoryError as error:
+        raise OutOfMemory("the host is out of memory") from error
+    except RuntimeError as error:
+        message = str(error)
+        if any(phrase in message.lower() for phrase in _MEMORY_MESSAGES):
+            raise OutOfMemory(message) from error
+        if "CUDA error" in message or "cudaError" in message:
+            raise DeviceLost(message) from error
+        raise

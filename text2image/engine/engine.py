@@ -1,0 +1,302 @@
+"""The engine's thread and its asynchronous face.
+
+One thread imports torch, loads the model and runs the step loop; the event loop only ever sees plain messages. They
+meet at two places: a queue of commands into the thread, and one call back into the event loop per tick. With nothing
+in flight the thread sleeps in the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from queue import SimpleQueue
+from threading import Thread
+
+from text2image.engine.admission import Backlog
+from text2image.engine.loop import Observer, Outcome, StepLoop
+from text2image.engine.models.contract import DeviceLost, Model
+from text2image.engine.sample import Generation
+from text2image.engine.warmup import measure
+from text2image.errors import Text2ImageError, Unavailable
+from text2image.messages import (
+    Completed,
+    Counters,
+    Event,
+    GenerationRequest,
+    ModelInfo,
+    Queued,
+    State,
+    Status,
+    StreamOptions,
+)
+
+logger = logging.getLogger(__name__)
+
+LOADING_RETRY_SECONDS = 5.0
+DRAINING_RETRY_SECONDS = 10.0
+
+Load = Callable[[Callable[[str], None]], Model]
+Command = Callable[[], None]
+
+
+class Engine:
+    """Draws pictures for one device. All methods are called from one event loop."""
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        max_batch_rows: int = 0,
+        max_backlog_seconds: float = 120.0,
+        observer: Observer | None = None,
+        on_device_lost: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            load: loads the model in the engine's thread; it is given a function to report progress to.
+            max_batch_rows: most rows in a forward pass; 0 lets the measurements decide.
+            max_backlog_seconds: requests that would wait longer are refused.
+            on_device_lost: called in the engine's thread when only a new process can help.
+        """
+        self._load = load
+        self._max_batch_rows = max_batch_rows
+        self._max_backlog_seconds = max_backlog_seconds
+        self._observer = observer
+        self._on_device_lost = on_device_lost
+        self._commands: SimpleQueue[Command | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._state = State.LOADING
+        self._detail = "starting"
+        self._model: Model | None = None
+        self._backlog: Backlog | None = None
+        self._steps: StepLoop | None = None
+        self._streams: dict[Generation, asyncio.Queue[Outcome]] = {}
+        self._outbox: list[tuple[Generation, Outcome]] = []
+        self._admitted = 0
+        self._refused = 0
+        self._changed = asyncio.Event()
+
+    # The face towards the event loop
+
+    def start(self) -> None:
+        """Starts loading; `status` and `watch` tell when it is done."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> ModelInfo:
+        """The loaded model's description.
+
+        Raises:
+            Unavailable: it is still loading, or could not be loaded.
+        """
+        if self._model is None:
+            raise self._not_ready()
+        return self._model.info
+
+    @property
+    def status(self) -> Status:
+        """State, load and counters as they are now."""
+        steps = self._steps
+        counters = dict(steps.counters) if steps else {}
+        return Status(
+            state=self._state,
+            detail=self._detail,
+            backlog_seconds=self._backlog.seconds() if self._backlog else 0.0,
+            active=self._backlog.samples() if self._backlog else 0,
+            counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
+        )
+
+    async def watch(self, min_interval: float = 0.2) -> AsyncIterator[Status]:
+        """The status now and after each change, at most one every `min_interval` seconds."""
+        while True:
+            changed = self._changed
+            yield self.status
+            await asyncio.sleep(min_interval)
+            await changed.wait()
+
+    async def generate(
+        self, request: GenerationRequest, options: StreamOptions, *, time_limit: float
+    ) -> AsyncGenerator[Event, None]:
+        """Draws a request's pictures; leaving the iteration early cancels what is left of them.
+
+        Args:
+            time_limit: seconds from now in which all pictures must be finished.
+
+        Raises:
+            Unavailable: loading, draining, or too full to finish in time.
+            DeadlineExceeded: the time limit passed, or cannot be kept.
+            Internal: the request failed on its own.
+        """
+        generation, predicted = self._admit(request, options, time_limit)
+        steps = self._ready_loop()
+        stream: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._streams[generation] = stream
+        self._commands.put(lambda: steps.add(generation))
+        try:
+            yield Queued(predicted)
+            while True:
+                outcome = await stream.get()
+                if isinstance(outcome, Text2ImageError):
+                    raise outcome
+                yield outcome
+                if isinstance(outcome, Completed):
+                    return
+        finally:
+            del self._streams[generation]
+            if not generation.ended:
+                self._commands.put(lambda: steps.cancel(generation))
+            self._notify()
+
+    async def drain(self, grace: float) -> bool:
+        """Refuses new requests and waits until the admitted ones have ended, at most `grace` seconds.
+
+        Returns whether all have ended.
+        """
+        self._set_state(State.DRAINING, "finishing what was admitted")
+        deadline = time.monotonic() + grace
+        while self._streams and time.monotonic() < deadline:
+            changed = self._changed
+            try:
+                await asyncio.wait_for(changed.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                break
+        return not self._streams
+
+    async def stop(self) -> None:
+        """Ends the thread after its current tick; requests still in flight are not finished."""
+        self._commands.put(None)
+        if self._thread is not None and self._model is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _admit(
+        self, request: GenerationRequest, options: StreamOptions, time_limit: float
+    ) -> tuple[Generation, float]:
+        try:
+            if self._state is not State.READY or self._model is None or self._backlog is None:
+                raise self._not_ready()
+            now = time.monotonic()
+            generation = Generation.create(
+                request,
+                options,
+                group=self._model.group_of(request),
+                rows=self._model.rows_of(request),
+                now=now,
+                deadline=now + time_limit,
+            )
+            predicted = self._backlog.admit(generation)
+        except Text2ImageError:
+            self._refused += 1
+            raise
+        self._admitted += 1
+        self._notify()
+        return generation, predicted
+
+    def _ready_loop(self) -> StepLoop:
+        if self._steps is None:
+            raise self._not_ready()
+        return self._steps
+
+    def _not_ready(self) -> Unavailable:
+        if self._state is State.DRAINING:
+            return Unavailable(
+                "the server is shutting down and takes no new requests",
+                reason=Unavailable.DRAINING,
+                retry_after=DRAINING_RETRY_SECONDS,
+            )
+        return Unavailable(
+            f"the model is not ready: {self._detail}",
+            reason=Unavailable.LOADING,
+            retry_after=LOADING_RETRY_SECONDS,
+        )
+
+    def _set_state(self, state: State, detail: str) -> None:
+        # A drain that began while the model was loading is not undone by its becoming ready.
+        if self._state is State.DRAINING and state is State.READY:
+            return
+        self._state, self._detail = state, detail
+        self._notify()
+
+    def _notify(self) -> None:
+        """Wakes those who wait for a change; each waits on the event of its time, so none is missed."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _deliver(self, outcomes: list[tuple[Generation, Outcome]]) -> None:
+        for generation, outcome in outcomes:
+            stream = self._streams.get(generation)
+            if stream is not None:
+                stream.put_nowait(outcome)
+        self._notify()
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            steps = self._start_up()
+        except Exception as error:
+            logger.exception("the model could not be loaded")
+            self._in_event_loop(self._set_state, State.FAILED, f"{type(error).__name__}: {error}")
+            return
+        try:
+            self._serve(steps)
+        except DeviceLost:
+            logger.critical("the device is lost; this process cannot go on", exc_info=True)
+            self._in_event_loop(self._set_state, State.FAILED, "the device is lost")
+            if self._on_device_lost is not None:
+                self._on_device_lost()
+
+    def _start_up(self) -> StepLoop:
+        started = time.monotonic()
+        self._model = model = self._load(self._report)
+        costs = measure(
+            model, max_rows=self._max_batch_rows, clock=time.monotonic, report=self._report
+        )
+        self._backlog = Backlog(costs, self._max_backlog_seconds)
+        self._steps = StepLoop(
+            model,
+            costs,
+            self._backlog,
+            clock=time.monotonic,
+            emit=lambda generation, outcome: self._outbox.append((generation, outcome)),
+            observer=self._observer,
+        )
+        logger.info("%s ready in %.1f s", model.info.id, time.monotonic() - started)
+        self._in_event_loop(self._set_state, State.READY, "")
+        return self._steps
+
+    def _serve(self, steps: StepLoop) -> None:
+        while True:
+            # With work in flight the queue is only looked at; without, the thread sleeps in it.
+            while steps.idle or not self._commands.empty():
+                command = self._commands.get()
+                if command is None:
+                    return
+                command()
+                if steps.idle and self._outbox:
+                    break
+            try:
+                steps.tick()
+            except DeviceLost:
+                raise
+            except Exception:
+                logger.exception("the step loop failed; all that was in flight is ended")
+                steps.fail_all()
+            outbox, self._outbox = self._outbox, []
+            self._in_event_loop(self._deliver, outbox)
+
+    def _report(self, detail: str) -> None:
+        logger.info("%s", detail)
+        self._in_event_loop(self._set_state, State.LOADING, detail)
+
+    def _in_event_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            # The event loop has closed: nobody is left to be told.
+            logger.debug("the event loop is closed")

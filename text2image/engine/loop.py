@@ -1,0 +1,291 @@
+"""The step loop: joins, steps, leaves, decodes. Synchronous and without torch; a tick is one step of one batch.
+
+It keeps these promises (the tests name them): a sample joins at the next tick and leaves at its own last step; every
+admitted request ends exactly once; a failing sample never fails its neighbours; what is cancelled or late is gone by
+the next tick.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+from text2image.engine.admission import Backlog
+from text2image.engine.costs import StepCosts
+from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
+from text2image.engine.sample import Generation, Sample
+from text2image.engine.scheduler import Scheduler
+from text2image.errors import Cancelled, DeadlineExceeded, Internal, Text2ImageError, Unavailable
+from text2image.messages import Completed, Event, GeneratedImage, Progress, Timings
+
+logger = logging.getLogger(__name__)
+
+# While others step, decoding may take this share of a step's time, or one chunk if that is more.
+DECODE_SHARE = 0.5
+MEMORY_RETRY_SECONDS = 5.0
+
+Outcome = Event | Text2ImageError
+R = TypeVar("R")
+
+
+class Observer:
+    """Told what the loop does; metrics derive from it. Called from the engine's thread."""
+
+    def stepped(self, samples: int, rows: int, seconds: float) -> None:
+        """One forward pass and the scheduler steps after it."""
+
+    def decoded(self, samples: int, seconds: float) -> None:
+        """One chunk of pictures."""
+
+    def finished(self, timings: Timings) -> None:
+        """One picture is out."""
+
+
+class StepLoop:
+    """The samples in flight and the one thread's worth of work that they need."""
+
+    def __init__(
+        self,
+        model: Model,
+        costs: StepCosts,
+        backlog: Backlog,
+        *,
+        clock: Callable[[], float],
+        emit: Callable[[Generation, Outcome], None],
+        observer: Observer | None = None,
+    ) -> None:
+        """`emit` receives a generation's events; a `Completed` or an error is the last of them."""
+        self._model = model
+        self._costs = costs
+        self._backlog = backlog
+        self._clock = clock
+        self._emit = emit
+        self._observer = observer or Observer()
+        self._scheduler = Scheduler()
+        self._denoised: deque[Sample] = deque()
+        self._deadlines: list[tuple[float, int, Generation]] = []
+        self._order = count()
+        self._active: set[Generation] = set()
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no sample is in flight, so that a tick would do nothing."""
+        return not self._active
+
+    def add(self, generation: Generation) -> None:
+        """Takes in an admitted request: its samples join at the next tick."""
+        self._active.add(generation)
+        heapq.heappush(self._deadlines, (generation.deadline, next(self._order), generation))
+        for sample in generation.samples:
+            self._scheduler.add(sample)
+
+    def cancel(self, generation: Generation) -> None:
+        """Ends a request whose client has gone; nothing happens if it has ended already."""
+        if not generation.ended:
+            self._end(generation, Cancelled("the client cancelled the request"))
+
+    def tick(self) -> None:
+        """One step of one batch, and as much decoding as does not stall the others."""
+        self._expire()
+        batch = self._scheduler.select(self._costs.cap)
+        step_seconds = self._step(batch) if batch else 0.0
+        self._decode(DECODE_SHARE * step_seconds if len(self._scheduler) else float("inf"))
+
+    def fail_all(self) -> None:
+        """Ends every request with an internal error, after a fault that no sample can be blamed for."""
+        for generation in list(self._active):
+            self._end(generation, Internal())
+
+    # Stepping
+
+    def _step(self, batch: list[Sample]) -> float:
+        started = self._clock()
+        batch = self._prepared(batch)
+        if not batch:
+            return 0.0
+        rows, group = sum(sample.rows for sample in batch), batch[0].group
+        retries = self.counters["retries"]
+        forward_started = self._clock()
+        predictions = self._attempt(batch, self._model.predict)
+        stepped = [
+            sample for sample, prediction in predictions if self._advance(sample, prediction)
+        ]
+        now = self._clock()
+        self._backlog.stepped(stepped)
+        if self.counters["retries"] == retries:
+            self._costs.observe_step(group, rows, now - forward_started)
+        self._scheduler.charge(group, now - started, len(batch))
+        self.counters["sample_steps"] += len(stepped)
+        self._observer.stepped(len(batch), rows, now - forward_started)
+        for sample in stepped:
+            self._report(sample)
+            if sample.remaining == 0:
+                sample.denoised_at = now
+                self._scheduler.finish(sample)
+                self._denoised.append(sample)
+        return now - started
+
+    def _prepared(self, batch: list[Sample]) -> list[Sample]:
+        """The batch with every new sample's state in place, less those that could not be prepared."""
+        new = [sample for sample in batch if sample.state is None]
+        if new:
+            now = self._clock()
+            for sample, left_out in self._attempt(new, self._model.prepare):
+                sample.started_at = now
+                sample.generation.left_out = left_out
+        # A failed sample takes its whole request with it, siblings in this batch included.
+        return [sample for sample in batch if not sample.generation.ended]
+
+    def _advance(self, sample: Sample, prediction: Any) -> bool:
+        if sample.generation.ended:
+            return False
+        try:
+            self._model.advance(sample, prediction)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._blame(sample, error)
+            return False
+        sample.step += 1
+        return True
+
+    def _attempt(
+        self,
+        samples: Sequence[Sample],
+        work: Callable[[Sequence[Sample]], list[R]],
+        *,
+        last_try: bool = False,
+    ) -> list[tuple[Sample, R]]:
+        """Does the work for all, or in halves until the samples that make it fail stand alone and are ended."""
+        samples = [sample for sample in samples if not sample.generation.ended]
+        if not samples:
+            return []
+        if work == self._model.predict:
+            self.counters["batches"] += 1
+        try:
+            return list(zip(samples, work(samples), strict=True))
+        except DeviceLost:
+            raise
+        except OutOfMemory as error:
+            self._model.free_memory()
+            if work == self._model.predict:
+                self._costs.lower_cap(samples[0].group, sum(sample.rows for sample in samples))
+            failure: Exception = error
+        except Exception as error:
+            failure, last_try = error, True
+        if len(samples) == 1 and last_try:
+            self._blame(samples[0], failure)
+            return []
+        self.counters["retries"] += 1
+        if len(samples) == 1:
+            # Memory that others held may have come free by now.
+            return self._attempt(samples, work, last_try=True)
+        logger.warning("a batch of %d failed and is tried in halves: %s", len(samples), failure)
+        half = len(samples) // 2
+        return self._attempt(samples[:half], work) + self._attempt(samples[half:], work)
+
+    def _report(self, sample: Sample) -> None:
+        options = sample.generation.options
+        last = sample.remaining == 0
+        wants_preview = bool(options.preview_every) and sample.step % options.preview_every == 0
+        wants_progress = bool(options.progress_every) and (
+            last or sample.step % options.progress_every == 0
+        )
+        if not (wants_progress or (wants_preview and not last)):
+            return
+        preview = self._model.preview(sample) if wants_preview and not last else None
+        self._emit(sample.generation, Progress(sample.index, sample.step, sample.steps, preview))
+
+    # Decoding
+
+    def _decode(self, budget: float) -> None:
+        """Decodes what is finished, in chunks, until the time is used up; at least one chunk."""
+        started = self._clock()
+        while self._denoised:
+            self._decode_chunk()
+            if self._clock() - started >= budget:
+                return
+
+    def _decode_chunk(self) -> None:
+        group = self._denoised[0].group
+        limit = self._model.decode_limit(group)
+        alike = [sample for sample in self._denoised if sample.group == group][:limit]
+        for sample in alike:
+            self._denoised.remove(sample)
+        started = self._clock()
+        pictures = self._attempt(alike, self._model.decode)
+        seconds = self._clock() - started
+        if len(pictures) == len(alike):
+            self._costs.observe_decode(group, len(alike), seconds)
+        self._observer.decoded(len(pictures), seconds)
+        for sample, pixels in pictures:
+            if not sample.generation.ended:
+                self._deliver(sample, pixels, seconds)
+
+    def _deliver(self, sample: Sample, pixels: Any, decode_seconds: float) -> None:
+        generation = sample.generation
+        started, denoised = sample.started_at or 0.0, sample.denoised_at or 0.0
+        timings = Timings(started - generation.admitted_at, denoised - started, decode_seconds)
+        self._observer.finished(timings)
+        self._backlog.left(sample)
+        generation.samples.remove(sample)
+        generation.pending -= 1
+        self._emit(generation, GeneratedImage(sample.index, sample.seed, pixels, timings))
+        if generation.pending == 0:
+            self._end(generation, Completed(generation.left_out))
+
+    # Ending
+
+    def _expire(self) -> None:
+        """Ends what its deadline has passed; entries of requests that have ended are dropped on the way."""
+        now = self._clock()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].ended):
+            _, _, generation = heapq.heappop(self._deadlines)
+            if not generation.ended:
+                allowed = generation.deadline - generation.admitted_at
+                self._end(generation, DeadlineExceeded(f"not finished within {allowed:.1f} s"))
+
+    def _blame(self, sample: Sample, error: Exception) -> None:
+        """Ends the request of a sample that fails even when it stands alone."""
+        if sample.generation.ended:
+            return
+        if isinstance(error, OutOfMemory):
+            size = f"{sample.generation.request.width}x{sample.generation.request.height}"
+            outcome: Text2ImageError = Unavailable(
+                f"not enough device memory for a picture of {size}; try a smaller one, or later",
+                reason=Unavailable.FULL,
+                retry_after=MEMORY_RETRY_SECONDS,
+            )
+        elif isinstance(error, Text2ImageError):
+            outcome = error
+        else:
+            outcome = Internal()
+            logger.error("internal error %s", outcome.error_id, exc_info=error)
+        self._end(sample.generation, outcome)
+
+    def _end(self, generation: Generation, outcome: Completed | Text2ImageError) -> None:
+        """The one place where a request ends; frees all it held."""
+        generation.ended = True
+        self._active.discard(generation)
+        for sample in generation.samples:
+            if sample in self._scheduler:
+                self.counters["steps_saved"] += sample.remaining
+                self._scheduler.cancel(sample)
+            elif sample in self._denoised:
+                self._denoised.remove(sample)
+            self._backlog.left(sample)
+            sample.state = None
+        generation.samples.clear()
+        self.counters[_counter_of(outcome)] += 1
+        self._emit(generation, outcome)
+
+
+def _counter_of(outcome: Completed | Text2ImageError) -> str:
+    if isinstance(outcome, Completed):
+        return "completed"
+    return "cancelled" if isinstance(outcome, Cancelled | DeadlineExceeded) else "failed"

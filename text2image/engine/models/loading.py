@@ -1,0 +1,145 @@
+"""From the setting T2I_MODEL to a loaded model: where it lies, which family it is, and what its defaults are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from text2image.engine import devices
+from text2image.engine.models.contract import Model
+from text2image.engine.models.stable_diffusion import StableDiffusion
+from text2image.messages import ModelInfo, Sampler
+from text2image.settings import EMBEDDED_MODEL, Settings
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_PATH = Path(__file__).parents[3] / "models" / EMBEDDED_MODEL
+
+# Pipelines that a family's file takes apart, by the `_class_name` of their model_index.json.
+FAMILIES: dict[str, tuple[str, Any]] = {
+    "StableDiffusionPipeline": ("stable-diffusion", StableDiffusion),
+    "LatentConsistencyModelPipeline": ("stable-diffusion", StableDiffusion),
+}
+# Bytes read at both ends of a weight file for the revision: reading gigabytes would delay every start.
+_DIGEST_BYTES = 1 << 16
+
+
+def load_model(settings: Settings, index: int, report: Callable[[str], None]) -> Model:
+    """Loads what the settings name onto device number `index`. Called in the engine's thread.
+
+    Args:
+        report: told in words what is being done.
+
+    Raises:
+        ValueError: the folder holds no pipeline of a known family, or the device is not there.
+        OSError: the folder or hub model does not exist or cannot be read.
+    """
+    device = devices.pick_device(settings.device, index)
+    dtype = devices.pick_dtype(device, settings.dtype)
+    devices.prepare_thread(device, settings.threads)
+    report(f"loading {settings.model} on {device}")
+    folder = _locate(settings)
+    pipeline_class = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    if pipeline_class not in FAMILIES:
+        raise ValueError(
+            f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
+        )
+    family, make = FAMILIES[pipeline_class]
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder,
+        torch_dtype=dtype,
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+        local_files_only=True,
+    ).to(device)
+    for part in (pipeline.unet, pipeline.vae):
+        part.eval().to(memory_format=torch.channels_last)
+    network = pipeline.unet
+    if settings.compile:
+        report("compiling the U-Net")
+        network = torch.compile(pipeline.unet, dynamic=True)
+    info = describe(pipeline, settings, family, revision_of(folder), device, dtype)
+    model: Model = make(pipeline, info, device, network=network)
+    return model
+
+
+def _locate(settings: Settings) -> Path:
+    """The folder of the model, fetched from the hub if it is not a local one."""
+    if settings.model == EMBEDDED_MODEL:
+        return EMBEDDED_PATH
+    folder = Path(settings.model).expanduser()
+    if (folder / "model_index.json").is_file():
+        return folder
+    if folder.is_dir() or settings.model.startswith((".", "/", "~")):
+        raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
+    return Path(StableDiffusionPipeline.download(settings.model, revision=settings.model_revision))
+
+
+def revision_of(folder: Path) -> str:
+    """Twelve hex digits that change with the configuration or the weights."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in {".json", ".safetensors", ".bin", ".txt"} or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_DIGEST_BYTES))
+            file.seek(max(0, size - _DIGEST_BYTES))
+            digest.update(file.read(_DIGEST_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def describe(
+    pipeline: Any,
+    settings: Settings,
+    family: str,
+    revision: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ModelInfo:
+    """The model's limits and defaults, as its configuration implies them and the settings override them."""
+    scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    side = int(pipeline.unet.config.sample_size) * scale
+    steps, guidance, sampler = _defaults(pipeline, settings.model)
+    return ModelInfo(
+        id=settings.model if settings.model == EMBEDDED_MODEL else settings.model.rstrip("/"),
+        revision=revision,
+        family=family,
+        width=side,
+        height=side,
+        min_side=min(64, side),
+        max_side=settings.max_side or 2 * side,
+        steps=settings.default_steps or steps,
+        guidance_scale=guidance
+        if settings.default_guidance_scale is None
+        else settings.default_guidance_scale,
+        sampler=Sampler(settings.default_sampler) if settings.default_sampler else sampler,
+        samplers=tuple(Sampler),
+        max_prompt_tokens=int(pipeline.tokenizer.model_max_length),
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def _defaults(pipeline: Any, name: str) -> tuple[int, float, Sampler]:
+    """Steps, guidance scale and sampler that suit the model."""
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        return 4, 8.5, Sampler.LCM
+    if type(pipeline.scheduler).__name__ == "LCMScheduler":
+        return 4, 1.0, Sampler.LCM
+    if "turbo" in name.lower():
+        # Adversarially distilled: few steps, and guidance would burn the picture.
+        return 1, 0.0, Sampler.EULER_ANCESTRAL
+    if name == EMBEDDED_MODEL:
+        return 20, 5.0, Sampler.DPMPP_2M
+    return 25, 7.5, Sampler.DPMPP_2M

@@ -1,0 +1,42 @@
+"""Cheap previews: a linear map from latent channels to RGB, fitted to what the decoder has drawn so far."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+# Keeps the fit defined before the first picture, and too small to be seen after it.
+_RIDGE = 1e-3
+# Older pictures fade, so that the sums stay bounded.
+_MEMORY = 0.99
+
+
+class Projection:
+    """Least squares from (latent channels, 1) to RGB by running normal equations."""
+
+    def __init__(self, channels: int) -> None:
+        self._xx = torch.eye(channels + 1) * _RIDGE
+        self._xy = torch.zeros(channels + 1, 3)
+        # Until something was drawn: the first three channels around grey.
+        self._weights = torch.zeros(channels + 1, 3)
+        self._weights[:3, :3] = 0.15 * torch.eye(3)[: min(3, channels)]
+        self._weights[-1] = 0.5
+
+    def learn(self, latents: torch.Tensor, pictures: torch.Tensor) -> None:
+        """Takes in decoded latents (N, C, h, w) and their pictures (N, 3, H, W) in 0 to 1."""
+        height, width = latents.shape[-2:]
+        small = F.adaptive_avg_pool2d(pictures.float().cpu(), (height, width))
+        x, y = self._rows(latents), small.movedim(1, -1).reshape(-1, 3)
+        self._xx = _MEMORY * self._xx + x.T @ x / len(x)
+        self._xy = _MEMORY * self._xy + x.T @ y / len(x)
+        self._weights = torch.linalg.solve(self._xx, self._xy)
+
+    def draw(self, latents: torch.Tensor) -> torch.Tensor:
+        """RGB in 0 to 1, shape (h, w, 3), of latents (1, C, h, w)."""
+        height, width = latents.shape[-2:]
+        return (self._rows(latents) @ self._weights).clamp(0, 1).reshape(height, width, 3)
+
+    @staticmethod
+    def _rows(latents: torch.Tensor) -> torch.Tensor:
+        rows = latents.float().cpu().movedim(1, -1).reshape(-1, latents.shape[1])
+        return F.pad(rows, (0, 1), value=1.0)

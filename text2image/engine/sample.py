@@ -1,0 +1,90 @@
+"""A request in flight and the samples that it asked for. Plain Python: what tensors there are is the model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from text2image.messages import GenerationRequest, StreamOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Samples of one group may share a forward pass. Sides are in latent pixels."""
+
+    height: int
+    width: int
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(slots=True, eq=False)
+class Sample:
+    """One picture in flight. Compared by identity: two equal requests are still two samples.
+
+    Attributes:
+        rows: rows that it takes in a forward pass.
+        step: steps taken, of `steps`.
+        state: embeddings, latents, scheduler and generator; None until it is prepared.
+        started_at, denoised_at: seconds on the loop's clock; None until then.
+    """
+
+    generation: Generation
+    index: int
+    group: Group
+    rows: int
+    step: int = 0
+    state: Any = None
+    started_at: float | None = None
+    denoised_at: float | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.generation.request.steps
+
+    @property
+    def remaining(self) -> int:
+        """Steps left."""
+        return self.steps - self.step
+
+    @property
+    def seed(self) -> int:
+        return self.generation.request.seed_of(self.index)
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """An admitted request: it ends once, in pictures, an error or its cancellation.
+
+    Attributes:
+        admitted_at, deadline: seconds on the loop's clock.
+        pending: pictures not yet out.
+        left_out: the end of the prompt that the text encoder had no room for.
+    """
+
+    request: GenerationRequest
+    options: StreamOptions
+    admitted_at: float
+    deadline: float
+    samples: list[Sample] = field(default_factory=list)
+    pending: int = 0
+    left_out: str = ""
+    ended: bool = False
+
+    @classmethod
+    def create(
+        cls,
+        request: GenerationRequest,
+        options: StreamOptions,
+        *,
+        group: Group,
+        rows: int,
+        now: float,
+        deadline: float,
+    ) -> Generation:
+        """A generation with its n samples, none of them prepared."""
+        generation = cls(request, options, admitted_at=now, deadline=deadline, pending=request.n)
+        generation.samples = [Sample(generation, index, group, rows) for index in range(request.n)]
+        return generation

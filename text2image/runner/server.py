@@ -1,0 +1,161 @@
+"""A runner process: loads the model in the background and serves gRPC v1 on its private socket.
+
+Importing this module loads no torch; the engine's thread does that when it loads the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from text2image import wire
+from text2image.engine.engine import Engine
+from text2image.errors import Text2ImageError
+from text2image.messages import (
+    Draft,
+    GeneratedImage,
+    GenerationRequest,
+    ModelInfo,
+    State,
+    Status,
+    StreamOptions,
+)
+from text2image.rpc import as_ours
+from text2image.runner.metrics import RunnerMetrics
+from text2image.runner.service import RunnerService
+from text2image.settings import Settings
+from text2image.validation import resolve
+
+if TYPE_CHECKING:
+    from text2image.engine.models.contract import Model
+
+logger = logging.getLogger(__name__)
+
+# How long calls that are still open may take to end once the socket is closed.
+_CLOSE_SECONDS = 1.0
+# Exit status of a process whose device is lost (EX_SOFTWARE); the supervisor starts another.
+_DEVICE_LOST_STATUS = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A resolved request and its finished pictures, in the order of their index."""
+
+    request: GenerationRequest
+    images: tuple[GeneratedImage, ...]
+
+
+class RunnerServer:
+    """One engine and its gRPC server. All methods are called from one event loop."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        """Prepares runner number `index`, which takes the device of that number."""
+        self._settings = settings
+        self._socket = settings.socket_of(index)
+        self._metrics = RunnerMetrics()
+        self._engine = Engine(
+            self._load(index),
+            max_batch_rows=settings.max_batch_rows,
+            max_backlog_seconds=settings.max_backlog_seconds,
+            observer=self._metrics,
+            on_device_lost=lambda: os._exit(_DEVICE_LOST_STATUS),
+        )
+        self._server: grpc.aio.Server | None = None
+        self._metrics_task: asyncio.Task[None] | None = None
+
+    @property
+    def status(self) -> Status:
+        return self._engine.status
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status.state is State.READY
+
+    @property
+    def model(self) -> ModelInfo:
+        """What this runner serves.
+
+        Raises:
+            Unavailable: it is not loaded yet.
+        """
+        return self._engine.model
+
+    async def start(self) -> None:
+        """Starts loading the model and listens; `is_ready` turns true after the warm-up."""
+        self._engine.start()
+        self._metrics_task = asyncio.create_task(self._keep_metrics())
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_send_message_length", wire.MAX_PICTURE_BYTES),
+                ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
+            ]
+        )
+        self._server.add_generic_rpc_handlers(
+            (RunnerService(self._engine, self._settings).handler(),)
+        )
+        _make_private_folder(self._socket.parent)
+        # What a killed predecessor left behind would keep the address taken.
+        self._socket.unlink(missing_ok=True)
+        self._server.add_insecure_port(f"unix:{self._socket}")
+        await self._server.start()
+        logger.info("runner listens on %s", self._socket)
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new requests and waits for the admitted ones, at most `grace` seconds."""
+        if not await self._engine.drain(grace):
+            logger.warning("admitted requests were still unfinished after %.0f s", grace)
+
+    async def stop(self) -> None:
+        """Closes the socket and ends the engine's thread."""
+        if self._server is not None:
+            await self._server.stop(_CLOSE_SECONDS)
+        if self._metrics_task is not None:
+            self._metrics_task.cancel()
+        await self._engine.stop()
+
+    async def generate_many(self, drafts: Sequence[Draft]) -> list[Drawn | Text2ImageError]:
+        """Draws a list of requests side by side; each ends in its own pictures or its own error."""
+        return list(await asyncio.gather(*(self._generate_one(draft) for draft in drafts)))
+
+    async def _generate_one(self, draft: Draft) -> Drawn | Text2ImageError:
+        try:
+            request = resolve(draft, self._engine.model)
+            events = self._engine.generate(
+                request, StreamOptions(), time_limit=self._settings.request_timeout
+            )
+            images = [event async for event in events if isinstance(event, GeneratedImage)]
+        except Exception as error:
+            return as_ours(error)
+        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)))
+
+    def _load(self, index: int) -> Callable[[Callable[[str], None]], Model]:
+        def load(report: Callable[[str], None]) -> Model:
+            # Torch takes seconds to import, and belongs to the engine's thread.
+            report("importing torch")
+            from text2image.engine.models.loading import load_model
+
+            return load_model(self._settings, index, report)
+
+        return load
+
+    async def _keep_metrics(self) -> None:
+        async for status in self._engine.watch(min_interval=1.0):
+            self._metrics.update(status)
+
+
+def _make_private_folder(folder: Path) -> None:
+    """Creates the sockets' folder for this user alone.
+
+    Raises:
+        PermissionError: it belongs to somebody else, who could listen in our place.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user; set T2I_RUNTIME_DIR")

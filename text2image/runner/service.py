@@ -1,0 +1,73 @@
+"""gRPC v1 on top of an engine: what a gateway says to a runner."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import grpc
+
+from text2image import rpc, wire
+from text2image.engine.engine import Engine
+from text2image.settings import Settings
+from text2image.v1 import image_generation_pb2 as pb
+from text2image.validation import resolve
+
+logger = logging.getLogger(__name__)
+
+
+class RunnerService:
+    """The methods of `text2image.v1.ImageGeneration`, pictures as raw RGB."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a gRPC server registers."""
+        methods: dict[str, rpc.Handler] = {
+            "Generate": self.generate,
+            "GetModel": self.get_model,
+            "WatchStatus": self.watch_status,
+        }
+        service = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
+        return rpc.generic_handler(service, methods, wire.MAX_PICTURE_BYTES)
+
+    async def generate(
+        self, message: pb.GenerateRequest | rpc.Malformed, context: rpc.Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        """Streams a request's events. The call's deadline and cancellation are the request's."""
+        try:
+            parsed = rpc.checked(message)
+            request = resolve(wire.draft_from(parsed), self._engine.model)
+            time_limit = context.time_remaining() or self._settings.request_timeout
+            events = self._engine.generate(
+                request, wire.options_from(parsed), time_limit=time_limit
+            )
+            async with aclosing(events):
+                async for event in events:
+                    yield wire.event_to(event)
+        except Exception as error:
+            await rpc.abort(context, error)
+
+    async def get_model(
+        self, message: pb.GetModelRequest | rpc.Malformed, context: rpc.Context
+    ) -> pb.GetModelResponse:
+        """The loaded model; UNAVAILABLE until it is."""
+        try:
+            rpc.checked(message)
+            return wire.model_to(self._engine.model)
+        except Exception as error:
+            await rpc.abort(context, error)
+
+    async def watch_status(
+        self, message: pb.WatchStatusRequest | rpc.Malformed, context: rpc.Context
+    ) -> AsyncIterator[pb.WatchStatusResponse]:
+        """Streams the engine's status now and after each change."""
+        try:
+            rpc.checked(message)
+            async for status in self._engine.watch():
+                yield wire.status_to(status)
+        except Exception as error:
+            await rpc.abort(context, error)
