@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.doubles import TimedModel, make_request
-from tests.unit.engine.harness import Harness
+from tests.harness import Harness
 from text2image.errors import DeadlineExceeded, Unavailable
 from text2image.messages import GenerationRequest
 

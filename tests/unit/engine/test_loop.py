@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.doubles import POISON, TimedModel, make_request
-from tests.unit.engine.harness import NATIVE, Harness
+from tests.harness import NATIVE, Harness
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
 from text2image.engine.sample import Sample
 from text2image.errors import Cancelled, DeadlineExceeded, Internal, Unavailable

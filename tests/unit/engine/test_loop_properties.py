@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles import POISON, TimedModel, make_request
-from tests.unit.engine.harness import Harness
+from tests.harness import Harness
 from text2image.engine.sample import Generation
 from text2image.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
 from text2image.messages import Completed

@@ -1,43 +1,40 @@
-"""A step loop around the timed double, with everything that it emits kept by generation."""
+"""A step loop outside of any thread, with everything that it emits kept by generation."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from tests.doubles import Clock, TimedModel, make_request
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import StepCosts
 from text2image.engine.loop import Outcome, StepLoop
+from text2image.engine.models.contract import Model
 from text2image.engine.sample import Generation, Group
 from text2image.errors import Text2ImageError
 from text2image.messages import Completed, GeneratedImage, GenerationRequest, StreamOptions
 
 NATIVE = Group(16, 16)
 
-
-def make_costs(model: TimedModel, max_rows: int = 32) -> StepCosts:
-    """The costs that a warm-up of this double would measure."""
-    grid = [rows for rows in (1, 2, 4, 8, 16, 32, 64) if rows <= max_rows]
-    points = {rows: model.overhead + rows * model.row_seconds for rows in grid}
-    return StepCosts(NATIVE, points, max_rows=max_rows, decode_seconds=model.decode_time)
+M = TypeVar("M", bound=Model)
+C = TypeVar("C", bound=Callable[[], float])
 
 
-class Harness:
+class LoopHarness(Generic[M, C]):
     """Submits, ticks and remembers."""
 
-    def __init__(
-        self, model: TimedModel | None = None, *, max_rows: int = 32, max_seconds: float = 1e9
-    ) -> None:
-        self.model = model or TimedModel()
-        self.clock: Clock = self.model.clock
-        self.costs = make_costs(self.model, max_rows)
-        self.backlog = Backlog(self.costs, max_seconds)
+    def __init__(self, model: M, costs: StepCosts, clock: C, max_seconds: float = 1e9) -> None:
+        self.model = model
+        self.costs = costs
+        self.clock = clock
+        self.backlog = Backlog(costs, max_seconds)
         self.outcomes: dict[Generation, list[Outcome]] = defaultdict(list)
         self.loop = StepLoop(
-            self.model,
-            self.costs,
+            model,
+            costs,
             self.backlog,
-            clock=self.clock,
+            clock=clock,
             emit=lambda generation, outcome: self.outcomes[generation].append(outcome),
         )
 
@@ -78,6 +75,19 @@ class Harness:
         return last
 
     def images(self, generation: Generation) -> list[GeneratedImage]:
-        return [
-            outcome for outcome in self.outcomes[generation] if isinstance(outcome, GeneratedImage)
-        ]
+        """A generation's pictures in the order of their index."""
+        images = [out for out in self.outcomes[generation] if isinstance(out, GeneratedImage)]
+        return sorted(images, key=lambda image: image.index)
+
+
+class Harness(LoopHarness[TimedModel, Clock]):
+    """The loop around the timed double, with the costs that a warm-up of it would measure."""
+
+    def __init__(
+        self, model: TimedModel | None = None, *, max_rows: int = 32, max_seconds: float = 1e9
+    ) -> None:
+        model = model or TimedModel()
+        grid = [rows for rows in (1, 2, 4, 8, 16, 32, 64) if rows <= max_rows]
+        points = {rows: model.overhead + rows * model.row_seconds for rows in grid}
+        costs = StepCosts(NATIVE, points, max_rows=max_rows, decode_seconds=model.decode_time)
+        super().__init__(model, costs, model.clock, max_seconds)

@@ -1,0 +1,64 @@
+"""The real models that these tests draw with, loaded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.harness import NATIVE, LoopHarness
+from tests.integration.engine.pipelines import save_pipeline
+from text2image.engine.costs import StepCosts
+from text2image.engine.models.contract import Model
+from text2image.engine.models.loading import load_model
+from text2image.messages import GeneratedImage, GenerationRequest
+from text2image.settings import Settings
+
+RealHarness = LoopHarness[Model, Callable[[], float]]
+
+
+def harness_for(model: Model, cap: int = 64) -> RealHarness:
+    """A loop around a real model whose batches may grow to `cap` rows."""
+    costs = StepCosts(NATIVE, {1: 1.0, cap: 1.0}, max_rows=cap, decode_seconds=0.01)
+    return LoopHarness(model, costs, time.monotonic)
+
+
+def array(image: GeneratedImage) -> np.ndarray:
+    """A picture as (height, width, 3) integers wide enough to subtract."""
+    pixels = image.pixels
+    flat = np.frombuffer(pixels.rgb, np.uint8).astype(np.int16)
+    return flat.reshape(pixels.height, pixels.width, 3)
+
+
+def draw_alone(model: Model, request: GenerationRequest) -> np.ndarray:
+    """The picture of a request that has the engine to itself."""
+    harness = harness_for(model)
+    generation = harness.submit(request)
+    harness.finish()
+    (image,) = harness.images(generation)
+    return array(image)
+
+
+def settings_for(model: str) -> Settings:
+    return Settings(model=model, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Model:
+    return load_model(settings_for("embedded"), 0, lambda detail: None)
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes the folder of a small random pipeline, each kind once."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = save_pipeline(kind, tmp_path_factory.mktemp("pipelines"))
+        return made[kind]
+
+    return folder

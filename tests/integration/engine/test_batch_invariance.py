@@ -1,0 +1,120 @@
+"""Invariants 1 to 3 on the real model: a picture depends on its request alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.doubles import make_request
+from tests.integration.engine.conftest import array, draw_alone, harness_for
+from text2image.engine.models.contract import Model
+from text2image.messages import GenerationRequest, Sampler
+
+# fp32 on a CPU: kernels may add in another order for another batch size, which shows in the last bit or two.
+TOLERANCE = 2
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    assert one.shape == other.shape
+    return int(np.abs(one - other).max())
+
+
+PLAIN = [
+    make_request(f"a {thing}", steps=6, seed=i) for i, thing in enumerate(["cat", "dog", "car"])
+]
+MIXED = {
+    "full batch": PLAIN * 4,
+    "mixed steps": [make_request("a cat", steps=steps, seed=steps) for steps in (1, 3, 8, 5)],
+    "mixed guidance": [
+        make_request("a red apple", steps=5, seed=i, guidance_scale=scale)
+        for i, scale in enumerate([0.0, 1.0, 2.5, 7.5, 30.0])
+    ],
+    "mixed samplers": [make_request("a fish", steps=5, seed=3, sampler=each) for each in Sampler],
+    "mixed sizes": [
+        make_request("a tree", steps=4, seed=i, width=width, height=height)
+        for i, (width, height) in enumerate(
+            [(128, 128), (64, 64), (192, 128), (128, 192), (128, 128)]
+        )
+    ],
+    "negative prompts": [
+        make_request("a house", steps=5, seed=1, negative_prompt=words)
+        for words in ("", "red", "blue")
+    ],
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_invariant_1_a_picture_in_a_batch_is_the_picture_drawn_alone(
+    embedded: Model, case: str
+) -> None:
+    harness = harness_for(embedded)
+    generations = [harness.submit(request) for request in MIXED[case]]
+    harness.finish()
+    for request, generation in zip(MIXED[case], generations, strict=True):
+        (image,) = harness.images(generation)
+        assert difference(array(image), draw_alone(embedded, request)) <= TOLERANCE
+
+
+def test_invariant_1_a_picture_that_joins_mid_flight_is_the_picture_drawn_alone(
+    embedded: Model,
+) -> None:
+    everything = [request for requests in MIXED.values() for request in requests[:4]]
+    harness = harness_for(embedded, cap=12)
+    generations = []
+    for number, request in enumerate(everything):
+        generations.append(harness.submit(request))
+        if number % 3 == 2:
+            harness.loop.tick()
+    harness.finish()
+    for request, generation in zip(everything, generations, strict=True):
+        (image,) = harness.images(generation)
+        assert difference(array(image), draw_alone(embedded, request)) <= TOLERANCE
+
+
+def test_invariant_1_cancelled_neighbours_leave_no_mark(embedded: Model) -> None:
+    harness = harness_for(embedded)
+    kept = harness.submit(PLAIN[0])
+    gone = [harness.submit(request) for request in PLAIN[1:]]
+    harness.loop.tick()
+    for generation in gone:
+        harness.loop.cancel(generation)
+    harness.finish()
+    assert difference(array(harness.images(kept)[0]), draw_alone(embedded, PLAIN[0])) <= TOLERANCE
+
+
+def test_invariant_1_picture_i_of_n_is_the_picture_of_seed_plus_i(embedded: Model) -> None:
+    harness = harness_for(embedded)
+    generation = harness.submit(make_request("a cat", steps=4, seed=70, n=3))
+    harness.finish()
+    for index, image in enumerate(harness.images(generation)):
+        alone = draw_alone(embedded, make_request("a cat", steps=4, seed=70 + index))
+        assert difference(array(image), alone) <= TOLERANCE
+
+
+def test_another_seed_and_another_prompt_give_another_picture(embedded: Model) -> None:
+    first = draw_alone(embedded, make_request("a cat", steps=8, seed=1))
+    for other in (make_request("a cat", steps=8, seed=2), make_request("a car", steps=8, seed=1)):
+        assert difference(first, draw_alone(embedded, other)) > 10 * TOLERANCE
+
+
+def test_invariant_3_no_two_samples_share_a_scheduler_a_generator_or_latents(
+    embedded: Model,
+) -> None:
+    harness = harness_for(embedded)
+    request = make_request("a cat", steps=3, n=2)
+    samples = [sample for _ in range(2) for sample in harness.submit(request).samples]
+    harness.loop.tick()
+    for part in ("trajectory", "generator", "latents"):
+        assert len({id(getattr(sample.state, part)) for sample in samples}) == len(samples)
+    schedulers = {id(sample.state.trajectory._scheduler) for sample in samples}
+    assert len(schedulers) == len(samples)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_invariant_3_a_scale_of_one_and_below_draws_without_guidance(
+    embedded: Model, scale: float
+) -> None:
+    request = make_request("a cat", steps=2, guidance_scale=scale, negative_prompt="blue")
+    assert embedded.rows_of(request) == 1
+    without: GenerationRequest = make_request("a cat", steps=2, guidance_scale=scale)
+    assert difference(draw_alone(embedded, request), draw_alone(embedded, without)) == 0

@@ -1,0 +1,72 @@
+"""Device choices and errors, with doubles for the devices that are not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from text2image.engine import devices
+from text2image.engine.models.contract import DeviceLost, OutOfMemory
+
+
+def test_auto_takes_the_best_device_and_tells_gpus_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(devices.pick_device("auto", index)) for index in (0, 1, 2)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+    ]
+
+
+def test_a_device_that_is_not_here_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="T2I_DEVICE=cuda"):
+        devices.pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "expected"),
+    [
+        ("cpu", False, torch.float32),
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+        ("mps", False, torch.float16),
+    ],
+)
+def test_precision_follows_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, bf16: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    assert devices.pick_dtype(torch.device(device), "auto") is expected
+    assert devices.pick_dtype(torch.device(device), "float16") is torch.float16
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("shapes do not match"), RuntimeError),
+    ],
+)
+def test_torch_errors_are_told_apart(error: Exception, meaning: type[Exception]) -> None:
+    with pytest.raises(meaning), devices.device_errors():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("100000 100000", 1), ("max 100000", None), ("50000 100000", 1), ("", None)],
+)
+def test_threads_follow_the_cores_that_the_process_may_use(
+    tmp_path: Path, quota: str, cores: int | None
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(quota)
+    unlimited = devices.usable_cores(tmp_path / "missing")
+    assert devices.usable_cores(file) == (cores or unlimited)

@@ -1,0 +1,44 @@
+"""What a model's setting may name, and what is said when it names nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.integration.engine.conftest import settings_for
+from text2image.engine.models.contract import Model
+from text2image.engine.models.loading import EMBEDDED_PATH, load_model, revision_of
+
+
+def test_the_embedded_model_knows_its_limits(embedded: Model) -> None:
+    info = embedded.info
+    assert (info.id, info.width, info.height) == ("embedded", 128, 128)
+    assert info.min_side <= 64 <= info.max_side
+    assert info.max_prompt_tokens == 24
+    assert info.dtype == "float32"
+
+
+def test_a_folder_without_a_pipeline_is_named_in_the_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"model_index\.json"):
+        load_model(settings_for(str(tmp_path)), 0, lambda detail: None)
+
+
+def test_a_family_that_we_do_not_draw_with_is_named_in_the_error(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(ValueError, match="FluxPipeline"):
+        load_model(settings_for(str(tmp_path)), 0, lambda detail: None)
+
+
+def test_the_revision_changes_with_the_weights_and_with_nothing_else(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(EMBEDDED_PATH, copy)
+    assert revision_of(copy) == revision_of(EMBEDDED_PATH)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.chmod(0o644)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert revision_of(copy) != revision_of(EMBEDDED_PATH)

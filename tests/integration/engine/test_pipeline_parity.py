@@ -1,0 +1,105 @@
+"""The engine draws what diffusers' own pipeline draws for the same seed, for every kind of model that we serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from tests.doubles import make_request
+from tests.integration.engine.conftest import draw_alone, settings_for
+from text2image.engine.models.contract import Model
+from text2image.engine.models.loading import EMBEDDED_PATH, load_model
+from text2image.engine.models.samplers import _SAMPLERS
+from text2image.messages import GenerationRequest, Sampler
+
+TOLERANCE = 2
+
+
+def draw_with_pipeline(pipeline: Any, request: GenerationRequest) -> np.ndarray:
+    output = pipeline(
+        request.prompt,
+        negative_prompt=request.negative_prompt or None,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="np",
+    )
+    picture: np.ndarray = (output.images[0] * 255).round().astype(np.int16)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def embedded_pipeline() -> Any:
+    pipeline = StableDiffusionPipeline.from_pretrained(EMBEDDED_PATH, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    return pipeline
+
+
+@pytest.mark.parametrize("sampler", Sampler)
+def test_the_same_seed_gives_the_pipelines_picture_with_every_sampler(
+    embedded: Model, embedded_pipeline: Any, sampler: Sampler
+) -> None:
+    kind, overrides = _SAMPLERS[sampler]
+    embedded_pipeline.scheduler = kind.from_config(embedded_pipeline.scheduler.config, **overrides)
+    request = make_request("a cat on a blue background", steps=8, seed=5, sampler=sampler)
+    theirs = draw_with_pipeline(embedded_pipeline, request)
+    assert np.abs(draw_alone(embedded, request) - theirs).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_"),
+    [
+        ("sd1", make_request("a cat", steps=5, seed=1, negative_prompt="a dog")),
+        ("sd2", make_request("a cat", steps=5, seed=2, guidance_scale=7.5)),
+        (
+            "turbo",
+            make_request("a cat", steps=1, seed=3, guidance_scale=0.0, sampler=Sampler.EULER),
+        ),
+        ("lcm", make_request("a cat", steps=4, seed=4, guidance_scale=8.5, sampler=Sampler.LCM)),
+    ],
+)
+def test_every_kind_of_the_family_gives_its_pipelines_picture(
+    pipeline_folder: Callable[[str], Path], kind: str, request_: GenerationRequest
+) -> None:
+    folder = pipeline_folder(kind)
+    model = load_model(settings_for(str(folder)), 0, lambda detail: None)
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    sampler, overrides = _SAMPLERS[request_.sampler]
+    pipeline.scheduler = sampler.from_config(pipeline.scheduler.config, **overrides)
+    theirs = draw_with_pipeline(pipeline, request_)
+    assert np.abs(draw_alone(model, request_) - theirs).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "rows", "sampler"),
+    [
+        ("sd1", 25, 2, Sampler.DPMPP_2M),
+        ("sd2", 25, 2, Sampler.DPMPP_2M),
+        ("turbo", 1, 1, Sampler.EULER_ANCESTRAL),
+        ("lcm", 4, 1, Sampler.LCM),
+    ],
+)
+def test_defaults_suit_the_kind_of_model(
+    pipeline_folder: Callable[[str], Path], kind: str, steps: int, rows: int, sampler: Sampler
+) -> None:
+    model = load_model(settings_for(str(pipeline_folder(kind))), 0, lambda detail: None)
+    assert (model.info.steps, model.info.sampler) == (steps, sampler)
+    assert model.rows_of(make_request(guidance_scale=model.info.guidance_scale)) == rows
+
+
+def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
+    pipeline_folder: Callable[[str], Path],
+) -> None:
+    model = load_model(settings_for(str(pipeline_folder("lcm"))), 0, lambda detail: None)
+    assert model.rows_of(make_request(guidance_scale=8.5)) == 1
+    assert model.rows_of(make_request(guidance_scale=0.0)) == 1

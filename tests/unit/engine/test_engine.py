@@ -1,0 +1,226 @@
+"""The engine's thread and its asynchronous face, on a model without torch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles import TimedModel, make_request
+from text2image.engine.engine import Engine
+from text2image.engine.models.contract import DeviceLost
+from text2image.errors import DeadlineExceeded, Unavailable
+from text2image.messages import (
+    Completed,
+    Event,
+    GeneratedImage,
+    GenerationRequest,
+    Progress,
+    Queued,
+    State,
+    StreamOptions,
+)
+
+
+class GatedModel(TimedModel):
+    """Takes a step only when the test opens the gate, and notes which threads called it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.threads: set[int] = set()
+
+    def prepare(self, samples: Any) -> list[str]:
+        self.threads.add(threading.get_ident())
+        return super().prepare(samples)
+
+    def predict(self, samples: Any) -> list[Any]:
+        self.threads.add(threading.get_ident())
+        assert self.gate.wait(30)
+        return super().predict(samples)
+
+    def decode(self, samples: Any) -> list[Any]:
+        self.threads.add(threading.get_ident())
+        return super().decode(samples)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition, and fails if it does not come."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(model: TimedModel, **limits: Any) -> AsyncIterator[Engine]:
+    engine = Engine(lambda report: model, **limits)
+    engine.start()
+    await until(lambda: engine.status.state is State.READY)
+    yield engine
+    await engine.stop()
+
+
+async def collect(
+    engine: Engine, request: GenerationRequest, options: StreamOptions | None = None
+) -> list[Event]:
+    events = engine.generate(request, options or StreamOptions(), time_limit=1e6)
+    return [event async for event in events]
+
+
+async def test_a_request_streams_queued_progress_images_and_completed_in_this_order() -> None:
+    async with running(TimedModel()) as engine:
+        events = await collect(engine, make_request(steps=3, n=2), StreamOptions(progress_every=1))
+    kinds = [type(event) for event in events]
+    assert kinds[0] is Queued
+    assert kinds[-1] is Completed
+    assert kinds.count(GeneratedImage) == 2
+    assert kinds.count(Progress) == 6
+
+
+async def test_before_the_model_is_loaded_requests_are_refused_with_a_delay() -> None:
+    gate = threading.Event()
+
+    def load(report: Callable[[str], None]) -> TimedModel:
+        report("reading weights")
+        gate.wait(30)
+        return TimedModel()
+
+    engine = Engine(load)
+    engine.start()
+    await until(lambda: engine.status.detail == "reading weights")
+    with pytest.raises(Unavailable, match="reading weights") as refusal:
+        await collect(engine, make_request())
+    assert refusal.value.reason == Unavailable.LOADING
+    assert refusal.value.retry_after
+    gate.set()
+    await until(lambda: engine.status.state is State.READY)
+    await engine.stop()
+
+
+async def test_a_model_that_cannot_be_loaded_says_why() -> None:
+    def load(report: Callable[[str], None]) -> TimedModel:
+        raise OSError("no such model")
+
+    engine = Engine(load)
+    engine.start()
+    await until(lambda: engine.status.state is State.FAILED)
+    assert "no such model" in engine.status.detail
+    with pytest.raises(Unavailable):
+        await collect(engine, make_request())
+
+
+async def test_invariant_7_leaving_the_stream_ends_the_work_within_one_step() -> None:
+    model = GatedModel()
+    async with running(model) as engine:
+        model.gate.clear()
+        events = engine.generate(make_request(steps=100), StreamOptions(), time_limit=1e6)
+        async with aclosing(events):
+            assert isinstance(await anext(events), Queued)
+        model.gate.set()
+        await until(lambda: engine.status.counters.cancelled == 1)
+        assert engine.status.counters.sample_steps <= 1
+        assert engine.status.counters.steps_saved >= 99
+        assert engine.status.active == 0
+
+
+async def test_invariant_7_a_deadline_ends_a_request_that_has_begun() -> None:
+    model = GatedModel()
+    async with running(model) as engine:
+        model.gate.clear()
+        opener = threading.Timer(2.2, model.gate.set)
+        opener.start()
+        with pytest.raises(DeadlineExceeded):
+            async for _ in engine.generate(make_request(steps=50), StreamOptions(), time_limit=2.1):
+                pass
+        opener.join()
+        assert engine.status.counters.sample_steps <= 1
+
+
+async def test_invariant_9_the_model_is_only_ever_called_from_one_thread_that_is_not_the_loops() -> (
+    None
+):
+    model = GatedModel()
+    async with running(model) as engine:
+        await asyncio.gather(*(collect(engine, make_request(seed=seed)) for seed in range(8)))
+    assert len(model.threads) == 1
+    assert threading.get_ident() not in model.threads
+
+
+async def test_invariant_10_an_idle_engine_does_not_wake_up() -> None:
+    async with running(TimedModel()) as engine:
+        await collect(engine, make_request())
+        assert engine._thread is not None
+        status = Path(f"/proc/self/task/{engine._thread.native_id}/status")
+
+        def switches() -> int:
+            lines = status.read_text().splitlines()
+            return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+        await until(lambda: engine._commands.empty())
+        settled = switches()
+        started = time.monotonic()
+        while time.monotonic() - started < 0.5:
+            await asyncio.sleep(0.1)
+        assert switches() - settled <= 1, "the engine's thread polls"
+
+
+async def test_draining_finishes_what_was_admitted_and_refuses_the_rest() -> None:
+    model = GatedModel()
+    async with running(model) as engine:
+        model.gate.clear()
+        admitted = asyncio.create_task(collect(engine, make_request(steps=5)))
+        await until(lambda: engine.status.active == 1)
+        drained = asyncio.create_task(engine.drain(grace=30))
+        await until(lambda: engine.status.state is State.DRAINING)
+        with pytest.raises(Unavailable) as refusal:
+            await collect(engine, make_request())
+        assert refusal.value.reason == Unavailable.DRAINING
+        model.gate.set()
+        assert isinstance((await admitted)[-1], Completed)
+        assert await drained
+
+
+async def test_draining_waits_no_longer_than_its_grace() -> None:
+    model = GatedModel()
+    async with running(model) as engine:
+        model.gate.clear()
+        stuck = asyncio.create_task(collect(engine, make_request()))
+        await until(lambda: engine.status.active == 1)
+        assert not await engine.drain(grace=0.1)
+        model.gate.set()
+        await stuck
+
+
+async def test_watching_shows_the_state_now_and_each_change() -> None:
+    async with running(TimedModel()) as engine:
+        seen = []
+        async with asyncio.timeout(30), aclosing(engine.watch(min_interval=0)) as statuses:
+            async for status in statuses:
+                seen.append(status)
+                if len(seen) == 1:
+                    await collect(engine, make_request())
+                if status.counters.completed == 1:
+                    break
+    assert seen[0].state is State.READY
+
+
+async def test_a_lost_device_fails_the_engine_and_calls_for_a_new_process() -> None:
+    class Lost(TimedModel):
+        def predict(self, samples: Any) -> list[Any]:
+            if samples[0].generation.request.prompt == "a cat":
+                raise DeviceLost("an illegal memory access")
+            return super().predict(samples)
+
+    called = threading.Event()
+    async with running(Lost(), on_device_lost=called.set) as engine:
+        stream = asyncio.create_task(collect(engine, make_request("a cat")))
+        await until(called.is_set)
+        await until(lambda: engine.status.state is State.FAILED)
+        stream.cancel()
