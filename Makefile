@@ -1,0 +1,69 @@
+# Commands of the project; `make help` lists them. The first use of each builds what it needs in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Where the server listens. Every T2I_ variable is honoured too; README.md lists them.
+export HOST ?= 127.0.0.1
+export PORT ?= 3000
+export GRPC_PORT ?= 50051
+
+export BENTOML_DO_NOT_TRACK := True
+# CPU=1 takes torch's build without CUDA, gigabytes smaller; the default suits GPUs and CPUs alike.
+PIP_OPTIONS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format bench docs proto lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: .venv/.serve ## Serve HTTP on PORT and gRPC on GRPC_PORT
+	@exec $(BIN)/bentoml serve service:Gateway --host $(HOST) --port $(PORT)
+
+test: .venv/.dev lint ## Run everything that CI runs
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev ## Check format, style, types, import boundaries and protos
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+
+format: .venv/.dev ## Format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev ## Measure the server against the bare pipeline; writes docs/benchmarks.md
+	$(BIN)/python -m loadtests.bench
+
+docs: .venv/.dev ## Renew what the documents take from the code
+	$(BIN)/python -m tools.settings_table
+
+proto: .venv/.dev ## Generate the Python code of the protos
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. \
+		text2image/v1/image_generation.proto
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=text2image --pyi_out=text2image \
+		text2image.proto
+
+lock: .venv/.dev ## Write the installed versions to requirements/constraints.txt
+	@echo "# Exact versions of all that the other files bring along; made by \`make lock\`." \
+		> requirements/constraints.txt
+	@$(BIN)/pip freeze | grep -viE "^(torch|nvidia|triton|cuda)" >> requirements/constraints.txt
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# A stamp says that the requirements of this name are installed as they stand now.
+.venv/.%: requirements/%.txt requirements/constraints.txt | .venv/pyvenv.cfg
+	@echo "installing requirements/$*.txt; the first time takes a few minutes"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r $<
+	@touch $@
+
+.venv/.dev: requirements/serve.txt requirements/ui.txt requirements/load.txt
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv

@@ -14,6 +14,8 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from text2image.messages import Sampler
+
 EMBEDDED_MODEL = "embedded"
 
 
@@ -56,7 +58,7 @@ class Settings(BaseSettings):
         le=30,
         description="Guidance scale when a request names none; the model's own if unset.",
     )
-    default_sampler: str | None = Field(
+    default_sampler: Sampler | None = Field(
         None, description="Sampler when a request names none; the model's own if unset."
     )
     max_side: int | None = Field(

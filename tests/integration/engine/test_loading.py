@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,38 @@ def test_a_family_that_we_do_not_draw_with_is_named_in_the_error(tmp_path: Path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ValueError, match="FluxPipeline"):
         load_model(settings_for(str(tmp_path)), 0, lambda detail: None)
+
+
+def test_a_hub_model_is_found_by_its_id_and_revision(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """In the hub's cache, as `huggingface-cli download` leaves it; nothing is fetched."""
+    cached = tmp_path / "hub" / "models--somebody--small-sd"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(pipeline_folder("sd1"), cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "fp32").write_text(commit)
+    script = (
+        "from text2image.engine.models.loading import load_model;"
+        "from text2image.settings import Settings;"
+        "print(load_model(Settings(), 0, lambda detail: None).info.id)"
+    )
+    environment = {
+        **os.environ,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "T2I_MODEL": "somebody/small-sd",
+        "T2I_MODEL_REVISION": "fp32",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stdout.strip().endswith("somebody/small-sd"), done.stderr
 
 
 def test_the_revision_changes_with_the_weights_and_with_nothing_else(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_step_times_between_and_beyond_the_measured_sizes_follow_the_line() -> N
 @given(st.integers(1, 40), st.floats(0.01, 5))
 def test_learning_moves_the_prediction_towards_the_measurement(rows: int, seconds: float) -> None:
     curve = Curve({1: 0.1, 2: 0.12, 4: 0.2, 8: 0.35, 16: 0.7, 32: 1.4})
-    for _ in range(400):
+    for _ in range(2000):
         curve.learn(rows, seconds)
     if rows <= 32:
         assert curve.at(rows) == pytest.approx(seconds, rel=0.05)

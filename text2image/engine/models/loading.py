@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from text2image.engine import devices
 from text2image.engine.models.contract import Model
@@ -81,7 +81,7 @@ def _locate(settings: Settings) -> Path:
         return folder
     if folder.is_dir() or settings.model.startswith((".", "/", "~")):
         raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
-    return Path(StableDiffusionPipeline.download(settings.model, revision=settings.model_revision))
+    return Path(DiffusionPipeline.download(settings.model, revision=settings.model_revision))
 
 
 def revision_of(folder: Path) -> str:
@@ -112,7 +112,7 @@ def describe(
     side = int(pipeline.unet.config.sample_size) * scale
     steps, guidance, sampler = _defaults(pipeline, settings.model)
     return ModelInfo(
-        id=settings.model if settings.model == EMBEDDED_MODEL else settings.model.rstrip("/"),
+        id=settings.model.rstrip("/"),
         revision=revision,
         family=family,
         width=side,
@@ -123,7 +123,7 @@ def describe(
         guidance_scale=guidance
         if settings.default_guidance_scale is None
         else settings.default_guidance_scale,
-        sampler=Sampler(settings.default_sampler) if settings.default_sampler else sampler,
+        sampler=settings.default_sampler or sampler,
         samplers=tuple(Sampler),
         max_prompt_tokens=int(pipeline.tokenizer.model_max_length),
         device=str(device),

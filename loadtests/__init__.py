@@ -1,0 +1,1 @@
+"""Measurements of a running server: load runs and side-by-side comparisons."""

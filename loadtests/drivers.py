@@ -1,0 +1,129 @@
+"""Drives a call in a closed loop (each client waits for its answer) or an open one (arrivals wait for nobody).
+
+A closed loop hides queueing, since a slow server is asked less often; an open loop shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+# Draws one picture from the seed and steps that it is given; raises if there is none.
+Call = Callable[[int, int], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One call: when it was sent and answered, in seconds since the run began, and whether with a picture."""
+
+    sent: float
+    answered: float
+    ok: bool
+
+    @property
+    def latency(self) -> float:
+        return self.answered - self.sent
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All calls of a run and its length in seconds."""
+
+    answers: Sequence[Answer]
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Pictures per second."""
+        return sum(answer.ok for answer in self.answers) / self.seconds
+
+    @property
+    def success(self) -> float:
+        """Share of the calls that were answered with a picture."""
+        return sum(answer.ok for answer in self.answers) / max(1, len(self.answers))
+
+    @property
+    def mean(self) -> float:
+        """Mean latency of the pictures, in seconds."""
+        return statistics.fmean(self._latencies())
+
+    def percentile(self, percent: float) -> float:
+        """Latency that this share of the pictures stayed below, in seconds."""
+        latencies = self._latencies()
+        return latencies[min(len(latencies) - 1, int(len(latencies) * percent / 100))]
+
+    def _latencies(self) -> list[float]:
+        return sorted(answer.latency for answer in self.answers if answer.ok) or [float("nan")]
+
+
+class Recorder:
+    """Times calls against one beginning."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._began = time.perf_counter()
+        self._seeds = random.SystemRandom()
+        self.answers: list[Answer] = []
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def one(self, steps: int) -> None:
+        """Calls once with a seed that was never used, so that nothing can be remembered."""
+        sent = self.elapsed
+        try:
+            await self._call(self._seeds.randrange(2**53), steps)
+            ok = True
+        except Exception:
+            ok = False
+        self.answers.append(Answer(sent, self.elapsed, ok))
+
+
+async def closed_loop(
+    call: Call, *, clients: int, seconds: float, steps: Sequence[int] = (20,)
+) -> Run:
+    """`clients` callers, each with one call at a time, after a ramp of half the time that is not counted.
+
+    Clients begin one after the other during the ramp: all at once they would be answered all at once for ever, and
+    the count would depend on where in that rhythm the window ends.
+    """
+    recorder = Recorder(call)
+    ramp = seconds / 2
+    generator = random.Random(0)
+
+    async def client(number: int) -> None:
+        await asyncio.sleep(ramp * number / clients)
+        while recorder.elapsed < ramp + seconds:
+            await recorder.one(generator.choice(steps))
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    counted = [each for each in recorder.answers if ramp <= each.answered < ramp + seconds]
+    return Run(counted, seconds)
+
+
+async def burst(call: Call, *, clients: int, steps: int = 20) -> Run:
+    """`clients` calls at the same moment."""
+    recorder = Recorder(call)
+    await asyncio.gather(*(recorder.one(steps) for _ in range(clients)))
+    return Run(recorder.answers, recorder.elapsed)
+
+
+async def open_loop(
+    call: Call, *, rate: float, seconds: float, steps: Sequence[int] = (20,), seed: int = 0
+) -> Run:
+    """Poisson arrivals at `rate` calls per second; returns when all of them are answered."""
+    recorder = Recorder(call)
+    generator = random.Random(seed)
+    calls: list[asyncio.Task[None]] = []
+    due = 0.0
+    while due < seconds:
+        await asyncio.sleep(max(0.0, due - recorder.elapsed))
+        calls.append(asyncio.create_task(recorder.one(generator.choice(steps))))
+        due += generator.expovariate(rate)
+    await asyncio.gather(*calls)
+    return Run(recorder.answers, max(seconds, recorder.elapsed))

@@ -1,0 +1,103 @@
+"""What the server is measured against, each in its own process: the bare pipeline, and the engine without a server."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+PROMPT = "a cat on a blue background"
+STEPS = 20
+GUIDANCE_SCALE = 5.0
+
+
+def bare_pipeline(connection: Connection) -> None:
+    """Answers each batch size with the seconds that `StableDiffusionPipeline.__call__` took for it."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from text2image.engine.models.loading import EMBEDDED_PATH
+
+    pipeline = StableDiffusionPipeline.from_pretrained(EMBEDDED_PATH, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(batch: int) -> float:
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(batch)]
+        started = time.perf_counter()
+        pipeline(
+            [PROMPT] * batch,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+            generator=generators,
+        )
+        return time.perf_counter() - started
+
+    draw(1)
+    _answer(connection, draw)
+
+
+def engine(connection: Connection) -> None:
+    """Answers each request with the seconds that the engine took for one picture, without a server around it."""
+    import asyncio
+
+    from text2image.engine.engine import Engine
+    from text2image.engine.models.loading import load_model
+    from text2image.messages import Draft, State, StreamOptions
+    from text2image.settings import Settings
+    from text2image.validation import resolve
+
+    loop = asyncio.new_event_loop()
+    drawer = Engine(lambda report: load_model(Settings(), 0, report))
+
+    async def ready() -> None:
+        drawer.start()
+        async for status in drawer.watch():
+            if status.state is State.READY:
+                return
+
+    async def draw_one() -> None:
+        draft = Draft(prompt=PROMPT, steps=STEPS, guidance_scale=GUIDANCE_SCALE)
+        request = resolve(draft, drawer.model)
+        async for _ in drawer.generate(request, StreamOptions(), time_limit=300):
+            pass
+
+    def draw(batch: int) -> float:
+        started = time.perf_counter()
+        loop.run_until_complete(draw_one())
+        return time.perf_counter() - started
+
+    loop.run_until_complete(ready())
+    draw(1)
+    _answer(connection, draw)
+
+
+def _answer(connection: Connection, draw: Callable[[int], float]) -> None:
+    connection.send("ready")
+    while (batch := connection.recv()) is not None:
+        connection.send(draw(batch))
+
+
+class Worker:
+    """One of the functions above in a fresh process; idle unless it is asked to draw."""
+
+    def __init__(self, target: Callable[[Connection], None]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=target, args=(theirs,), daemon=True)
+        self._process.start()
+        self._connection.recv()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._connection.send(None)
+        self._process.join()
+
+    def seconds(self, batch: int = 1) -> float:
+        """Seconds to draw a batch."""
+        self._connection.send(batch)
+        seconds: float = self._connection.recv()
+        return seconds

@@ -1,0 +1,43 @@
+"""`make docs`: writes the table of settings in README.md from the settings themselves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from text2image.settings import Settings
+
+README = Path(__file__).parents[1] / "README.md"
+_BETWEEN = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
+
+
+def table() -> str:
+    """One row for each setting: variable, default, meaning."""
+    rows = [_row(name, field) for name, field in Settings.model_fields.items()]
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    variable = alias.choices[0] if isinstance(alias, AliasChoices) else f"T2I_{name.upper()}"
+    default = "" if field.default is None else f"`{_shown(field)}`"
+    return f"| `{variable}` | {default} | {field.description} |"
+
+
+def _shown(field: FieldInfo) -> object:
+    if field.annotation is bool or bool in get_args(field.annotation):
+        return int(field.default)
+    return field.default
+
+
+def with_table(readme: str) -> str:
+    """The text of the README with its table renewed."""
+    return _BETWEEN.sub(lambda _: table(), readme)
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text()))
