@@ -13,7 +13,7 @@ export BENTOML_DO_NOT_TRACK := True
 PIP_OPTIONS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench docs proto lock clean
+.PHONY: help serve test lint format bench docs samples proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: .venv/.dev ## Measure the server against the bare pipeline; writes docs/b
 
 docs: .venv/.dev ## Renew what the documents take from the code
 	$(BIN)/python -m tools.settings_table
+
+samples: .venv/.dev ## Draw the README's pictures with a running server
+	$(BIN)/python -m tools.samples
 
 proto: .venv/.dev ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. \

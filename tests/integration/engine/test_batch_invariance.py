@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import array, draw_alone, harness_for
 from text2image.engine.models.contract import Model
+from text2image.engine.models.loading import load_model
 from text2image.messages import GenerationRequest, Sampler
+from text2image.settings import Settings
 
 # fp32 on a CPU: kernels may add in another order for another batch size, which shows in the last bit or two.
 TOLERANCE = 2
@@ -108,6 +111,22 @@ def test_invariant_3_no_two_samples_share_a_scheduler_a_generator_or_latents(
         assert len({id(getattr(sample.state, part)) for sample in samples}) == len(samples)
     schedulers = {id(sample.state.trajectory._scheduler) for sample in samples}
     assert len(schedulers) == len(samples)
+
+
+def test_in_half_precision_latents_stay_in_full_and_the_picture_stays_close(
+    embedded: Model,
+) -> None:
+    half = load_model(
+        Settings(model="embedded", device="cpu", dtype="bfloat16"), 0, lambda detail: None
+    )
+    request = make_request("a cat on a blue background", steps=6, seed=1)
+    harness = harness_for(half)
+    generation = harness.submit(request)
+    harness.loop.tick()
+    assert generation.samples[0].state.latents.dtype == torch.float32
+    harness.finish()
+    picture = array(harness.images(generation)[0])
+    assert np.abs(picture - draw_alone(embedded, request)).mean() < 8
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])

@@ -25,7 +25,10 @@ _DECODE_AREA = 4 * 64 * 64
 
 @dataclass(slots=True)
 class State:
-    """A sample's tensors. `latents` and `predicted` are (1, C, h, w), `embeddings` (rows, tokens, width)."""
+    """A sample's tensors. `latents` and `predicted` are (1, C, h, w), `embeddings` (rows, tokens, width).
+
+    Latents stay in fp32 whatever the network's precision is: what half of it loses adds up over the steps.
+    """
 
     latents: torch.Tensor
     predicted: torch.Tensor
@@ -84,7 +87,7 @@ class StableDiffusion:
         generator = torch.Generator("cpu").manual_seed(sample.seed)
         shape = (1, self._config.in_channels, sample.group.height, sample.group.width)
         noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self._device)
-        latents = noise * trajectory.noise_scale
+        latents = noise.float() * trajectory.noise_scale
         guided = sample.rows == 2
         return State(
             latents=latents,
@@ -129,8 +132,8 @@ class StableDiffusion:
                 ]
             )
             output = self._unet(
-                inputs.repeat_interleave(repeats.to(self._device), 0).contiguous(
-                    memory_format=torch.channels_last
+                inputs.repeat_interleave(repeats.to(self._device), 0).to(
+                    self._dtype, memory_format=torch.channels_last
                 ),
                 timesteps.repeat_interleave(repeats).to(self._device),
                 encoder_hidden_states=torch.cat([state.embeddings for state in states]),
@@ -138,7 +141,7 @@ class StableDiffusion:
                 return_dict=False,
             )[0]
             predictions = [
-                _guided(rows, sample.generation.request.guidance_scale)
+                _guided(rows.float(), sample.generation.request.guidance_scale)
                 for sample, rows in zip(samples, output.split(repeats.tolist()), strict=True)
             ]
             devices.wait(self._device)
@@ -165,8 +168,8 @@ class StableDiffusion:
             latents = torch.cat([sample.state.latents for sample in samples])
             if not bool(torch.isfinite(latents).all()):
                 raise ValueError("the latents are not finite")
-            scaled = (latents / self._vae.config.scaling_factor).contiguous(
-                memory_format=torch.channels_last
+            scaled = (latents / self._vae.config.scaling_factor).to(
+                self._vae.dtype, memory_format=torch.channels_last
             )
             decoded = self._vae.decode(scaled, return_dict=False)[0]
             pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
