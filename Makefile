@@ -3,23 +3,28 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Where the server listens. Every T2I_ variable is honoured too; README.md lists them.
+# Where the server listens and the page is served. Every T2I_ variable is honoured too; README.md lists them.
 export HOST ?= 127.0.0.1
 export PORT ?= 3000
 export GRPC_PORT ?= 50051
+UI_PORT ?= 8501
 
 export BENTOML_DO_NOT_TRACK := True
 # CPU=1 takes torch's build without CUDA, gigabytes smaller; the default suits GPUs and CPUs alike.
 PIP_OPTIONS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench docs samples proto lock clean
+.PHONY: help serve ui test lint format load bench bento container docs samples proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: .venv/.serve ## Serve HTTP on PORT and gRPC on GRPC_PORT
 	@exec $(BIN)/bentoml serve service:Gateway --host $(HOST) --port $(PORT)
+
+ui: .venv/.serve .venv/.ui ## Show the page on UI_PORT; it draws with the server on GRPC_PORT
+	@PYTHONPATH=. exec $(BIN)/streamlit run frontend/app.py --server.address $(HOST) \
+		--server.port $(UI_PORT) --browser.gatherUsageStats false
 
 test: .venv/.dev lint ## Run everything that CI runs
 	$(BIN)/python -m pytest
@@ -35,8 +40,22 @@ format: .venv/.dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+load: .venv/.dev ## Load a running server with 1, 5, 10 and 20 users; reports in build/load
+	@mkdir -p build/load
+	@for users in 1 5 10 20; do \
+		$(BIN)/locust -f loadtests/locustfile.py --headless --host http://$(HOST):$(PORT) \
+			--users $$users --spawn-rate $$users --run-time 30s --stop-timeout 60 --only-summary \
+			--csv build/load/$$users --html build/load/$$users.html || exit 1; \
+	done
+
 bench: .venv/.dev ## Measure the server against the bare pipeline; writes docs/benchmarks.md
 	$(BIN)/python -m loadtests.bench
+
+bento: .venv/.serve ## Build the Bento
+	$(BIN)/bentoml build
+
+container: bento ## Build the container image of the newest Bento
+	$(BIN)/bentoml containerize text2image-gateway:latest
 
 docs: .venv/.dev ## Renew what the documents take from the code
 	$(BIN)/python -m tools.settings_table

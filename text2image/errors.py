@@ -6,6 +6,7 @@ answer: which value, which limit, what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 from uuid import uuid4
@@ -52,6 +53,12 @@ class InvalidRequest(Text2ImageError):
     def __init__(self, *violations: FieldViolation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.reason}" for v in violations))
         self.violations = violations
+
+    def renamed(self, names: Mapping[str, str]) -> InvalidRequest:
+        """The same error in the words of a contract whose fields are called otherwise."""
+        return InvalidRequest(
+            *(FieldViolation(names.get(v.field, v.field), v.reason) for v in self.violations)
+        )
 
 
 class Unauthenticated(Text2ImageError):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from os import PathLike
+from pathlib import Path
 
 
 class Sampler(StrEnum):
@@ -133,6 +135,26 @@ class GeneratedImage:
     timings: Timings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A finished picture as a client gets it: PNG with its parameters inside.
+
+    `path` is where the gateway saved it, empty if it did not; `seed` draws it again, alone.
+    """
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    png: bytes = field(repr=False)
+    path: str
+    timings: Timings
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the PNG file as it is, its parameters included."""
+        Path(path).write_bytes(self.png)
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
     """All pictures are out. `left_out` is the end of the prompt that the text encoder had no room for."""
@@ -140,7 +162,9 @@ class Completed:
     left_out: str
 
 
+# What an engine and its runner report, and what a gateway makes of it for its clients.
 Event = Queued | Progress | GeneratedImage | Completed
+ClientEvent = Queued | Progress | Picture | Completed
 
 
 class State(Enum):

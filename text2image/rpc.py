@@ -7,9 +7,9 @@ handler as `Malformed`, so that it gets the 400 it deserves in the dialect of it
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -29,7 +29,8 @@ from text2image.errors import (
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
-Handler = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message] | AsyncIterator[Message]]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "Callable[[Any, Context], Awaitable[Message] | AsyncIterator[Message]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def deserializer(kind: type[M], max_bytes: int) -> Callable[[bytes], M | Malform
                 f"is not a valid {kind.DESCRIPTOR.name}: check field types and that text is UTF-8"
             )
             return Malformed(InvalidRequest(FieldViolation("request", reason)))
-        unknown = sorted({field.field_number for field in UnknownFieldSet(message)})
+        unknown = sorted({field.field_number for field in _unknown_fields(message)})
         if unknown:
             return Malformed(
                 InvalidRequest(
@@ -70,6 +71,11 @@ def deserializer(kind: type[M], max_bytes: int) -> Callable[[bytes], M | Malform
         return message
 
     return deserialize
+
+
+def _unknown_fields(message: Message) -> Iterator[Any]:
+    fields: Any = UnknownFieldSet(message)  # iterable, whatever its type stub says
+    return iter(fields)
 
 
 def checked(request: M | Malformed) -> M:
@@ -103,7 +109,7 @@ def generic_handler(
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+async def abort(context: Context, error: Exception) -> NoReturn:
     """Ends the call with an error's status; what is none of ours is logged under an id and told as internal."""
     await context.abort_with_status(wire.rpc_status_of(as_ours(error)))
     raise AssertionError("abort_with_status raises")

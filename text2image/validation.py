@@ -22,8 +22,11 @@ T = TypeVar("T")
 
 
 def compose_prompt(text: str, context: str | None) -> str:
-    """The prompt of the contracts that split it: `text`, followed by `, context` if there is one."""
-    return f"{text}, {context}" if context and context.strip() else text
+    """The prompt of the contracts that split it: `text`, followed by `, context` if there is one.
+
+    A blank text stays blank, so that it is refused: a context alone is nothing to draw.
+    """
+    return f"{text}, {context}" if text.strip() and context and context.strip() else text
 
 
 def resolve(draft: Draft, model: ModelInfo) -> GenerationRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf import duration_pb2
@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from text2image import errors
 from text2image.messages import (
+    ClientEvent,
     Completed,
     Counters,
     Draft,
@@ -20,6 +21,7 @@ from text2image.messages import (
     GeneratedImage,
     GenerationRequest,
     ModelInfo,
+    Picture,
     Pixels,
     Progress,
     Queued,
@@ -99,7 +101,7 @@ def event_to(event: Event) -> pb.GenerateResponse:
         case Progress():
             return pb.GenerateResponse(progress=progress_to(event))
         case GeneratedImage():
-            return pb.GenerateResponse(image=image_to(event, rgb=event.pixels.rgb))
+            return pb.GenerateResponse(image=image_to(event))
         case Completed(left_out=left_out):
             return pb.GenerateResponse(completed=pb.Completed(left_out=left_out))
 
@@ -114,20 +116,57 @@ def progress_to(event: Progress) -> pb.Progress:
     return message
 
 
-def image_to(image: GeneratedImage, **content: Any) -> pb.Image:
-    """A finished picture; `content` is `rgb=`, or `png=` and `path=`."""
+def image_to(image: GeneratedImage) -> pb.Image:
+    """A finished picture as a runner sends it."""
     return pb.Image(
         index=image.index,
         seed=image.seed,
         width=image.pixels.width,
         height=image.pixels.height,
-        timings=pb.Timings(
-            queued=image.timings.queued,
-            denoising=image.timings.denoising,
-            decoding=image.timings.decoding,
-        ),
-        **content,
+        rgb=image.pixels.rgb,
+        timings=_timings_to(image.timings),
     )
+
+
+def client_event_to(event: ClientEvent) -> pb.GenerateResponse:
+    """An event as a gateway sends it: pictures as PNG."""
+    if not isinstance(event, Picture):
+        return event_to(event)
+    image = pb.Image(
+        index=event.index,
+        seed=event.seed,
+        width=event.width,
+        height=event.height,
+        png=event.png,
+        path=event.path,
+        timings=_timings_to(event.timings),
+    )
+    return pb.GenerateResponse(image=image)
+
+
+def client_event_from(message: pb.GenerateResponse) -> ClientEvent | None:
+    """A gateway's event, or None for a kind that this version does not know."""
+    if message.WhichOneof("event") != "image":
+        event = event_from(message)
+        return None if isinstance(event, GeneratedImage) else event
+    image = message.image
+    return Picture(
+        index=image.index,
+        seed=image.seed,
+        width=image.width,
+        height=image.height,
+        png=image.png,
+        path=image.path,
+        timings=_timings_from(image.timings),
+    )
+
+
+def _timings_to(timings: Timings) -> pb.Timings:
+    return pb.Timings(queued=timings.queued, denoising=timings.denoising, decoding=timings.decoding)
+
+
+def _timings_from(message: pb.Timings) -> Timings:
+    return Timings(message.queued, message.denoising, message.decoding)
 
 
 def event_from(message: pb.GenerateResponse) -> Event | None:
@@ -138,12 +177,12 @@ def event_from(message: pb.GenerateResponse) -> Event | None:
         case "progress":
             return _progress_from(message.progress)
         case "image":
-            image, timings = message.image, message.image.timings
+            image = message.image
             return GeneratedImage(
                 index=image.index,
                 seed=image.seed,
                 pixels=Pixels(image.width, image.height, image.rgb),
-                timings=Timings(timings.queued, timings.denoising, timings.decoding),
+                timings=_timings_from(image.timings),
             )
         case "completed":
             return Completed(message.completed.left_out)
@@ -233,7 +272,7 @@ def rpc_status_of(error: errors.Text2ImageError) -> grpc.Status:
 
 def error_from_rpc(call: grpc.RpcError | grpc.aio.AioRpcError) -> errors.Text2ImageError | None:
     """The error that a peer of ours sent, or None where the connection or a stranger failed the call."""
-    status = rpc_status.from_call(call)
+    status = rpc_status.from_call(cast(grpc.Call, call))
     if status is None:
         return None
     details = _unpack(status.details)

@@ -1,0 +1,192 @@
+"""A real server for the tests: `bentoml serve` in processes of its own, on ports and in folders of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import psutil
+
+from text2image.client import Client
+from text2image.errors import DeadlineExceeded
+from text2image.messages import Status
+
+ROOT = Path(__file__).resolve().parents[2]
+# Generous: a start takes seconds on an idle machine, and tests may share theirs.
+START_SECONDS = 240.0
+WAIT_SECONDS = 120.0
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], T], what: str, within: float = WAIT_SECONDS) -> T:
+    """The first true value of `condition`; fails when there is none in time."""
+    deadline = time.monotonic() + within
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.05)
+
+
+class Server:
+    """One `bentoml serve`, of the gateway or of a runner alone; everything it writes lies under `folder`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        service: str = "Gateway",
+        *,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        **settings: str,
+    ) -> None:
+        self.folder = folder
+        self._service = service
+        self.http_port = http_port or free_port()
+        self.grpc_port = grpc_port or free_port()
+        self.pictures = folder / "pictures"
+        self._log = folder / "server.log"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("T2I_")},
+            "HOST": "127.0.0.1",
+            "PORT": str(self.http_port),
+            "GRPC_PORT": str(self.grpc_port),
+            "BENTOML_HOME": str(folder / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(ROOT),
+            "T2I_RUNTIME_DIR": str(folder / "run"),
+            "T2I_OUTPUT_DIR": str(self.pictures),
+            **settings,
+        }
+
+    def start(self) -> None:
+        (self.folder / "bentoml").mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "bentoml",
+                    "serve",
+                    f"service:{self._service}",
+                    "--port",
+                    str(self.http_port),
+                ],
+                cwd=ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, f"the server ended by itself:\n{self.log}"
+            return self.is_ready()
+
+        eventually(ready, f"the server is ready:\n{self.log}", START_SECONDS)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit status, once all its processes are gone."""
+        return self.process.wait(WAIT_SECONDS)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.terminate()
+        family = self._family()
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            for process in family:
+                process.kill()
+            raise AssertionError(f"the server does not end:\n{self.log}") from None
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def client(self) -> Client:
+        return Client(self.address)
+
+    def engine(self) -> Client:
+        """A client of the runner itself: what it says of its state is never older than the question."""
+        return Client(f"unix:{self.folder}/run/runner-0.sock")
+
+    def wait_for(self, condition: Callable[[Status], bool], what: str) -> Status:
+        """The first status of the engine that fulfils a condition, as WatchStatus reports it."""
+        with self.engine() as engine:
+            try:
+                for status in engine.watch(timeout=WAIT_SECONDS):
+                    if condition(status):
+                        return status
+            except DeadlineExceeded:
+                pass
+        raise AssertionError(f"never: {what}")
+
+    def metric(self, name: str) -> float:
+        """The value of a metric by its name and labels, as /metrics writes them."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+    def runner(self) -> psutil.Process:
+        """The runner's process."""
+        for process in self._family():
+            if "text2image-runner" in process.cmdline():
+                return process
+        raise AssertionError("there is no runner")
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    """A server that is ready, and ended afterwards; its log is shown if anything fails."""
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    except BaseException:
+        print(server.log)
+        raise
+    finally:
+        server.stop()

@@ -1,0 +1,307 @@
+"""Whatever is wrong with a request, every transport says 400, names the field and gives the reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from tests.e2e.harness import Server
+from text2image import text2image_pb2, wire
+from text2image.client import Client
+from text2image.errors import InvalidRequest, PayloadTooLarge, Text2ImageError
+from text2image.v1 import image_generation_pb2 as v1
+
+GENERATE_IMAGE = "/Text2ImageService/GenerateImage"
+MEBIBYTE = 1 << 20
+
+# What every transport can express: the fields of a request, and the one that is wrong with it.
+BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": " \t\n"}, "prompt"),
+    ({"prompt": "x" * 4001}, "prompt"),
+    ({"negative_prompt": "x" * 4001}, "negative_prompt"),
+    ({"steps": 0}, "steps"),
+    ({"steps": 151}, "steps"),
+    ({"steps": -1}, "steps"),
+    ({"width": 100}, "width"),
+    ({"width": 0}, "width"),
+    ({"width": 8192}, "width"),
+    ({"height": 132}, "height"),
+    ({"height": -64}, "height"),
+    ({"guidance_scale": -0.5}, "guidance_scale"),
+    ({"guidance_scale": 30.5}, "guidance_scale"),
+    ({"guidance_scale": math.nan}, "guidance_scale"),
+    ({"guidance_scale": math.inf}, "guidance_scale"),
+    ({"n": 0}, "n"),
+    ({"n": 9}, "n"),
+    ({"seed": -1}, "seed"),
+    ({"sampler": "paint by numbers"}, "sampler"),
+]
+# What only JSON can get wrong.
+BAD_JSON: list[tuple[Any, str]] = [
+    ({"steps": "20"}, "steps"),
+    ({"steps": 20.5}, "steps"),
+    ({"steps": True}, "steps"),
+    ({"steps": 10**30}, "steps"),
+    ({"seed": 2**63}, "seed"),
+    ({"seed": 10**400}, "seed"),
+    ({"guidance_scale": "5"}, "guidance_scale"),
+    ({"guidance_scale": 10**400}, "guidance_scale"),
+    ({"n": [1]}, "n"),
+    ({"width": {}}, "width"),
+    ({"sampler": 3}, "sampler"),
+    ({"negative_prompt": 7}, "negative_prompt"),
+    ({"stepz": 20}, "stepz"),
+    ({"constructor": {"prototype": 1}}, "constructor"),
+]
+BAD_BODIES = {
+    "nothing": b"",
+    "no JSON": b"a cat, please",
+    "half of it": b'{"text": "a c',
+    "invalid UTF-8": b'{"text": "\xff\xfe", "prompt": "\xff\xfe"}',
+    "a lone surrogate": b'{"text": "\\ud800", "prompt": "\\ud800"}',
+    "a list": b'["a cat"]',
+    "null": b"null",
+    "too deep": b"[" * 100_000,
+    "a zip bomb of digits": b'{"steps": ' + b"9" * 100_000 + b"}",
+}
+
+
+class Transport:
+    """One way to ask; `violations` maps each field that was refused to the reason."""
+
+    def __init__(self, ask: Callable[[dict[str, Any]], dict[str, str]], prompt: str) -> None:
+        self._ask = ask
+        self._prompt = prompt
+
+    def violations(self, fields: dict[str, Any]) -> dict[str, str]:
+        asked = {"prompt": "a cat", **fields}
+        asked[self._prompt] = asked.pop("prompt")
+        return {
+            "prompt" if name == self._prompt else name: reason
+            for name, reason in self._ask(asked).items()
+        }
+
+
+@pytest.fixture(params=["rest", "openai", "grpc", "grpc v1"])
+def transport(request: pytest.FixtureRequest, server: Server) -> Iterator[Transport]:
+    match request.param:
+        case "rest":
+            yield Transport(lambda fields: ask_rest(server, as_json(fields)), "text")
+        case "openai":
+            yield Transport(lambda fields: ask_openai(server, as_json(in_openai(fields))), "prompt")
+        case "grpc":
+            yield Transport(lambda fields: ask_seed(server, fields), "text")
+        case _:
+            yield Transport(lambda fields: ask_v1(server, fields), "prompt")
+
+
+@pytest.mark.parametrize(("fields", "field"), BAD_FIELDS, ids=str)
+def test_every_transport_names_the_bad_field(
+    transport: Transport, fields: dict[str, Any], field: str
+) -> None:
+    violations = transport.violations(fields)
+    assert list(violations) == [field]
+    assert violations[field]
+
+
+def test_all_bad_fields_are_named_at_once(transport: Transport) -> None:
+    bad = {"prompt": "", "steps": 0, "seed": -1}
+    assert set(transport.violations(bad)) == set(bad)
+
+
+@pytest.mark.parametrize(("fields", "field"), BAD_JSON, ids=lambda value: str(value)[:40])
+def test_json_types_are_strict_and_unknown_fields_refused(
+    server: Server, fields: dict[str, Any], field: str
+) -> None:
+    assert list(ask_rest(server, as_json({"text": "a cat", **fields}))) == [field]
+    if field not in ("width", "height"):
+        assert ask_openai(server, as_json({"prompt": "a cat", **fields}))
+
+
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_what_is_no_request_at_all_is_refused(server: Server, body: bytes) -> None:
+    assert ask_rest(server, body)
+    assert ask_openai(server, body)
+
+
+def test_a_context_alone_is_nothing_to_draw(server: Server) -> None:
+    assert list(ask_rest(server, b'{"context": "cyberpunk", "text": " "}')) == ["text"]
+    assert "text" in ask_seed(server, {"context": "cyberpunk", "text": " "})
+
+
+@pytest.mark.parametrize("timeout", ["soon", "0", "-1", "nan", "inf", "1e9", ""])
+def test_a_timeout_must_be_a_number_of_seconds(server: Server, timeout: str) -> None:
+    answer = post(server, "/generate", b'{"text": "a cat"}', {"X-Request-Timeout": timeout})
+    assert answer.status_code == 400
+    assert "X-Request-Timeout" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+def test_a_body_over_the_limit_is_refused_over_http(server: Server, declared: bool) -> None:
+    body = as_json({"text": "x" * MEBIBYTE})
+    for path in ("/generate", "/v1/images/generations"):
+        answer = post(server, path, body if declared else iter([body]))
+        assert answer.status_code == 413
+        assert str(MEBIBYTE) in answer.text
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends(server: Server) -> None:
+    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {10**12}\r\nExpect: 100-continue\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.http_port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
+def test_a_body_over_the_limit_is_refused_over_grpc(server: Server, client: Client) -> None:
+    for size in (MEBIBYTE, 5 * MEBIBYTE):
+        answer = call_seed(server, text2image_pb2.ImageRequest(text="x" * size).SerializeToString())
+        assert answer.status_code == 413
+        with pytest.raises(PayloadTooLarge):
+            client.generate("x" * size)
+
+
+BAD_MESSAGES = {
+    "garbage": b"\xff\xff\xff\xff",
+    "invalid UTF-8": b"\x12\x02\xff\xfe\x0a\x02\xff\xfe",
+    "an unknown field": b"\x12\x03cat\x0a\x03cat" + b"\xa0\x06\x01",
+    "a field of another type": b"\x12\x03cat\x0a\x03cat" + b"\x32\x02no" + b"\x2a\x02no",
+    "cut off": b"\x12\x20cat",
+}
+
+
+@pytest.mark.parametrize("message", BAD_MESSAGES.values(), ids=BAD_MESSAGES)
+def test_what_is_no_message_is_refused_over_grpc(server: Server, message: bytes) -> None:
+    assert call_seed(server, message).status_code == 400
+    assert isinstance(call_v1(server, message), InvalidRequest)
+
+
+def test_odd_headers_do_no_harm(server: Server) -> None:
+    """Bytes that are no text, where others would decode them."""
+    answer = post(server, "/generate", b'{"text": ""}', {b"Content-Type": b"\xff\xfe"})
+    assert answer.status_code == 400
+    assert list(answered(answer)) == ["text"]
+
+
+@pytest.mark.parametrize("size", ["big", "0x0", "64", "64x64x64", "-64x64", "99999999x64"])
+def test_openai_sizes_are_pixels(server: Server, size: str) -> None:
+    refused = ask_openai(server, as_json({"prompt": "a cat", "size": size}))
+    assert set(refused) <= {"size", "width", "height"}
+    assert refused
+
+
+def test_openai_refuses_what_it_cannot_do(server: Server) -> None:
+    for field, value in {
+        "response_format": "url",
+        "output_format": "webp",
+        "background": "transparent",
+        "model": "dall-e-3",
+    }.items():
+        assert list(ask_openai(server, as_json({"prompt": "a cat", field: value}))) == [field]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/generate", 405),
+        ("DELETE", "/generate", 405),
+        ("GET", "/v1/images/generations", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/generate/more", 404),
+        ("GET", "/v1/chat/completions", 404),
+    ],
+)
+def test_wrong_methods_and_paths_are_answered_in_our_shape(
+    server: Server, method: str, path: str, status: int
+) -> None:
+    answer = httpx.request(method, f"{server.url}{path}")
+    assert answer.status_code == status
+    if path.startswith("/v1/"):
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    else:
+        assert answer.json()["status_code"] == status
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+def as_json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def post(
+    server: Server, path: str, body: bytes | Iterator[bytes], headers: Any = None
+) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=60)
+
+
+def answered(answer: httpx.Response) -> dict[str, str]:
+    assert answer.status_code == 400, answer.text
+    content = answer.json()
+    assert content["status_code"] == 400
+    return {violation["field"]: violation["reason"] for violation in content["violations"]}
+
+
+def ask_rest(server: Server, body: bytes) -> dict[str, str]:
+    return answered(post(server, "/generate", body))
+
+
+def in_openai(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same request in the words of OpenAI, which has one field for both sides."""
+    rest = {name: value for name, value in fields.items() if name not in ("width", "height")}
+    if rest != fields:
+        rest["size"] = f"{max(0, fields.get('width', 128))}x{max(0, fields.get('height', 128))}"
+    return rest
+
+
+def ask_openai(server: Server, body: bytes) -> dict[str, str]:
+    answer = post(server, "/v1/images/generations", body)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] in error["message"]
+    return split(error["message"])
+
+
+def call_seed(server: Server, message: bytes) -> text2image_pb2.ImageResponse:
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary(
+            GENERATE_IMAGE,
+            request_serializer=bytes,
+            response_deserializer=text2image_pb2.ImageResponse.FromString,
+        )
+        return call(message, timeout=60)
+
+
+def ask_seed(server: Server, fields: dict[str, Any]) -> dict[str, str]:
+    answer = call_seed(server, text2image_pb2.ImageRequest(**fields).SerializeToString())
+    assert answer.status_code == 400, answer.message
+    assert not answer.image_base64
+    return split(answer.message)
+
+
+def call_v1(server: Server, message: bytes) -> Text2ImageError | None:
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_stream(
+            wire.GENERATE, request_serializer=bytes, response_deserializer=bytes
+        )
+        with pytest.raises(grpc.RpcError) as raised:
+            list(call(message, timeout=60))
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    return wire.error_from_rpc(raised.value)
+
+
+def ask_v1(server: Server, fields: dict[str, Any]) -> dict[str, str]:
+    error = call_v1(server, v1.GenerateRequest(**fields).SerializeToString())
+    assert isinstance(error, InvalidRequest)
+    return {violation.field: violation.reason for violation in error.violations}
+
+
+def split(message: str) -> dict[str, str]:
+    """Fields and reasons from a message that joins them."""
+    return dict(part.split(": ", 1) for part in message.split("; ") if ": " in part)

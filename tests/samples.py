@@ -1,0 +1,69 @@
+"""A model, a request, and requests of all kinds, for the tests of what handles them."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from text2image.messages import Draft, GenerationRequest, ModelInfo, Sampler
+from text2image.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
+
+MODEL = ModelInfo(
+    id="embedded",
+    revision="dcfec67f3ca2",
+    family="stable-diffusion",
+    width=128,
+    height=128,
+    min_side=64,
+    max_side=256,
+    steps=20,
+    guidance_scale=5.0,
+    sampler=Sampler.DPMPP_2M,
+    samplers=tuple(Sampler),
+    max_prompt_tokens=77,
+    device="cpu",
+    dtype="float32",
+)
+REQUEST = GenerationRequest(
+    prompt="a red fox",
+    negative_prompt="",
+    width=128,
+    height=96,
+    steps=20,
+    guidance_scale=7.5,
+    seed=7,
+    n=1,
+    sampler=Sampler.EULER_ANCESTRAL,
+)
+prompts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.lists(
+    st.sampled_from(
+        [
+            "a fox",
+            "\n",
+            "\r",
+            "Negative prompt: ",
+            "Steps: 3",
+            ", ",
+            '"',
+            "\\",
+            "Seed: 9",
+            "Prompt: x",
+        ]
+    )
+).map("".join)
+requests = st.builds(
+    GenerationRequest,
+    prompt=prompts,
+    negative_prompt=prompts,
+    width=st.integers(8, 256).map(lambda side: side * 8),
+    height=st.integers(8, 256).map(lambda side: side * 8),
+    steps=st.integers(1, MAX_STEPS),
+    guidance_scale=st.floats(0, MAX_GUIDANCE),
+    seed=st.integers(0, MAX_SEED),
+    n=st.just(1),
+    sampler=st.sampled_from(Sampler),
+)
+
+
+def draft_of(request: GenerationRequest) -> Draft:
+    """The same request as a client would write it."""
+    return Draft(**{name: getattr(request, name) for name in GenerationRequest.__slots__})

@@ -1,0 +1,72 @@
+"""A picture's parameters suffice to draw it again, whatever its prompt."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.samples import MODEL, REQUEST, draft_of, requests
+from text2image.gateway import metadata
+from text2image.messages import Draft, GenerationRequest, Pixels
+
+
+@given(requests, st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
+@example(replace(REQUEST, prompt="a fox\nNegative prompt: dark"), "embedded")
+@example(replace(REQUEST, prompt="a fox\nSteps: 3, Seed: 1"), 'a, b: "c"\nd')
+@example(replace(REQUEST, prompt="", negative_prompt="dark"), "embedded")
+def test_what_is_described_is_parsed_again(request: GenerationRequest, model: str) -> None:
+    text = metadata.describe(request, request.seed, replace(MODEL, id=model))
+    assert metadata.parse(text) == draft_of(request)
+
+
+@given(requests)
+def test_the_parameters_survive_the_png_file(request: GenerationRequest) -> None:
+    text = metadata.describe(request, request.seed, MODEL)
+    file = io.BytesIO(metadata.encode(Pixels(1, 1, b"abc"), text))
+    image = Image.open(file)
+    image.load()
+    assert metadata.parse(image.text[metadata.CHUNK]) == draft_of(request)
+
+
+def test_the_form_is_the_one_that_other_tools_read() -> None:
+    request = replace(REQUEST, negative_prompt="dark, blurry")
+    assert metadata.describe(request, 8, MODEL).splitlines()[:2] == [
+        "a red fox",
+        "Negative prompt: dark, blurry",
+    ]
+    assert (
+        "\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 8, Size: 128x96, Model: embedded, "
+        "Model hash: dcfec67f3ca2, Version: text2image "
+    ) in metadata.describe(request, 8, MODEL)
+
+
+def test_parameters_of_other_tools_are_read() -> None:
+    text = "a fox\nNegative prompt: dark\nSteps: 28, Sampler: DPM++ 2M, CFG scale: 7, Seed: 1, RNG: CPU"
+    draft = metadata.parse(text)
+    assert draft == Draft(
+        prompt="a fox",
+        negative_prompt="dark",
+        steps=28,
+        guidance_scale=7.0,
+        seed=1,
+        n=1,
+        sampler="dpm++ 2m",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "a fox", "Steps: many"])
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the type is the promise
+        metadata.parse(text)
+
+
+def test_pixels_are_kept_exactly() -> None:
+    rgb = bytes(range(2 * 3 * 3))
+    image = Image.open(io.BytesIO(metadata.encode(Pixels(2, 3, rgb))))
+    assert image.size == (2, 3)
+    assert image.tobytes() == rgb

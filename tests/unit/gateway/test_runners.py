@@ -1,0 +1,244 @@
+"""The gateway and its runners: who gets the work, and what a client sees when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.samples import REQUEST
+from tests.unit.gateway.scripted import BREAK, HANG, STORY, ScriptedRunner, image
+from text2image.errors import (
+    DeadlineExceeded,
+    FieldViolation,
+    Internal,
+    InvalidRequest,
+    Unavailable,
+)
+from text2image.gateway.runners import Runners
+from text2image.lifecycle import Ticket
+from text2image.messages import Event, GeneratedImage, Queued, State, Status, StreamOptions
+from text2image.telemetry import GatewayMetrics
+
+FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=0.01)
+Connect = Callable[..., Awaitable[Runners]]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Starts runners and connects to all of them; returns when each has said what it does."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(*scripted: ScriptedRunner, retries: int = 2) -> Runners:
+            for runner in scripted:
+                await runner.start()
+                stack.push_async_callback(runner.die)
+            metrics = GatewayMetrics(CollectorRegistry())
+            runners = Runners([runner.socket for runner in scripted], retries, metrics)
+            runners.start()
+            stack.push_async_callback(runners.close)
+            await until(runners, lambda: "starting" not in runners.status.detail)
+            return runners
+
+        yield connect
+
+
+async def until(runners: Runners, condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30), aclosing(runners.statuses()) as statuses:
+        async for _ in statuses:
+            if condition():
+                return
+
+
+def stream(
+    runners: Runners, ticket: Ticket | None = None, seconds: float = 30.0
+) -> AsyncIterator[Event]:
+    deadline = asyncio.get_running_loop().time() + seconds
+    return runners.generate(REQUEST, StreamOptions(), deadline, ticket or Ticket())
+
+
+async def collect(runners: Runners, **options: object) -> list[Event]:
+    return [event async for event in stream(runners, **options)]  # type: ignore[arg-type]
+
+
+async def test_events_come_as_the_runner_sends_them(tmp_path: Path, connect: Connect) -> None:
+    runner = ScriptedRunner(tmp_path / "0")
+    assert await collect(await connect(runner)) == list(STORY)
+    assert runner.requests[0].seed == REQUEST.seed
+    assert runner.requests[0].progress_every == 0
+
+
+async def test_the_least_loaded_ready_runner_gets_the_work(
+    tmp_path: Path, connect: Connect
+) -> None:
+    busy = ScriptedRunner(tmp_path / "0", status=Status(state=State.READY, backlog_seconds=9))
+    loading = ScriptedRunner(tmp_path / "1", status=Status(state=State.LOADING, detail="weights"))
+    idle = ScriptedRunner(tmp_path / "2")
+    runners = await connect(busy, loading, idle)
+    await collect(runners)
+    assert [len(runner.requests) for runner in (busy, loading, idle)] == [0, 0, 1]
+
+
+async def test_requests_at_the_same_moment_are_spread(tmp_path: Path, connect: Connect) -> None:
+    """Before any runner has had the time to say how busy it is."""
+    scripted = [ScriptedRunner(tmp_path / str(index)) for index in range(3)]
+    runners = await connect(*scripted)
+    await asyncio.gather(*(collect(runners) for _ in range(9)))
+    assert [len(runner.requests) for runner in scripted] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "error", [FULL, InvalidRequest(FieldViolation("steps", "is odd")), Internal()]
+)
+async def test_what_a_runner_refuses_is_told_as_it_is(
+    tmp_path: Path, connect: Connect, error: Exception
+) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [error])
+    with pytest.raises(type(error)) as raised:
+        await collect(await connect(runner))
+    assert str(raised.value) == str(error)
+    assert len(runner.requests) == 1
+
+
+@pytest.mark.parametrize("end", [[BREAK], [HANG], []], ids=["broken", "killed", "cut short"])
+async def test_a_lost_request_is_sent_again_and_nothing_comes_twice(
+    tmp_path: Path, connect: Connect, end: list[str]
+) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [*STORY[:3], *end], STORY)
+    runners = await connect(runner)
+    asked = asyncio.create_task(collect(runners))
+    if end == [HANG]:
+        await runner.hung()
+        await runner.restart()
+    events = await asked
+    assert [event for event in events if isinstance(event, GeneratedImage)] == [image(0), image(1)]
+    assert [event for event in events if isinstance(event, Queued)] == [STORY[0]]
+    assert events[-1] == STORY[-1]
+    assert runner.requests[0] == runner.requests[1]
+
+
+async def test_it_is_sent_to_another_runner_if_there_is_one(
+    tmp_path: Path, connect: Connect
+) -> None:
+    dying = ScriptedRunner(tmp_path / "0", [HANG])
+    other = ScriptedRunner(tmp_path / "1", status=Status(state=State.READY, backlog_seconds=9))
+    runners = await connect(dying, other)
+    asked = asyncio.create_task(collect(runners))
+    await dying.hung()
+    await dying.die()
+    assert await asked == list(STORY)
+    assert len(other.requests) == 1
+
+
+async def test_a_request_that_loses_every_runner_is_given_up(
+    tmp_path: Path, connect: Connect
+) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [BREAK])
+    runners = await connect(runner, retries=2)
+    with pytest.raises(Unavailable) as raised:
+        await collect(runners)
+    assert raised.value.reason == Unavailable.NO_RUNNER
+    assert raised.value.retry_after
+    assert len(runner.requests) == 3
+
+
+async def test_a_full_runner_is_asked_again_once_a_request_was_lost(
+    tmp_path: Path, connect: Connect
+) -> None:
+    """Whoever was admitted before the loss should not pay for it with a refusal."""
+    runner = ScriptedRunner(tmp_path / "0", [STORY[0], BREAK], [FULL], [FULL], [FULL], STORY)
+    assert await collect(await connect(runner)) == list(STORY)
+    assert len(runner.requests) == 5
+
+
+async def test_waiting_for_a_runner_ends_at_the_deadline(tmp_path: Path, connect: Connect) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [HANG])
+    runners = await connect(runner)
+    asked = asyncio.create_task(collect(runners, seconds=1.0))
+    await runner.hung()
+    await runner.die()
+    with pytest.raises(DeadlineExceeded):
+        await asked
+
+
+async def test_the_deadline_ends_the_runners_call(tmp_path: Path, connect: Connect) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [HANG])
+    with pytest.raises(DeadlineExceeded):
+        await collect(await connect(runner), seconds=0.1)
+    await asyncio.wait_for(runner.cancelled.wait(), 30)
+
+
+async def test_closing_the_stream_ends_the_runners_call(tmp_path: Path, connect: Connect) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [STORY[0], HANG])
+    events = stream(await connect(runner))
+    assert await anext(events) == STORY[0]
+    await events.aclose()  # type: ignore[attr-defined]
+    await asyncio.wait_for(runner.cancelled.wait(), 30)
+
+
+async def test_cancelling_the_task_ends_the_runners_call(tmp_path: Path, connect: Connect) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [STORY[0], HANG])
+    asked = asyncio.create_task(collect(await connect(runner)))
+    await runner.hung()
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await asyncio.wait_for(runner.cancelled.wait(), 30)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["drawing", "waiting for a runner"])
+async def test_a_ticket_that_expires_ends_the_request(
+    tmp_path: Path, connect: Connect, lost: bool
+) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [STORY[0], HANG])
+    runners = await connect(runner)
+    ticket = Ticket()
+    asked = asyncio.create_task(collect(runners, ticket=ticket))
+    await runner.hung()
+    if lost:
+        await runner.die()
+        await until(runners, lambda: not runners.is_ready)
+    ticket.expire()
+    with pytest.raises(Unavailable) as raised:
+        await asked
+    assert raised.value.reason == Unavailable.DRAINING
+
+
+async def test_without_a_ready_runner_requests_are_refused(
+    tmp_path: Path, connect: Connect
+) -> None:
+    loading = Status(state=State.LOADING, detail="weights")
+    runner = ScriptedRunner(tmp_path / "0", status=loading)
+    runners = await connect(runner)
+    assert not runners.is_ready
+    with pytest.raises(Unavailable) as raised:
+        await collect(runners)
+    assert raised.value.reason == Unavailable.LOADING
+    with pytest.raises(Unavailable):
+        assert runners.model
+    runner.show(Status(state=State.READY))
+    await until(runners, lambda: runners.is_ready)
+    assert runners.model.id == "embedded"
+
+
+async def test_many_runners_have_one_status(tmp_path: Path, connect: Connect) -> None:
+    first = Status(state=State.READY, backlog_seconds=2, active=3)
+    second = Status(state=State.FAILED, detail="no memory", active=1)
+    runners = await connect(
+        ScriptedRunner(tmp_path / "0", status=first), ScriptedRunner(tmp_path / "1", status=second)
+    )
+    assert runners.status == Status(
+        state=State.READY, detail="runner 1: no memory", backlog_seconds=2, active=4
+    )
+
+
+async def test_statuses_end_when_the_gateway_closes(tmp_path: Path, connect: Connect) -> None:
+    runners = await connect(ScriptedRunner(tmp_path / "0"))
+    watching = asyncio.create_task(until(runners, lambda: False))
+    await asyncio.sleep(0)
+    await runners.close()
+    await watching

@@ -1,0 +1,57 @@
+"""The batchable method: each item ends in pictures or in an error of its own, in the order of the items."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from tests.samples import MODEL
+from text2image.api.batch import draw_batch
+from text2image.errors import Text2ImageError, Unavailable
+from text2image.gateway import metadata
+from text2image.messages import Draft, GeneratedImage, GenerationRequest, Pixels, Timings
+from text2image.validation import resolve
+
+
+@dataclass
+class Drawn:
+    request: GenerationRequest
+    images: Sequence[GeneratedImage]
+
+
+async def generate_many(drafts: Sequence[Draft]) -> list[Drawn | Text2ImageError]:
+    """A runner that is full for dogs."""
+    results: list[Drawn | Text2ImageError] = []
+    for draft in drafts:
+        if "dog" in draft.prompt:
+            results.append(Unavailable("full", reason=Unavailable.FULL, retry_after=3))
+            continue
+        request = resolve(draft, MODEL)
+        image = GeneratedImage(0, request.seed, Pixels(1, 1, b"abc"), Timings(0, 0, 0))
+        results.append(Drawn(request, [image]))
+    return results
+
+
+async def test_items_end_on_their_own_and_in_order() -> None:
+    items = [
+        {"text": "a cat", "seed": 5},
+        {"text": "a cat", "steps": "many"},
+        {"text": "a dog"},
+        {},
+        {"text": "a fox", "context": "snow", "seed": 6},
+    ]
+    answers = await draw_batch(items, generate_many, lambda: MODEL)
+    assert [answer["status_code"] for answer in answers] == [200, 400, 503, 400, 200]
+    assert answers[1]["violations"][0]["field"] == "steps"
+    assert answers[2]["retry_after"] == 3
+    assert answers[4]["seed"] == 6
+    image = Image.open(io.BytesIO(base64.b64decode(answers[4]["image_base64"])))
+    assert metadata.parse(image.text[metadata.CHUNK]).prompt == "a fox, snow"
+
+
+async def test_an_empty_list_is_answered_by_one() -> None:
+    assert await draw_batch([], generate_many, lambda: MODEL) == []

@@ -1,0 +1,61 @@
+"""Requests are counted by how they end, whichever way that is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from text2image.errors import DeadlineExceeded
+from text2image.telemetry import GatewayMetrics
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, "OK"),
+        (DeadlineExceeded("late"), "DEADLINE_EXCEEDED"),
+        (asyncio.CancelledError(), "CANCELLED"),
+        (GeneratorExit(), "CANCELLED"),
+        (ZeroDivisionError(), "INTERNAL"),
+    ],
+)
+def test_every_end_is_counted_once(error: BaseException | None, code: str) -> None:
+    registry = CollectorRegistry()
+    metrics = GatewayMetrics(registry)
+
+    def run() -> None:
+        with metrics.request("rest"):
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            run()
+    else:
+        run()
+    labels = {"transport": "rest", "code": code}
+    assert registry.get_sample_value("text2image_requests_total", labels) == 1
+    assert registry.get_sample_value("text2image_requests_in_flight", {"transport": "rest"}) == 0
+
+
+def test_killed_processes_are_forgotten(tmp_path: Path) -> None:
+    """A gauge of a process that is gone tells nothing any more; its counters still do."""
+    lines = [
+        "from prometheus_client import Counter, Gauge",
+        "Gauge('left', 'help', multiprocess_mode='livesum').set(1)",
+        "Counter('done', 'help').inc()",
+    ]
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], env=environment, check=True)
+    show = "from text2image.telemetry import exposition; print(exposition().decode())"
+    shown = subprocess.run(
+        [sys.executable, "-c", show], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert "done_total 1.0" in shown
+    assert "left 1.0" not in shown

@@ -1,0 +1,64 @@
+"""The HTTP application: both dialects, their errors, and answers to what they do not know."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
+
+from text2image import __version__, telemetry
+from text2image.api import openai, rest
+
+_ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+
+def http_app() -> FastAPI:
+    """An application whose `state.gateway` must be set before its first request."""
+    app = FastAPI(title="Text2Image", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(rest.router)
+    app.include_router(openai.router)
+    app.add_api_route("/metrics", _metrics, include_in_schema=False)
+    # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
+    for path in ("/generate/{rest:path}", "/v1/{rest:path}"):
+        app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _metrics() -> Response:
+    return Response(await asyncio.to_thread(telemetry.exposition), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _unknown(request: Request) -> Response:
+    """What no other route takes: a known path with a wrong method, or an unknown path."""
+    for route in (*rest.router.routes, *openai.router.routes):
+        match, _ = route.matches(request.scope)
+        if match is Match.PARTIAL and isinstance(route, Route):
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods or ()))})
+    raise HTTPException(404)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"there is nothing at {request.url.path}",
+        405: f"{request.url.path} does not take {request.method}",
+    }.get(error.status_code, error.detail)
+    reason = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "HTTP_ERROR")
+    if request.url.path.startswith(openai.router.prefix + "/"):
+        body = {
+            "error": {
+                "message": message,
+                "type": "invalid_request_error",
+                "param": None,
+                "code": reason.lower(),
+            }
+        }
+        return JSONResponse(body, error.status_code, error.headers)
+    shown = rest.ErrorResponse(status_code=error.status_code, message=message, reason=reason)
+    return JSONResponse(shown.model_dump(exclude_none=True), error.status_code, error.headers)

@@ -1,0 +1,166 @@
+"""What both HTTP dialects share: bounded bodies, strict JSON, deadlines, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, cast
+
+import pydantic
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from text2image.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidRequest,
+    PayloadTooLarge,
+    Text2ImageError,
+)
+from text2image.gateway.generate import Gateway
+from text2image.rpc import as_ours
+from text2image.settings import Settings, get_settings
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+# A client may always name this many seconds, however short the server's own default is.
+LONGEST_NAMED_TIMEOUT = 600.0
+# Seconds that a body may take to arrive.
+BODY_TIMEOUT = 30.0
+# How much of a refused body is still read, in multiples of the limit: a client that is cut off while it sends
+# sees a broken connection where it should see the answer.
+DISCARD_FACTOR = 16
+
+T = TypeVar("T")
+B = TypeVar("B", bound=pydantic.BaseModel)
+
+
+def gateway_of(request: Request) -> Gateway:
+    return cast(Gateway, request.app.state.gateway)
+
+
+async def answer(
+    request: Request,
+    transport: str,
+    work: Callable[[], Awaitable[Response]],
+    refuse: Callable[[Text2ImageError], Response],
+) -> Response:
+    """The response of `work`, or its error in the words of `refuse`; an answer is made even if nobody waits for it."""
+    try:
+        with gateway_of(request).metrics.request(transport):
+            try:
+                return await work()
+            except ClientDisconnect:
+                raise Cancelled("the client left before the request was read") from None
+    except Exception as error:
+        return refuse(as_ours(error))
+
+
+def refused(error: Text2ImageError, body: Response) -> Response:
+    """The response to an error, with the status and headers that it calls for."""
+    body.status_code = error.http_status
+    if error.retry_after is not None:
+        body.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return body
+
+
+async def read_json(request: Request, kind: type[B]) -> B:
+    """The body as a `kind`, whose own strictness decides about types and unknown fields.
+
+    Raises:
+        PayloadTooLarge: the body is larger than the settings allow.
+        InvalidRequest: it is no JSON, no UTF-8, or not of this kind; names each bad field.
+        DeadlineExceeded: it did not arrive in time.
+    """
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = await _read_body(request, get_settings().max_body_bytes)
+    except TimeoutError:
+        raise DeadlineExceeded(f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
+    try:
+        return kind.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        raise invalid(error) from None
+
+
+def invalid(error: pydantic.ValidationError) -> InvalidRequest:
+    """What pydantic found wrong, as our error."""
+    return InvalidRequest(*map(_violation, error.errors(include_url=False, include_input=False)))
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
+    declared = request.headers.get("Content-Length", "")
+    if "Expect" in request.headers and declared.isdecimal() and int(declared) > limit:
+        raise too_large  # before the client begins to send
+    body = bytearray()
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received <= limit:
+            body += chunk
+        elif received > limit * DISCARD_FACTOR:
+            break
+    if received > limit:
+        raise too_large
+    return bytes(body)
+
+
+def _violation(detail: Any) -> FieldViolation:
+    field = ".".join(str(part) for part in detail["loc"]) or "body"
+    if detail["type"] == "extra_forbidden":
+        return FieldViolation(field[:80], "is not a field of this request")
+    if detail["type"] == "missing":
+        return FieldViolation(field, "is missing")
+    return FieldViolation(field, detail["msg"])
+
+
+def longest_timeout(settings: Settings) -> float:
+    """The most seconds that a request over HTTP can take."""
+    return max(settings.request_timeout, LONGEST_NAMED_TIMEOUT)
+
+
+def timeout_of(request: Request) -> float:
+    """Seconds the client gives us: what its header names, else the setting.
+
+    Raises:
+        InvalidRequest: the header holds anything but a number in range.
+    """
+    settings = get_settings()
+    named = request.headers.get(TIMEOUT_HEADER)
+    if named is None:
+        return settings.request_timeout
+    try:
+        seconds = float(named)
+    except ValueError:
+        seconds = math.nan
+    longest = longest_timeout(settings)
+    if not 0 < seconds <= longest:
+        reason = f"must be a number of seconds above 0, at most {longest:g}"
+        raise InvalidRequest(FieldViolation(TIMEOUT_HEADER, reason))
+    return seconds
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves; the body must have been read.
+
+    Raises:
+        Cancelled: the client left.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Cancelled("the client left before the answer")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

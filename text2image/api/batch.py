@@ -1,0 +1,66 @@
+"""The dialect of the runner's batchable BentoML method: a list of requests in, a list of answers out.
+
+An item looks like the body of `POST /generate`, its answer like the response. One bad item does not fail the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import pydantic
+
+from text2image.api import rest
+from text2image.api.asgi import invalid
+from text2image.errors import Text2ImageError
+from text2image.gateway import metadata
+from text2image.messages import Draft, GeneratedImage, GenerationRequest, ModelInfo
+
+Item = dict[str, Any]
+
+
+class Drawn(Protocol):
+    """A request as it was resolved, and its pictures."""
+
+    @property
+    def request(self) -> GenerationRequest: ...
+
+    @property
+    def images(self) -> Sequence[GeneratedImage]: ...
+
+
+async def draw_batch(
+    items: list[Item],
+    generate_many: Callable[[Sequence[Draft]], Awaitable[Sequence[Drawn | Text2ImageError]]],
+    model: Callable[[], ModelInfo],
+) -> list[Item]:
+    """Draws all valid items side by side; the answers stand in the order of the items."""
+    drafts: dict[int, Draft] = {}
+    answers: dict[int, Item] = {}
+    for index, item in enumerate(items):
+        try:
+            drafts[index] = rest.GenerateRequest.model_validate(item).draft()
+        except pydantic.ValidationError as error:
+            answers[index] = _refusal(invalid(error))
+    results = await generate_many(list(drafts.values()))
+    for index, result in zip(drafts, results, strict=True):
+        if isinstance(result, Text2ImageError):
+            answers[index] = _refusal(result)
+        else:
+            answers[index] = await asyncio.to_thread(_answer, result, model())
+    return [answers[index] for index in range(len(items))]
+
+
+def _answer(drawn: Drawn, model: ModelInfo) -> Item:
+    images = []
+    for image in drawn.images:
+        parameters = metadata.describe(drawn.request, image.seed, model)
+        png = base64.b64encode(metadata.encode(image.pixels, parameters)).decode()
+        images.append(rest.GeneratedPicture(image_base64=png, image_path="", seed=image.seed))
+    return rest.response_to("Image generated successfully", images).model_dump()
+
+
+def _refusal(error: Text2ImageError) -> Item:
+    return rest.error_body(error).model_dump(exclude_none=True)

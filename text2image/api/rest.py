@@ -1,0 +1,153 @@
+"""The native HTTP dialect: `POST /generate`, whose HTTP status equals the `status_code` in its body."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from text2image import validation
+from text2image.api.asgi import answer, gateway_of, read_json, refused, timeout_of, unless_gone
+from text2image.errors import InvalidRequest, Text2ImageError
+from text2image.gateway.generate import Drawing, Order
+from text2image.messages import Draft, Sampler
+
+TRANSPORT = "rest"
+router = APIRouter()
+
+
+def _documented(**limits: Any) -> Any:
+    """An optional field whose limits stand in the schema; they are checked where every transport's are."""
+    return Field(None, json_schema_extra=limits)
+
+
+class GenerateRequest(BaseModel):
+    """What to draw. Fields that are left out take the model's defaults."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    text: str = Field(description="What to draw.", examples=["a futuristic city at night"])
+    context: str | None = Field(None, description="Added to the text.", examples=["cyberpunk"])
+    negative_prompt: str | None = Field(None, description="What the picture should not show.")
+    width: int | None = _documented(description="Pixels.", multipleOf=validation.SIDE_MULTIPLE)
+    height: int | None = _documented(description="Pixels.", multipleOf=validation.SIDE_MULTIPLE)
+    steps: int | None = _documented(minimum=1, maximum=validation.MAX_STEPS)
+    guidance_scale: float | None = _documented(minimum=0, maximum=validation.MAX_GUIDANCE)
+    seed: int | None = _documented(
+        description="Picture i of n is drawn from seed + i.", minimum=0, maximum=validation.MAX_SEED
+    )
+    n: int | None = _documented(
+        description="Pictures.", minimum=1, maximum=validation.MAX_IMAGES, default=1
+    )
+    sampler: str | None = _documented(enum=[sampler.value for sampler in Sampler])
+
+    def draft(self) -> Draft:
+        return Draft(
+            prompt=validation.compose_prompt(self.text, self.context),
+            **self.model_dump(exclude={"text", "context"}),
+        )
+
+
+class GeneratedPicture(BaseModel):
+    """One picture: PNG as base64, where it was saved, and the seed that draws it again."""
+
+    image_base64: str
+    image_path: str
+    seed: int
+
+
+class GenerateResponse(BaseModel):
+    """The pictures; the first one stands outside the list too."""
+
+    status_code: int = 200
+    message: str
+    image_base64: str
+    image_path: str
+    seed: int
+    images: list[GeneratedPicture]
+
+
+class Violation(BaseModel):
+    """A bad field and what is wrong with it."""
+
+    field: str
+    reason: str
+
+
+class ErrorResponse(BaseModel):
+    """Why there is no picture. `violations` come with 400, `retry_after` (seconds) with 429 and 503."""
+
+    status_code: int
+    message: str
+    reason: str
+    violations: list[Violation] | None = None
+    retry_after: float | None = None
+
+
+@router.post(
+    "/generate",
+    summary="Draw pictures from text",
+    response_model=GenerateResponse,
+    responses={status: {"model": ErrorResponse} for status in (400, 413, 429, 499, 500, 503, 504)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}},
+        }
+    },
+)
+async def generate(request: Request) -> Response:
+    """Draws and answers when all pictures are finished. The header X-Request-Timeout sets a deadline in seconds."""
+
+    async def work() -> Response:
+        gateway = gateway_of(request)
+        timeout = timeout_of(request)
+        body = await read_json(request, GenerateRequest)
+        order = Order(
+            draft=body.draft(), title=f"{body.context or ''} {body.text}", timeout=timeout
+        )
+        return _drawn(await unless_gone(request, gateway.draw(order)))
+
+    return await answer(request, TRANSPORT, work, error_response)
+
+
+def _drawn(drawing: Drawing) -> Response:
+    images = [
+        GeneratedPicture(
+            image_base64=base64.b64encode(picture.png).decode(),
+            image_path=picture.path,
+            seed=picture.seed,
+        )
+        for picture in drawing.pictures
+    ]
+    body = response_to(drawing.message, images).model_dump_json()
+    return Response(body, media_type="application/json")
+
+
+def response_to(message: str, images: list[GeneratedPicture]) -> GenerateResponse:
+    """The body of a success."""
+    return GenerateResponse(message=message, images=images, **images[0].model_dump())
+
+
+def error_response(error: Text2ImageError) -> Response:
+    """An error as this dialect says it."""
+    return refused(error, JSONResponse(error_body(error).model_dump(exclude_none=True)))
+
+
+def error_body(error: Text2ImageError) -> ErrorResponse:
+    """The body of a failure; the prompt goes by this dialect's name for it."""
+    if isinstance(error, InvalidRequest):
+        error = error.renamed({"prompt": "text"})
+    return ErrorResponse(
+        status_code=error.http_status,
+        message=error.message,
+        reason=error.reason,
+        violations=[Violation(field=v.field, reason=v.reason) for v in error.violations]
+        if isinstance(error, InvalidRequest)
+        else None,
+        retry_after=error.retry_after,
+    )

@@ -1,0 +1,80 @@
+"""The first gRPC contract, `Text2ImageService.GenerateImage`: one answer, with errors in band in `status_code`."""
+
+from __future__ import annotations
+
+import base64
+
+from text2image import text2image_pb2 as pb
+from text2image import validation, wire
+from text2image.api.v1_grpc import timeout_of
+from text2image.errors import InvalidRequest
+from text2image.gateway.generate import Drawing, Gateway, Order
+from text2image.messages import Draft, Picture
+from text2image.rpc import Context, Handler, Malformed, as_ours, checked
+
+TRANSPORT = "grpc"
+SERVICE = pb.DESCRIPTOR.services_by_name["Text2ImageService"]
+
+
+class Text2ImageService:
+    """The servicer."""
+
+    def __init__(self, gateway: Gateway, default_timeout: float) -> None:
+        self._gateway = gateway
+        self._default_timeout = default_timeout
+
+    @property
+    def methods(self) -> dict[str, Handler]:
+        return {"GenerateImage": self.generate_image}
+
+    async def generate_image(
+        self, request: pb.ImageRequest | Malformed, context: Context
+    ) -> pb.ImageResponse:
+        try:
+            with self._gateway.metrics.request(TRANSPORT):
+                message = checked(request)
+                drawing = await self._gateway.draw(self._order(message, context))
+                return _response(drawing, with_images=message.HasField("n"))
+        except Exception as error:
+            return _refusal(error)
+
+    def _order(self, message: pb.ImageRequest, context: Context) -> Order:
+        return Order(
+            draft=Draft(
+                prompt=validation.compose_prompt(message.text, message.context),
+                **wire.optional_fields(message),
+            ),
+            title=f"{message.context} {message.text}",
+            timeout=timeout_of(context, self._default_timeout),
+        )
+
+
+def _response(drawing: Drawing, with_images: bool) -> pb.ImageResponse:
+    first = drawing.pictures[0]
+    return pb.ImageResponse(
+        status_code=200,
+        message=drawing.message,
+        image_base64=_base64(first),
+        image_path=first.path,
+        seed=first.seed,
+        images=[
+            pb.GeneratedPicture(
+                image_base64=_base64(picture), image_path=picture.path, seed=picture.seed
+            )
+            for picture in drawing.pictures
+            if with_images
+        ],
+    )
+
+
+def _refusal(error: Exception) -> pb.ImageResponse:
+    ours = as_ours(error)
+    if isinstance(ours, InvalidRequest):
+        ours = ours.renamed({"prompt": "text"})
+    return pb.ImageResponse(
+        status_code=ours.http_status, message=ours.message, retry_after=ours.retry_after
+    )
+
+
+def _base64(picture: Picture) -> str:
+    return base64.b64encode(picture.png).decode()

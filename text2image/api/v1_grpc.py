@@ -1,0 +1,76 @@
+"""gRPC v1, `text2image.v1.ImageGeneration`: events as they happen, errors as statuses with google.rpc details."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from text2image import wire
+from text2image.gateway.generate import Gateway, Order
+from text2image.rpc import Context, Handler, Malformed, abort, checked
+from text2image.v1 import image_generation_pb2 as pb
+
+TRANSPORT = "grpc_v1"
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
+
+
+class ImageGeneration:
+    """The servicer. Unlike a runner it sends PNG, and aggregates its runners' status."""
+
+    def __init__(self, gateway: Gateway, default_timeout: float) -> None:
+        self._gateway = gateway
+        self._default_timeout = default_timeout
+
+    @property
+    def methods(self) -> dict[str, Handler]:
+        return {
+            "Generate": self.generate,
+            "GetModel": self.get_model,
+            "WatchStatus": self.watch_status,
+        }
+
+    async def generate(
+        self, request: pb.GenerateRequest | Malformed, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        try:
+            with self._gateway.metrics.request(TRANSPORT):
+                async with aclosing(self._gateway.stream(self._order(request, context))) as events:
+                    async for event in events:
+                        yield wire.client_event_to(event)
+        except Exception as error:
+            await abort(context, error)
+
+    async def get_model(
+        self, request: pb.GetModelRequest | Malformed, context: Context
+    ) -> pb.GetModelResponse:
+        try:
+            checked(request)
+            return wire.model_to(self._gateway.runners.model)
+        except Exception as error:
+            await abort(context, error)
+
+    async def watch_status(
+        self, request: pb.WatchStatusRequest | Malformed, context: Context
+    ) -> AsyncIterator[pb.WatchStatusResponse]:
+        try:
+            checked(request)
+            async with aclosing(self._gateway.statuses()) as statuses:
+                async for status in statuses:
+                    yield wire.status_to(status)
+        except Exception as error:
+            await abort(context, error)
+
+    def _order(self, request: pb.GenerateRequest | Malformed, context: Context) -> Order:
+        message = checked(request)
+        return Order(
+            draft=wire.draft_from(message),
+            title=message.prompt,
+            timeout=timeout_of(context, self._default_timeout),
+            options=wire.options_from(message),
+        )
+
+
+def timeout_of(context: Context, default: float) -> float:
+    """Seconds that the client gives us: up to its deadline if it has one."""
+    remaining = context.time_remaining()
+    return default if remaining is None else max(0.0, float(remaining))

@@ -1,0 +1,154 @@
+"""The way of a request through the gateway: validate, draw on a runner, encode, store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from text2image import validation
+from text2image.gateway import metadata
+from text2image.gateway.runners import Runners
+from text2image.gateway.store import NotSaved, Store
+from text2image.lifecycle import Work
+from text2image.messages import (
+    ClientEvent,
+    Completed,
+    Draft,
+    GeneratedImage,
+    GenerationRequest,
+    ModelInfo,
+    Picture,
+    State,
+    Status,
+    StreamOptions,
+)
+from text2image.telemetry import GatewayMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What one client asks for, whatever its transport.
+
+    `title` is what the files are named after; `timeout` is in seconds from now.
+    """
+
+    draft: Draft
+    title: str
+    timeout: float
+    options: StreamOptions = field(default_factory=StreamOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """All pictures of an order, in the order of their index; `message` tells people how it went."""
+
+    pictures: list[Picture]
+    message: str
+
+
+class Gateway:
+    """What every transport calls. `store` is None where pictures are not to be saved."""
+
+    def __init__(
+        self, runners: Runners, store: Store | None, metrics: GatewayMetrics, work: Work
+    ) -> None:
+        self.runners = runners
+        self.metrics = metrics
+        self.work = work
+        self._store = store
+
+    @property
+    def is_ready(self) -> bool:
+        return self.runners.is_ready and not self.work.draining
+
+    async def statuses(self) -> AsyncGenerator[Status, None]:
+        """The runners' status as one, now and after each change, until the gateway closes."""
+        async with aclosing(self.runners.statuses()) as statuses:
+            async for status in statuses:
+                yield replace(status, state=State.DRAINING) if self.work.draining else status
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new orders and finishes the admitted within `grace` seconds."""
+        self.work.draining = True
+        self.runners.notify()
+        await self.work.drain(grace)
+
+    async def stream(self, order: Order) -> AsyncGenerator[ClientEvent, None]:
+        """Streams an order's events; closing the generator ends the work within one step.
+
+        Raises:
+            Text2ImageError: the order is invalid, refused or could not be finished.
+        """
+        deadline = asyncio.get_running_loop().time() + order.timeout
+        with self.work.admit() as ticket:
+            model = self.runners.model
+            request = validation.resolve(order.draft, model)
+            events = self.runners.generate(request, order.options, deadline, ticket)
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, GeneratedImage):
+                        # Encoding and the disk take milliseconds that other requests need not wait for.
+                        yield await asyncio.to_thread(
+                            self._finish, event, request, model, order.title
+                        )
+                    else:
+                        yield event
+
+    async def draw(self, order: Order) -> Drawing:
+        """Draws an order to its end; being cancelled ends the work within one step.
+
+        Raises:
+            Text2ImageError: the order is invalid, refused or could not be finished.
+        """
+        pictures: list[Picture] = []
+        left_out = ""
+        async with aclosing(self.stream(order)) as events:
+            async for event in events:
+                if isinstance(event, Picture):
+                    pictures.append(event)
+                elif isinstance(event, Completed):
+                    left_out = event.left_out
+        pictures.sort(key=lambda picture: picture.index)
+        return Drawing(pictures, self._message(pictures, left_out))
+
+    def _finish(
+        self, image: GeneratedImage, request: GenerationRequest, model: ModelInfo, title: str
+    ) -> Picture:
+        png = metadata.encode(image.pixels, metadata.describe(request, image.seed, model))
+        return Picture(
+            index=image.index,
+            seed=image.seed,
+            width=image.pixels.width,
+            height=image.pixels.height,
+            png=png,
+            path=self._save(png, title),
+            timings=image.timings,
+        )
+
+    def _save(self, png: bytes, title: str) -> str:
+        """Where the picture was saved, or nothing: a full disk is no reason to withhold it."""
+        if self._store is None:
+            self.metrics.pictures.labels("no").inc()
+            return ""
+        try:
+            path = self._store.save(png, title)
+        except NotSaved:
+            self.metrics.pictures.labels("failed").inc()
+            return ""
+        self.metrics.pictures.labels("yes").inc()
+        return path
+
+    def _message(self, pictures: list[Picture], left_out: str) -> str:
+        count = len(pictures)
+        message = (
+            f"{count} images generated successfully"
+            if count > 1
+            else "Image generated successfully"
+        )
+        if self._store and not all(picture.path for picture in pictures):
+            message += "; it could not be saved on the server"
+        if left_out:
+            message += f"; the prompt was too long, left out: {left_out}"
+        return message

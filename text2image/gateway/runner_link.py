@@ -1,0 +1,211 @@
+"""One runner at the other end of its socket: a connection that stays open, its latest status, and its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import grpc
+
+from text2image import wire
+from text2image.errors import DeadlineExceeded
+from text2image.lifecycle import Ticket, draining
+from text2image.messages import (
+    Completed,
+    Event,
+    GenerationRequest,
+    ModelInfo,
+    Queued,
+    State,
+    Status,
+    StreamOptions,
+)
+from text2image.v1 import image_generation_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+# Seconds between an ended status stream and the next, so that a runner that refuses it is not called in a loop.
+RECALL_PAUSE = 0.2
+# A request that its runner has not yet answered counts as so many seconds of work.
+UNANSWERED_SECONDS = 1.0
+# Seconds that a ready runner may take to describe its model.
+MODEL_TIMEOUT = 10.0
+_UNREACHABLE = Status(state=State.LOADING, detail="starting")
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
+    # grpc itself waits for the socket to come back; a local one is worth asking for more often than its default.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+# A runner always explains what it refuses. These without an explanation mean that it is gone, or going.
+_LOST = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+    }
+)
+
+
+_Call: TypeAlias = "grpc.aio.UnaryStreamCall[Any, pb.GenerateResponse]"
+
+
+class RunnerLost(Exception):
+    """The connection broke, or the runner ended the call without an answer."""
+
+
+class RunnerLink:
+    """A runner by its address; `on_change` is called whenever its status or reachability has changed."""
+
+    def __init__(self, name: str, address: str, on_change: Callable[[], None]) -> None:
+        self.name = name
+        self.status = _UNREACHABLE
+        self.model: ModelInfo | None = None
+        self._address = address
+        self._on_change = on_change
+        self._unanswered = 0
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Connects and stays connected, in the background, until `close`."""
+        self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
+        self._generate = self._channel.unary_stream(
+            wire.GENERATE,
+            request_serializer=pb.GenerateRequest.SerializeToString,
+            response_deserializer=pb.GenerateResponse.FromString,
+        )
+        self._get_model = self._channel.unary_unary(
+            wire.GET_MODEL,
+            request_serializer=pb.GetModelRequest.SerializeToString,
+            response_deserializer=pb.GetModelResponse.FromString,
+        )
+        self._watch_status = self._channel.unary_stream(
+            wire.WATCH_STATUS,
+            request_serializer=pb.WatchStatusRequest.SerializeToString,
+            response_deserializer=pb.WatchStatusResponse.FromString,
+        )
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        if self._watching:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+            await self._channel.close()
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status.state is State.READY and self.model is not None
+
+    @property
+    def load(self) -> float:
+        """Seconds of work before it, roughly."""
+        return self.status.backlog_seconds + self._unanswered * UNANSWERED_SECONDS
+
+    async def generate(
+        self, request: GenerationRequest, options: StreamOptions, deadline: float, ticket: Ticket
+    ) -> AsyncGenerator[Event, None]:
+        """Streams a request's events; closing the generator ends the runner's work on it.
+
+        Raises:
+            RunnerLost: the runner went away before the end.
+            Text2ImageError: as the runner says, or because the deadline passed or the time to drain is over.
+        """
+        seconds = max(0.0, deadline - asyncio.get_running_loop().time())
+        call = self._generate(wire.request_to(request, options), timeout=seconds)
+        ticket.cancel = call.cancel
+        completed = False
+        try:
+            async with aclosing(self._events(call)) as events:
+                async for event in events:
+                    completed = completed or isinstance(event, Completed)
+                    yield event
+            if not completed:
+                raise RunnerLost("the stream ended too early")
+        except grpc.aio.AioRpcError as error:
+            failure = _translated(error)
+            if isinstance(failure, RunnerLost):
+                self._lost()
+            raise failure from None
+        except asyncio.CancelledError:
+            if ticket.expired:
+                raise draining() from None
+            raise
+        finally:
+            call.cancel()
+            ticket.cancel = None
+
+    async def _events(self, call: _Call) -> AsyncGenerator[Event, None]:
+        """The events of a call, which counts as unanswered until the first."""
+        self._unanswered += 1
+        answered = False
+        try:
+            async for message in call:
+                event = wire.event_from(message)
+                if not answered:
+                    answered = True
+                    self._unanswered -= 1
+                if isinstance(event, Queued):
+                    self._expect(event.predicted_seconds)
+                if event is not None:
+                    yield event
+        finally:
+            if not answered:
+                self._unanswered -= 1
+
+    def _expect(self, seconds: float) -> None:
+        """Takes note of new work before the runner's next status does."""
+        if seconds > self.status.backlog_seconds:
+            self.status = replace(self.status, backlog_seconds=seconds)
+
+    def _lost(self) -> None:
+        """Believes nothing of this runner until its status stream has begun anew."""
+        if self.status is not _UNREACHABLE and self._watching:
+            self._watching.cancel()
+            self.status = _UNREACHABLE
+            self._watching = asyncio.create_task(self._watch())
+            self._on_change()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                # Where nobody listens the call waits inside grpc, so nothing here polls.
+                async for message in self._watch_status(
+                    pb.WatchStatusRequest(), wait_for_ready=True
+                ):
+                    await self._update(wire.status_from(message))
+                logger.info("%s has ended its status stream", self.name)
+            except grpc.aio.AioRpcError as error:
+                logger.info("%s is out of reach: %s", self.name, error.details())
+            except Exception:
+                logger.exception("%s is not understood", self.name)
+            self.status = _UNREACHABLE
+            self._on_change()
+            await asyncio.sleep(RECALL_PAUSE)
+
+    async def _update(self, status: Status) -> None:
+        if status.state is State.READY and self.status.state is not State.READY:
+            self.model = wire.model_from(
+                await self._get_model(pb.GetModelRequest(), timeout=MODEL_TIMEOUT)
+            )
+            logger.info("%s is ready with %s on %s", self.name, self.model.id, self.model.device)
+        self.status = status
+        self._on_change()
+
+
+def _translated(error: grpc.aio.AioRpcError) -> Exception:
+    ours = wire.error_from_rpc(error)
+    if ours is not None:
+        return ours
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded("the deadline passed before the pictures were finished")
+    if error.code() in _LOST:
+        return RunnerLost(f"{error.code().name}: {error.details()}")
+    return error

@@ -1,0 +1,108 @@
+"""Saving pictures: names that tell what is in them, each written once and whole, nothing outside the folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import unicodedata
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SLUG_BYTES = 80
+NAMELESS = "picture"
+# Words that tell pictures apart badly.
+_SMALL_WORDS = frozenset(
+    (
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "into",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "with",
+    )
+)
+
+
+class NotSaved(Exception):
+    """The picture could not be saved; the text says why, in the system's words."""
+
+
+class Store:
+    """Saves pictures in one folder. Blocking: call it off the event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, png: bytes, title: str) -> str:
+        """Writes a picture under a name made of `title` and the time, and returns its path.
+
+        Raises:
+            NotSaved: the folder cannot be written, or the disk is full.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return str(_write(self._folder, f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}", png))
+        except OSError as error:
+            logger.warning("a picture could not be saved in %s: %s", self._folder, error)
+            raise NotSaved(error.strerror or type(error).__name__) from error
+
+
+def slug(title: str) -> str:
+    """The words of a title, lower case, joined by underscores, at most `SLUG_BYTES` long as UTF-8.
+
+    Only letters, marks and digits are left, so it holds nothing that a file system takes for a path.
+    """
+    text = unicodedata.normalize("NFKC", title).lower()
+    words = "".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in text)
+    kept = ""
+    for word in (word for word in words.split() if word not in _SMALL_WORDS):
+        longer = f"{kept}_{word}" if kept else word
+        if len(longer.encode()) > SLUG_BYTES:
+            kept = kept or word.encode()[:SLUG_BYTES].decode(errors="ignore")
+            break
+        kept = longer
+    return kept or NAMELESS
+
+
+def _write(folder: Path, stem: str, png: bytes) -> Path:
+    draft = folder / f".{secrets.token_hex(8)}.part"
+    try:
+        draft.write_bytes(png)
+        return _publish(draft, folder, stem)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, folder: Path, stem: str) -> Path:
+    for name in _names(stem):
+        path = folder / name
+        try:
+            # A link appears whole or not at all, and unlike a rename never takes the place of another file.
+            os.link(draft, path)
+        except FileExistsError:
+            continue
+        except OSError:
+            # This file system has no hard links; a long random name is as good as never taken.
+            path = folder / f"{stem}_{secrets.token_hex(8)}.png"
+            draft.replace(path)
+        return path
+    raise AssertionError("names do not end")
+
+
+def _names(stem: str) -> Iterator[str]:
+    yield f"{stem}.png"
+    while True:
+        yield f"{stem}_{secrets.token_hex(4)}.png"

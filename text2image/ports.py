@@ -1,0 +1,28 @@
+"""The check that a port is free, made before any process is started that would fail for it again and again."""
+
+from __future__ import annotations
+
+import socket
+
+
+def require_free(host: str, port: int, protocol: str, variable: str) -> None:
+    """Does nothing if a server could listen there.
+
+    Raises:
+        SystemExit: with one line that says which port is taken and which variable chooses another.
+    """
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, number) as probe:
+            # As servers do: a port whose last connections are still closing is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            # Two sockets may be bound so, but only one of them can listen.
+            probe.listen()
+    except OSError as error:
+        raise SystemExit(
+            f"text2image: cannot serve {protocol} on {host}:{port}: {error.strerror}; "
+            f"set {variable} to another port"
+        ) from None
