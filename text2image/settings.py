@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from text2image.messages import Sampler
@@ -129,6 +130,15 @@ def get_settings() -> Settings:
     """The settings of this process.
 
     Raises:
-        pydantic.ValidationError: a variable has a value that its setting does not take.
+        SystemExit: a variable has a value that its setting does not take; the text says which, and why.
     """
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit("\n".join(_told(problem) for problem in error.errors())) from None
+
+
+def _told(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0])
+    variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
+    return f"text2image: {variable}={problem['input']}: {problem['msg']}"

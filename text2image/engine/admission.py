@@ -7,6 +7,7 @@ that a refusal waits for nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from threading import Lock
 
 from text2image.engine.costs import StepCosts
@@ -39,17 +40,20 @@ class Backlog:
         """
         allowed = generation.deadline - generation.admitted_at
         with self._lock:
-            alone = self._alone(generation)
+            alone = self._run_seconds(generation, 0, self._costs.best_seconds)
             predicted = self._predict(generation)
+            # An idle engine may have measured itself in a bad hour. Were it believed, nothing would be admitted
+            # that could show it otherwise.
+            expected = predicted if self._samples.total() else alone
             if alone > allowed:
                 raise DeadlineExceeded(
                     f"this takes about {alone:.1f} s on an idle server and the deadline is in "
                     f"{max(0.0, allowed):.1f} s; allow more time or ask for fewer steps"
                 )
-            excess = max(predicted - allowed, predicted - alone - self._max_seconds)
+            excess = max(expected - allowed, expected - alone - self._max_seconds)
             if excess > 0:
                 raise Unavailable(
-                    f"the server is full: the pictures would be ready in about {predicted:.0f} s",
+                    f"the server is full: the pictures would be ready in about {expected:.0f} s",
                     reason=Unavailable.FULL,
                     retry_after=max(MIN_RETRY_SECONDS, excess),
                 )
@@ -93,10 +97,6 @@ class Backlog:
         per_row = self._costs.seconds(group, occupancy) / occupancy
         return row_steps * per_row + samples * self._costs.decode_seconds(group)
 
-    def _alone(self, generation: Generation) -> float:
-        """Seconds on an idle engine."""
-        return self._run_seconds(generation, busy_rows=0)
-
     def _predict(self, generation: Generation) -> float:
         """Seconds from now: as part of a batch if there is room, after the others' work if there is not."""
         first, count = generation.samples[0], len(generation.samples)
@@ -108,19 +108,22 @@ class Backlog:
             self._row_steps[group] + rows * first.steps,
             self._samples[group] + count,
         )
-        return max(self._run_seconds(generation, self._rows[group]), others + shared)
+        joined = self._run_seconds(generation, self._rows[group], self._costs.seconds)
+        return max(joined, others + shared)
 
     def _group_total(self, group: Group) -> float:
         if not self._samples[group]:
             return 0.0
         return self._work(group, self._rows[group], self._row_steps[group], self._samples[group])
 
-    def _run_seconds(self, generation: Generation, busy_rows: int) -> float:
+    def _run_seconds(
+        self, generation: Generation, busy_rows: int, step_seconds: Callable[[Group, int], float]
+    ) -> float:
         """Seconds to draw the request in batches that it shares with `busy_rows` others."""
         first = generation.samples[0]
         rows = first.rows * len(generation.samples)
         cap = self._costs.cap(first.group)
-        shared = self._costs.seconds(first.group, min(cap, rows + busy_rows))
+        shared = step_seconds(first.group, min(cap, rows + busy_rows))
         waves = max(1.0, rows / cap)
         decoding = len(generation.samples) * self._costs.decode_seconds(first.group)
         return first.steps * shared * waves + decoding

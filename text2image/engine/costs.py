@@ -25,25 +25,34 @@ class Curve:
     def __init__(self, points: dict[int, float]) -> None:
         self.rows = sorted(points)
         self.seconds = [points[rows] for rows in self.rows]
+        self._fastest = list(self.seconds)
 
     def at(self, rows: float) -> float:
         """Predicted seconds of a step with this many rows; fractions stand for smaller pictures."""
+        return self._interpolate(self.seconds, rows)
+
+    def at_best(self, rows: float) -> float:
+        """The same at the fastest that this device has shown itself to be."""
+        return self._interpolate(self._fastest, rows)
+
+    def _interpolate(self, seconds: list[float], rows: float) -> float:
         if rows <= self.rows[0]:
             # A step has a fixed overhead that no smaller batch escapes.
-            return self.seconds[0]
+            return seconds[0]
         if rows >= self.rows[-1]:
             # Nothing is known there, so nothing is gained there.
-            return self.seconds[-1] * rows / self.rows[-1]
+            return seconds[-1] * rows / self.rows[-1]
         right = bisect_left(self.rows, rows)
         low, high = self.rows[right - 1], self.rows[right]
         share = (rows - low) / (high - low)
-        return self.seconds[right - 1] * (1 - share) + self.seconds[right] * share
+        return seconds[right - 1] * (1 - share) + seconds[right] * share
 
     def learn(self, rows: int, seconds: float) -> None:
         """Moves the neighbouring points towards a measurement."""
         ratio = seconds / self.at(rows)
         for position, weight in self._neighbours(rows):
             self.seconds[position] *= ratio ** (LEARNING_RATE * weight)
+            self._fastest[position] = min(self._fastest[position], self.seconds[position])
 
     def _neighbours(self, rows: int) -> list[tuple[int, float]]:
         right = bisect_left(self.rows, rows)
@@ -92,6 +101,13 @@ class StepCosts:
     def seconds(self, group: Group, rows: int) -> float:
         """Predicted seconds of one step of a batch with this many rows."""
         return self._curve(group).at(rows)
+
+    def best_seconds(self, group: Group, rows: int) -> float:
+        """The same at the fastest that was ever measured."""
+        known = self._curves.get(group)
+        if known:
+            return known.at_best(rows)
+        return self._curves[self._reference].at_best(rows * group.area / self._reference.area)
 
     def decode_seconds(self, group: Group) -> float:
         """Predicted seconds to decode one picture."""

@@ -65,10 +65,15 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return cores
 
 
-def prepare_thread(device: torch.device, threads: int) -> None:
-    """Sets up the calling thread, the only one that will use torch; 0 threads takes the usable cores."""
+def prepare_thread(device: torch.device, threads: int, sharers: int = 1) -> None:
+    """Sets up the calling thread, the only one that will use torch.
+
+    Args:
+        threads: for torch on a CPU; 0 takes this process's share of the usable cores.
+        sharers: processes that the cores are shared with, this one included.
+    """
     if device.type == "cpu":
-        torch.set_num_threads(threads or usable_cores())
+        torch.set_num_threads(threads or max(1, usable_cores() // sharers))
     elif device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False

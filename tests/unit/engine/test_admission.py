@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.doubles import TimedModel, make_request
-from tests.harness import Harness
+from tests.harness import NATIVE, Harness
 from text2image.errors import DeadlineExceeded, Unavailable
-from text2image.messages import GenerationRequest
+from text2image.messages import Completed, GenerationRequest
 
 
 def fill_up(harness: Harness, request: GenerationRequest) -> Unavailable:
@@ -74,3 +74,14 @@ def test_the_prediction_is_near_what_it_takes(others: int) -> None:
     while not generation.ended:
         harness.loop.tick()
     assert predicted == pytest.approx(harness.clock() - before, rel=0.5)
+
+
+def test_an_idle_engine_that_measured_itself_in_a_bad_hour_still_admits() -> None:
+    """Else it would never find out that the hour is over."""
+    harness = Harness()
+    for _ in range(500):
+        harness.costs.observe_step(NATIVE, 2, 5.0)
+    generation = harness.submit(make_request(steps=20), seconds=10)
+    harness.finish()
+    assert isinstance(harness.ending(generation), Completed)
+    assert harness.costs.seconds(NATIVE, 2) < 2.5, "it learned nothing from the steps it took"

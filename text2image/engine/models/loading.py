@@ -43,7 +43,7 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     """
     device = devices.pick_device(settings.device, index)
     dtype = devices.pick_dtype(device, settings.dtype)
-    devices.prepare_thread(device, settings.threads)
+    devices.prepare_thread(device, settings.threads, sharers=max(1, settings.runners))
     report(f"loading {settings.model} on {device}")
     folder = _locate(settings)
     pipeline_class = json.loads((folder / "model_index.json").read_text())["_class_name"]

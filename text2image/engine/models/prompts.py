@@ -41,13 +41,16 @@ class PromptEncoder:
         return [found[prompt] for prompt in prompts]
 
     def left_out(self, prompt: str) -> str:
-        """The end of a prompt that is longer than there is room for, in the tokenizer's spelling; else empty."""
-        ids = self._tokenizer(prompt, truncation=False)["input_ids"]
-        # The end mark keeps the last place, so the words before it stop one token earlier.
-        kept = self.max_tokens - 1
-        if len(ids) <= self.max_tokens:
+        """The end of a prompt for which there is no room, from the first word that is not read whole; else empty."""
+        tokens = self._tokenizer(prompt, truncation=False, return_offsets_mapping=True)
+        offsets = tokens["offset_mapping"]
+        if len(offsets) <= self.max_tokens:
             return ""
-        return str(self._tokenizer.decode(ids[kept:-1], skip_special_tokens=True)).strip()
+        # The end mark keeps the last place, so the words before it stop one token earlier.
+        start = offsets[self.max_tokens - 1][0]
+        while start > 0 and not prompt[start - 1].isspace():
+            start -= 1
+        return prompt[start:].strip()
 
     def _forward(self, prompts: list[str]) -> torch.Tensor:
         tokens = self._tokenizer(

@@ -1,0 +1,46 @@
+"""Settings come from the environment, and a bad one is named in a line that says what it may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from text2image.settings import Settings, get_settings
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    get_settings.cache_clear()
+
+
+def test_ports_are_read_without_the_prefix_and_all_else_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PORT", "1234")
+    monkeypatch.setenv("GRPC_PORT", "1235")
+    monkeypatch.setenv("T2I_DEFAULT_SAMPLER", "euler")
+    settings = get_settings()
+    assert (settings.port, settings.grpc_port) == (1234, 1235)
+    assert settings.default_sampler is not None
+    assert settings.default_sampler.value == "euler"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PORT", "abc"), ("GRPC_PORT", "70000"), ("T2I_DTYPE", "int8"), ("T2I_DEFAULT_STEPS", "0")],
+)
+def test_a_bad_value_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=f"{variable}={value}"):
+        get_settings()
+
+
+def test_servers_on_one_host_have_sockets_of_their_own() -> None:
+    one, other = Settings(GRPC_PORT=1), Settings(GRPC_PORT=2)
+    assert one.socket_of(0) != other.socket_of(0)
+    assert one.socket_of(0) != one.socket_of(1)
+    chosen = Settings(runtime_dir=Path("/somewhere"))
+    assert chosen.socket_of(3) == Path("/somewhere/runner-3.sock")
