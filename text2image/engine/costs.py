@@ -7,14 +7,17 @@ points moves both, the nearer one more, so that the curve follows the machine wi
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import pairwise
 
 from text2image.engine.sample import Group
 
 # A batch is large enough when its throughput is within this share of the best one.
 GOOD_ENOUGH = 0.95
-# Weight of a new measurement against what was known.
-LEARNING_RATE = 0.1
+# Weight of a new measurement against what was known. Whatever disturbs a step makes it longer, so a shorter one says
+# more about the device than a longer one does.
+WEIGHT_IF_SHORTER = 0.3
+WEIGHT_IF_LONGER = 0.1
+# Every so many steps the next larger batch is tried: a first measurement that was disturbed must not stand for ever.
+STEPS_BETWEEN_TRIALS = 50
 # Steps without trouble at a lowered cap before it is raised again.
 STEPS_BEFORE_RAISE = 200
 
@@ -50,8 +53,9 @@ class Curve:
     def learn(self, rows: int, seconds: float) -> None:
         """Moves the neighbouring points towards a measurement."""
         ratio = seconds / self.at(rows)
+        rate = WEIGHT_IF_SHORTER if ratio < 1 else WEIGHT_IF_LONGER
         for position, weight in self._neighbours(rows):
-            self.seconds[position] *= ratio ** (LEARNING_RATE * weight)
+            self.seconds[position] *= ratio ** (rate * weight)
             self._fastest[position] = min(self._fastest[position], self.seconds[position])
 
     def _neighbours(self, rows: int) -> list[tuple[int, float]]:
@@ -69,6 +73,10 @@ class Curve:
         throughput = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         good = GOOD_ENOUGH * max(throughput)
         return next(rows for rows, rate in zip(self.rows, throughput, strict=True) if rate >= good)
+
+    def after(self, rows: int) -> int:
+        """The next larger batch of the grid; the same where there is none."""
+        return next((larger for larger in self.rows if larger > rows), rows)
 
     def scaled(self, ratio: float) -> Curve:
         """The curve of pictures with `ratio` times the pixels: a row costs as much as `ratio` rows here."""
@@ -97,6 +105,7 @@ class StepCosts:
         self._decode_seconds = decode_seconds
         self._limits: dict[Group, int] = {}
         self._calm: dict[Group, int] = {}
+        self._until_trial: dict[Group, int] = {}
 
     def seconds(self, group: Group, rows: int) -> float:
         """Predicted seconds of one step of a batch with this many rows."""
@@ -121,7 +130,19 @@ class StepCosts:
             knee = int(reference * self._reference.area / group.area)
         else:
             knee = curve.knee()
-        return max(2, min(knee, self._max_rows, self._limits.get(group, self._max_rows)))
+        return max(2, min(knee, self._highest(group)))
+
+    def _highest(self, group: Group) -> int:
+        return min(self._max_rows, self._limits.get(group, self._max_rows))
+
+    def next_cap(self, group: Group) -> int:
+        """The cap of the very next step: now and then a larger batch than pays off by what is known."""
+        cap = self.cap(group)
+        left = self._until_trial.get(group, STEPS_BETWEEN_TRIALS)
+        self._until_trial[group] = left - 1 if left else STEPS_BETWEEN_TRIALS
+        if left or group not in self._curves:
+            return cap
+        return max(2, min(self._curves[group].after(cap), self._highest(group)))
 
     def observe_step(self, group: Group, rows: int, seconds: float) -> None:
         """Learns from a step that went well, and lifts a lowered cap after many of them."""
@@ -138,7 +159,7 @@ class StepCosts:
     def observe_decode(self, group: Group, samples: int, seconds: float) -> None:
         """Learns from a decode that went well."""
         measured = seconds / samples * self._reference.area / group.area
-        self._decode_seconds += LEARNING_RATE * (measured - self._decode_seconds)
+        self._decode_seconds += WEIGHT_IF_LONGER * (measured - self._decode_seconds)
 
     def lower_cap(self, group: Group, failed_rows: int) -> None:
         """Remembers that a batch of this many rows did not fit."""
@@ -148,10 +169,3 @@ class StepCosts:
     def _curve(self, group: Group) -> Curve:
         known = self._curves.get(group)
         return known or self._curves[self._reference].scaled(group.area / self._reference.area)
-
-
-def worth_growing(points: dict[int, float]) -> bool:
-    """Whether the warm-up should measure a larger batch still: the last two doublings have not both been idle."""
-    rates = [rows / points[rows] for rows in sorted(points)]
-    gains = [after / before for before, after in pairwise(rates)]
-    return len(gains) < 2 or max(gains[-2:]) > 1 / GOOD_ENOUGH

@@ -92,7 +92,7 @@ class StepLoop:
     def tick(self) -> None:
         """One step of one batch, and as much decoding as does not stall the others."""
         self._expire()
-        batch = self._scheduler.select(self._costs.cap)
+        batch = self._scheduler.select(self._costs.next_cap)
         step_seconds = self._step(batch) if batch else 0.0
         self._decode(DECODE_SHARE * step_seconds if len(self._scheduler) else float("inf"))
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from text2image.engine.costs import StepCosts, worth_growing
+from text2image.engine.costs import StepCosts
 from text2image.engine.models.contract import Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
 from text2image.messages import GenerationRequest, StreamOptions
 
 logger = logging.getLogger(__name__)
 
-# The best of a few is taken: whatever disturbs a measurement only ever makes it longer.
-REPEATS = 3
-# A batch whose step takes longer is not measured: it would make cancelling and joining sluggish.
-MAX_STEP_SECONDS = 2.0
+# Each size is measured in several rounds and its best counts: what disturbs a measurement only ever makes it longer,
+# and seldom lasts for a whole round.
+ROUNDS = 3
+# A batch whose step takes longer is not worth having: cancelling and joining would be sluggish.
+MAX_STEP_SECONDS = 1.0
 
 
 def measure(
     model: Model, *, max_rows: int, clock: Callable[[], float], report: Callable[[str], None]
 ) -> StepCosts:
-    """Step times at 1, 2, 4, ... rows at the model's own size, as far as larger batches pay off and fit.
+    """Step times at 1, 2, 4, ... rows at the model's own size, as far as larger batches fit and are not too slow.
 
     Args:
         max_rows: a cap from the settings; 0 for none.
@@ -30,29 +31,16 @@ def measure(
         OutOfMemory: not even one picture fits.
     """
     highest = min(model.max_rows, max_rows) if max_rows else model.max_rows
-    points: dict[int, float] = {}
-    rows = 1
-    while rows <= highest:
-        report(f"measuring a step of {rows} rows")
-        samples = _samples(model, rows)
-        try:
-            model.prepare(samples)
-            points[rows] = _best(lambda batch=samples: model.predict(batch), clock)  # type: ignore[misc]
-        except OutOfMemory:
-            model.free_memory()
-            if not points:
-                raise
-            break
-        if points[rows] > MAX_STEP_SECONDS or not worth_growing(points):
-            break
-        rows *= 2
-    report("measuring the decoder")
-    one = _samples(model, 1)
-    model.prepare(one)
-    decode_seconds = _best(lambda: model.decode(one), clock)
-    costs = StepCosts(
-        one[0].group, points, max_rows=max_rows or model.max_rows, decode_seconds=decode_seconds
-    )
+    batches, points = _grow(model, highest, clock, report)
+    report("measuring once more")
+    for _ in range(ROUNDS - 1):
+        for rows, samples in batches.items():
+            if points[rows] <= MAX_STEP_SECONDS:
+                points[rows] = min(points[rows], _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
+    one = batches[1]
+    model.decode(one)
+    decode_seconds = min(_timed(lambda: model.decode(one), clock) for _ in range(ROUNDS))
+    costs = StepCosts(one[0].group, points, max_rows=highest, decode_seconds=decode_seconds)
     logger.info(
         "steps measured (rows: ms): %s; decoding %.1f ms; batch cap %d rows",
         ", ".join(f"{rows}: {1000 * seconds:.1f}" for rows, seconds in points.items()),
@@ -60,6 +48,33 @@ def measure(
         costs.cap(one[0].group),
     )
     return costs
+
+
+def _grow(
+    model: Model, highest: int, clock: Callable[[], float], report: Callable[[str], None]
+) -> tuple[dict[int, list[Sample]], dict[int, float]]:
+    """Batches of doubling size and a first measurement of each, until one is too slow or too large."""
+    batches: dict[int, list[Sample]] = {}
+    points: dict[int, float] = {}
+    rows = 1
+    while rows <= highest:
+        report(f"measuring a step of {rows} rows")
+        samples = _samples(model, rows)
+        try:
+            model.prepare(samples)
+            # The first run pays for what is set up once.
+            model.predict(samples)
+            points[rows] = _timed(lambda s=samples: model.predict(s), clock)  # type: ignore[misc]
+        except OutOfMemory:
+            model.free_memory()
+            if not points:
+                raise
+            break
+        batches[rows] = samples
+        if points[rows] > MAX_STEP_SECONDS:
+            break
+        rows *= 2
+    return batches, points
 
 
 def _samples(model: Model, rows: int) -> list[Sample]:
@@ -87,12 +102,7 @@ def _samples(model: Model, rows: int) -> list[Sample]:
     return generation.samples
 
 
-def _best(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Seconds of the fastest run after a first one that pays for what is set up once."""
+def _timed(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    started = clock()
     work()
-    times: list[float] = []
-    while len(times) < REPEATS and sum(times) < MAX_STEP_SECONDS:
-        started = clock()
-        work()
-        times.append(clock() - started)
-    return min(times)
+    return clock() - started

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text2image.engine.costs import STEPS_BEFORE_RAISE, Curve, StepCosts, worth_growing
+from text2image.engine.costs import (
+    STEPS_BEFORE_RAISE,
+    STEPS_BETWEEN_TRIALS,
+    Curve,
+    StepCosts,
+)
 from text2image.engine.sample import Group
 
 NATIVE = Group(16, 16)
@@ -88,7 +93,20 @@ def test_learning_moves_the_prediction_towards_the_measurement(rows: int, second
         assert curve.at(rows) == pytest.approx(seconds, rel=0.05)
 
 
-def test_the_warm_up_stops_growing_when_two_doublings_gained_nothing() -> None:
-    assert worth_growing({1: 0.1, 2: 0.2})
-    assert not worth_growing({1: 0.1, 2: 0.2, 4: 0.4})
-    assert worth_growing({1: 0.1, 2: 0.2, 4: 0.3})
+def test_invariant_8_a_disturbed_first_measurement_does_not_stand_for_ever() -> None:
+    """The device gains from batches of 8, but was busy with something else when they were measured."""
+    costs = make_costs({1: 0.10, 2: 0.11, 4: 0.13, 8: 0.80})
+    truth = {1: 0.10, 2: 0.11, 4: 0.13, 8: 0.17}
+    assert costs.cap(NATIVE) == 4
+    for _ in range(10 * STEPS_BETWEEN_TRIALS):
+        rows = costs.next_cap(NATIVE)
+        costs.observe_step(NATIVE, rows, truth[rows])
+    assert costs.cap(NATIVE) == 8
+
+
+def test_invariant_8_trials_are_rare_and_keep_within_what_fits() -> None:
+    costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.8})
+    costs.lower_cap(NATIVE, failed_rows=12)
+    caps = [costs.next_cap(NATIVE) for _ in range(20 * STEPS_BETWEEN_TRIALS)]
+    assert set(caps) == {4, 6}
+    assert caps.count(6) <= 20
