@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -27,21 +27,21 @@ class Settings(BaseSettings):
 
     host: str = Field(
         "127.0.0.1",
-        validation_alias=AliasChoices("HOST", "T2I_HOST"),
+        validation_alias="HOST",
         description="Address that HTTP and gRPC listen on.",
     )
     port: int = Field(
         3000,
         ge=1,
         le=65535,
-        validation_alias=AliasChoices("PORT", "T2I_PORT"),
+        validation_alias="PORT",
         description="Port of HTTP.",
     )
     grpc_port: int = Field(
         50051,
         ge=1,
         le=65535,
-        validation_alias=AliasChoices("GRPC_PORT", "T2I_GRPC_PORT"),
+        validation_alias="GRPC_PORT",
         description="Port of gRPC.",
     )
 
@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     max_batch_rows: int = Field(
         0,
         ge=0,
-        description="Most U-Net rows in a batch (two for a guided picture); 0 measures what pays off.",
+        description="Most U-Net rows in a batch, at least the 2 of a guided picture; 0 measures what pays off.",
     )
     max_backlog_seconds: float = Field(
         120.0,

@@ -14,6 +14,8 @@ MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
 MAX_IMAGES = 8
 MAX_SEED = 2**63 - 1
+# LCM walks a subset of the 50 steps that it was distilled from (`LCMScheduler.original_inference_steps`).
+MAX_LCM_STEPS = 50
 SIDE_MULTIPLE = 8
 # Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
 RANDOM_SEED_BITS = 32
@@ -49,6 +51,8 @@ def resolve(draft: Draft, model: ModelInfo) -> GenerationRequest:
         n=checks.integer("n", _or(draft.n, 1), 1, MAX_IMAGES),
         sampler=checks.sampler(_or(draft.sampler, model.sampler.value), model),
     )
+    if request.sampler is Sampler.LCM and MAX_LCM_STEPS < request.steps <= MAX_STEPS:
+        checks.refuse("steps", f"is {request.steps}; with lcm it must be at most {MAX_LCM_STEPS}")
     if checks.violations:
         raise InvalidRequest(*checks.violations)
     return request
@@ -64,41 +68,41 @@ class _Checks:
     def __init__(self) -> None:
         self.violations: list[FieldViolation] = []
 
-    def _refuse(self, field: str, reason: str) -> None:
+    def refuse(self, field: str, reason: str) -> None:
         self.violations.append(FieldViolation(field, reason))
 
     def text(self, field: str, value: str, *, required: bool = False) -> str:
         if required and not value.strip():
-            self._refuse(field, "is empty; say what to draw")
+            self.refuse(field, "is empty; say what to draw")
         elif len(value) > MAX_PROMPT_CHARS:
-            self._refuse(field, f"has {len(value)} characters; at most {MAX_PROMPT_CHARS} are read")
+            self.refuse(field, f"has {len(value)} characters; at most {MAX_PROMPT_CHARS} are read")
         elif any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-            self._refuse(field, "is not valid Unicode text: it holds a lone surrogate")
+            self.refuse(field, "is not valid Unicode text: it holds a lone surrogate")
         return value
 
     def integer(self, field: str, value: int, low: int, high: int) -> int:
         if not low <= value <= high:
-            self._refuse(field, f"is {value}; it must be between {low} and {high}")
+            self.refuse(field, f"is {value}; it must be between {low} and {high}")
         return value
 
     def side(self, field: str, value: int, model: ModelInfo) -> int:
         if not model.min_side <= value <= model.max_side:
-            self._refuse(
+            self.refuse(
                 field,
                 f"is {value} pixels; {model.id} draws between {model.min_side} and {model.max_side}",
             )
         elif value % SIDE_MULTIPLE:
-            self._refuse(field, f"is {value} pixels; it must be a multiple of {SIDE_MULTIPLE}")
+            self.refuse(field, f"is {value} pixels; it must be a multiple of {SIDE_MULTIPLE}")
         return value
 
     def guidance(self, value: float) -> float:
         # Written this way round so that NaN is refused too.
         if not (math.isfinite(value) and 0 <= value <= MAX_GUIDANCE):
-            self._refuse("guidance_scale", f"is {value}; it must be between 0 and {MAX_GUIDANCE:g}")
+            self.refuse("guidance_scale", f"is {value}; it must be between 0 and {MAX_GUIDANCE:g}")
         return value
 
     def sampler(self, value: str, model: ModelInfo) -> Sampler:
         known = {sampler.value: sampler for sampler in model.samplers}
         if value.lower() not in known:
-            self._refuse("sampler", f"is {value[:40]!r}; it must be one of {', '.join(known)}")
+            self.refuse("sampler", f"is {value[:40]!r}; it must be one of {', '.join(known)}")
         return known.get(value.lower(), model.sampler)

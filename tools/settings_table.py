@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from text2image.settings import Settings
@@ -22,8 +21,7 @@ def table() -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    alias = field.validation_alias
-    variable = alias.choices[0] if isinstance(alias, AliasChoices) else f"T2I_{name.upper()}"
+    variable = field.validation_alias or f"T2I_{name.upper()}"
     default = "" if field.default is None else f"`{_shown(field)}`"
     return f"| `{variable}` | {default} | {field.description} |"
 

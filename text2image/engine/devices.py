@@ -30,16 +30,20 @@ def pick_device(name: str, index: int = 0) -> torch.device:
     Raises:
         ValueError: the device is not available here.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", index % torch.cuda.device_count())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
+    device = torch.device(_best_kind() if name == "auto" else name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"T2I_DEVICE={name}, but this torch sees no CUDA device; use auto or cpu")
+    if device.type == "cuda" and ":" not in name:
+        return torch.device("cuda", index % torch.cuda.device_count())
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"T2I_DEVICE={name}, but this torch has no MPS; use auto or cpu")
     return device
+
+
+def _best_kind() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def pick_dtype(device: torch.device, name: str) -> torch.dtype:

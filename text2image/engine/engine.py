@@ -1,8 +1,8 @@
 """The engine's thread and its asynchronous face.
 
-One thread imports torch, loads the model and runs the step loop; the event loop only ever sees plain messages. They
-meet at two places: a queue of commands into the thread, and one call back into the event loop per tick. With nothing
-in flight the thread sleeps in the queue.
+One thread imports torch, loads the model and runs the step loop; the event loop only ever sees plain messages. Requests
+go in through a queue of commands and events come out through one call into the event loop per tick; besides, the event
+loop reads the backlog and the costs, to admit or refuse at once. With nothing in flight the thread sleeps in the queue.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 
 from text2image.engine.admission import Backlog
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 LOADING_RETRY_SECONDS = 5.0
 DRAINING_RETRY_SECONDS = 10.0
+# How long `stop` waits for a tick, or a warm-up, that is under way.
+STOP_SECONDS = 5.0
 
 Load = Callable[[Callable[[str], None]], Model]
 Command = Callable[[], None]
@@ -52,6 +54,7 @@ class Engine:
         max_backlog_seconds: float = 120.0,
         observer: Observer | None = None,
         on_device_lost: Callable[[], None] | None = None,
+        load_retry_seconds: float = 15.0,
     ) -> None:
         """
         Args:
@@ -59,12 +62,14 @@ class Engine:
             max_batch_rows: most rows in a forward pass; 0 lets the measurements decide.
             max_backlog_seconds: requests that would wait longer are refused.
             on_device_lost: called in the engine's thread when only a new process can help.
+            load_retry_seconds: pause before a model that could not be loaded is tried again.
         """
         self._load = load
         self._max_batch_rows = max_batch_rows
         self._max_backlog_seconds = max_backlog_seconds
         self._observer = observer
         self._on_device_lost = on_device_lost
+        self._load_retry_seconds = load_retry_seconds
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -170,8 +175,9 @@ class Engine:
     async def stop(self) -> None:
         """Ends the thread after its current tick; requests still in flight are not finished."""
         self._commands.put(None)
-        if self._thread is not None and self._model is not None:
-            await asyncio.to_thread(self._thread.join)
+        if self._thread is not None:
+            # A thread that is still loading ends with the process.
+            await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     def _admit(
         self, request: GenerationRequest, options: StreamOptions, time_limit: float
@@ -215,8 +221,8 @@ class Engine:
         )
 
     def _set_state(self, state: State, detail: str) -> None:
-        # A drain that began while the model was loading is not undone by its becoming ready.
-        if self._state is State.DRAINING and state is State.READY:
+        # A drain that began while the model was loading is not undone by what the thread reports.
+        if self._state is State.DRAINING:
             return
         self._state, self._detail = state, detail
         self._notify()
@@ -237,18 +243,34 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            steps = self._start_up()
-        except Exception as error:
-            logger.exception("the model could not be loaded")
-            self._in_event_loop(self._set_state, State.FAILED, f"{type(error).__name__}: {error}")
-            return
-        try:
-            self._serve(steps)
-        except DeviceLost:
-            logger.critical("the device is lost; this process cannot go on", exc_info=True)
+            steps = self._load_until_it_works()
+            if steps is not None:
+                self._serve(steps)
+        except Exception:
+            logger.critical("the engine cannot go on in this process", exc_info=True)
             self._in_event_loop(self._set_state, State.FAILED, "the device is lost")
             if self._on_device_lost is not None:
                 self._on_device_lost()
+
+    def _load_until_it_works(self) -> StepLoop | None:
+        """The loaded model's loop, or None when the engine is stopped first.
+
+        What keeps a model from loading may pass: memory that a killed predecessor still holds, a hub out of reach.
+        """
+        while True:
+            try:
+                return self._start_up()
+            except DeviceLost:
+                raise
+            except Exception as error:
+                logger.exception("the model could not be loaded")
+                detail = f"the model could not be loaded: {error}"
+                self._in_event_loop(self._set_state, State.FAILED, detail)
+            try:
+                self._commands.get(timeout=self._load_retry_seconds)
+            except Empty:
+                continue
+            return None
 
     def _start_up(self) -> StepLoop:
         started = time.monotonic()
@@ -283,9 +305,8 @@ class Engine:
                 steps.tick()
             except DeviceLost:
                 raise
-            except Exception:
-                logger.exception("the step loop failed; all that was in flight is ended")
-                steps.fail_all()
+            except Exception as error:
+                steps.fail_all(error)
             outbox, self._outbox = self._outbox, []
             self._in_event_loop(self._deliver, outbox)
 

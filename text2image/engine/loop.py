@@ -20,7 +20,7 @@ from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
 from text2image.engine.scheduler import Scheduler
 from text2image.errors import Cancelled, DeadlineExceeded, Internal, Text2ImageError, Unavailable
-from text2image.messages import Completed, Event, GeneratedImage, Progress, Timings
+from text2image.messages import Completed, Event, GeneratedImage, Pixels, Progress, Timings
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +96,10 @@ class StepLoop:
         step_seconds = self._step(batch) if batch else 0.0
         self._decode(DECODE_SHARE * step_seconds if len(self._scheduler) else float("inf"))
 
-    def fail_all(self) -> None:
+    def fail_all(self, error: Exception) -> None:
         """Ends every request with an internal error, after a fault that no sample can be blamed for."""
         for generation in list(self._active):
-            self._end(generation, Internal())
+            self._end(generation, _internal(error))
 
     # Stepping
 
@@ -123,10 +123,13 @@ class StepLoop:
         self.counters["sample_steps"] += len(stepped)
         self._observer.stepped(len(batch), rows, now - forward_started)
         for sample in stepped:
+            if sample.generation.ended:
+                # A sibling failed after this one had taken its step.
+                continue
             self._report(sample)
             if sample.remaining == 0:
                 sample.denoised_at = now
-                self._scheduler.finish(sample)
+                self._scheduler.remove(sample)
                 self._denoised.append(sample)
         return now - started
 
@@ -145,6 +148,7 @@ class StepLoop:
         if sample.generation.ended:
             return False
         try:
+            # Not tried again: a scheduler that was interrupted has already moved its history.
             self._model.advance(sample, prediction)
         except DeviceLost:
             raise
@@ -198,8 +202,18 @@ class StepLoop:
         )
         if not (wants_progress or (wants_preview and not last)):
             return
-        preview = self._model.preview(sample) if wants_preview and not last else None
+        preview = self._preview(sample) if wants_preview and not last else None
         self._emit(sample.generation, Progress(sample.index, sample.step, sample.steps, preview))
+
+    def _preview(self, sample: Sample) -> Pixels | None:
+        try:
+            return self._model.preview(sample)
+        except DeviceLost:
+            raise
+        except Exception:
+            # A picture is worth more than the look at it on the way.
+            logger.exception("a preview could not be drawn")
+            return None
 
     # Decoding
 
@@ -227,7 +241,7 @@ class StepLoop:
             if not sample.generation.ended:
                 self._deliver(sample, pixels, seconds)
 
-    def _deliver(self, sample: Sample, pixels: Any, decode_seconds: float) -> None:
+    def _deliver(self, sample: Sample, pixels: Pixels, decode_seconds: float) -> None:
         generation = sample.generation
         started, denoised = sample.started_at or 0.0, sample.denoised_at or 0.0
         timings = Timings(started - generation.admitted_at, denoised - started, decode_seconds)
@@ -264,8 +278,7 @@ class StepLoop:
         elif isinstance(error, Text2ImageError):
             outcome = error
         else:
-            outcome = Internal()
-            logger.error("internal error %s", outcome.error_id, exc_info=error)
+            outcome = _internal(error)
         self._end(sample.generation, outcome)
 
     def _end(self, generation: Generation, outcome: Completed | Text2ImageError) -> None:
@@ -275,7 +288,7 @@ class StepLoop:
         for sample in generation.samples:
             if sample in self._scheduler:
                 self.counters["steps_saved"] += sample.remaining
-                self._scheduler.cancel(sample)
+                self._scheduler.remove(sample)
             elif sample in self._denoised:
                 self._denoised.remove(sample)
             self._backlog.left(sample)
@@ -283,6 +296,13 @@ class StepLoop:
         generation.samples.clear()
         self.counters[_counter_of(outcome)] += 1
         self._emit(generation, outcome)
+
+
+def _internal(error: Exception) -> Internal:
+    """What the client is told; the cause stands in the log under the same id."""
+    internal = Internal()
+    logger.error("internal error %s", internal.error_id, exc_info=error)
+    return internal
 
 
 def _counter_of(outcome: Completed | Text2ImageError) -> str:

@@ -1,4 +1,4 @@
-"""Who steps next. Plain Python, no torch, no clock: a set of samples and four verbs, add, select, finish, cancel.
+"""Who steps next. Plain Python, no torch, no clock: a set of samples and four verbs: add, select, charge, remove.
 
 Within a group samples step in the order of their admission, as many as the batch cap has rows for; one that takes its
 last step leaves, and the next in line has its rows at the following step. Groups cannot share a forward pass, so they
@@ -47,12 +47,8 @@ class Scheduler:
         if group in self._charged:
             self._charged[group] += seconds / max(1, samples)
 
-    def finish(self, sample: Sample) -> None:
-        """Takes out a sample that has no steps left."""
-        self.cancel(sample)
-
-    def cancel(self, sample: Sample) -> None:
-        """Takes out a sample, if it is here."""
+    def remove(self, sample: Sample) -> None:
+        """Takes out a sample that has no steps left or is no longer wanted, if it is here."""
         samples = self._groups.get(sample.group)
         if samples is None or sample not in samples:
             return

@@ -19,6 +19,7 @@ from text2image import wire
 from text2image.engine.engine import Engine
 from text2image.errors import Text2ImageError
 from text2image.messages import (
+    Completed,
     Draft,
     GeneratedImage,
     GenerationRequest,
@@ -46,10 +47,14 @@ _DEVICE_LOST_STATUS = 70
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A resolved request and its finished pictures, in the order of their index."""
+    """A resolved request and its finished pictures, in the order of their index.
+
+    `left_out` is the end of the prompt that the text encoder had no room for.
+    """
 
     request: GenerationRequest
     images: tuple[GeneratedImage, ...]
+    left_out: str
 
 
 class RunnerServer:
@@ -127,13 +132,14 @@ class RunnerServer:
     async def _generate_one(self, draft: Draft) -> Drawn | Text2ImageError:
         try:
             request = resolve(draft, self._engine.model)
-            events = self._engine.generate(
-                request, StreamOptions(), time_limit=self._settings.request_timeout
-            )
-            images = [event async for event in events if isinstance(event, GeneratedImage)]
+            time_limit = self._settings.request_timeout
+            stream = self._engine.generate(request, StreamOptions(), time_limit=time_limit)
+            events = [event async for event in stream]
         except Exception as error:
             return as_ours(error)
-        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)))
+        images = [event for event in events if isinstance(event, GeneratedImage)]
+        left_out = "".join(event.left_out for event in events if isinstance(event, Completed))
+        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), left_out)
 
     def _load(self, index: int) -> Callable[[Callable[[str], None]], Model]:
         def load(report: Callable[[str], None]) -> Model:

@@ -41,7 +41,8 @@ class RunnerService:
         try:
             parsed = rpc.checked(message)
             request = resolve(wire.draft_from(parsed), self._engine.model)
-            time_limit = context.time_remaining() or self._settings.request_timeout
+            remaining = context.time_remaining()
+            time_limit = self._settings.request_timeout if remaining is None else remaining
             events = self._engine.generate(
                 request, wire.options_from(parsed), time_limit=time_limit
             )

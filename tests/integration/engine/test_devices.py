@@ -11,10 +11,13 @@ from text2image.engine import devices
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
 
 
-def test_auto_takes_the_best_device_and_tells_gpus_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_the_best_device_is_taken_and_gpus_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [str(devices.pick_device("auto", index)) for index in (0, 1, 2)] == [
+    assert [str(devices.pick_device(name, index)) for index in (0, 1, 2)] == [
         "cuda:0",
         "cuda:1",
         "cuda:0",

@@ -12,11 +12,13 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import draw_alone, settings_for
+from tests.integration.engine.conftest import draw_alone, harness_for, settings_for
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 from text2image.engine.models.samplers import _SAMPLERS
-from text2image.messages import GenerationRequest, Sampler
+from text2image.errors import InvalidRequest, Text2ImageError
+from text2image.messages import Draft, GenerationRequest, Sampler
+from text2image.validation import MAX_LCM_STEPS, resolve
 
 TOLERANCE = 2
 
@@ -103,3 +105,20 @@ def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
     model = load_model(settings_for(str(pipeline_folder("lcm"))), 0, lambda detail: None)
     assert model.rows_of(make_request(guidance_scale=8.5)) == 1
     assert model.rows_of(make_request(guidance_scale=0.0)) == 1
+
+
+@pytest.mark.parametrize("sampler", Sampler)
+@pytest.mark.parametrize("steps", [1, 2, 50, 51, 150])
+def test_every_step_count_that_validation_lets_through_has_a_trajectory(
+    embedded: Model, sampler: Sampler, steps: int
+) -> None:
+    draft = Draft(prompt="a cat", steps=steps, sampler=sampler.value, guidance_scale=0.0)
+    if sampler is Sampler.LCM and steps > MAX_LCM_STEPS:
+        with pytest.raises(InvalidRequest, match=f"at most {MAX_LCM_STEPS}"):
+            resolve(draft, embedded.info)
+        return
+    harness = harness_for(embedded)
+    generation = harness.submit(resolve(draft, embedded.info))
+    harness.loop.tick()
+    assert generation.ended == (steps == 1)
+    assert all(not isinstance(out, Text2ImageError) for out in harness.outcomes[generation])

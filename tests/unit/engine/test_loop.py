@@ -91,6 +91,36 @@ def test_invariant_6_a_sample_whose_latents_cannot_be_decoded_fails_alone() -> N
     assert endings == [Completed, Completed, Completed, Internal, Completed]
 
 
+def test_invariant_6_a_sample_that_fails_after_its_sibling_stepped_takes_only_its_own_request() -> (
+    None
+):
+    class Broken(TimedModel):
+        def advance(self, sample, prediction):  # type: ignore[no-untyped-def]
+            if sample.generation.request.prompt == "broken" and sample.index == 1:
+                raise ValueError("a scheduler failed")
+            super().advance(sample, prediction)
+
+    harness = Harness(Broken())
+    every_step = StreamOptions(progress_every=1, preview_every=1)
+    good = harness.submit(make_request(seed=1), options=every_step)
+    bad = harness.submit(make_request("broken", n=2), options=every_step)
+    harness.finish()
+    assert isinstance(harness.ending(bad), Internal)
+    assert isinstance(harness.ending(good), Completed)
+    assert harness.backlog.seconds() == 0
+
+
+def test_invariant_6_a_preview_that_fails_costs_nobody_a_picture() -> None:
+    class Blind(TimedModel):
+        def preview(self, sample):  # type: ignore[no-untyped-def]
+            raise ValueError("no projection")
+
+    harness = Harness(Blind())
+    generation = harness.submit(options=StreamOptions(progress_every=1, preview_every=1))
+    harness.finish()
+    assert isinstance(harness.ending(generation), Completed)
+
+
 def test_invariant_7_a_cancelled_request_takes_no_further_step_and_frees_its_state() -> None:
     harness = Harness()
     generation = harness.submit(make_request(steps=10))
@@ -173,7 +203,7 @@ def test_a_fault_of_the_loop_itself_ends_everything_once_and_leaves_it_usable() 
     harness = Harness()
     generations = [harness.submit(make_request(n=2)) for _ in range(3)]
     harness.loop.tick()
-    harness.loop.fail_all()
+    harness.loop.fail_all(RuntimeError("a fault of the loop"))
     assert all(isinstance(harness.ending(each), Internal) for each in generations)
     after = harness.submit()
     harness.finish()

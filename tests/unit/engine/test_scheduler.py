@@ -35,7 +35,7 @@ def test_a_sample_that_leaves_gives_its_rows_to_the_next_in_line() -> None:
     samples = [make_sample() for _ in range(3)]
     for sample in samples:
         scheduler.add(sample)
-    scheduler.finish(samples[0])
+    scheduler.remove(samples[0])
     assert scheduler.select(lambda group: 4) == samples[1:]
     assert samples[0] not in scheduler
 
@@ -74,13 +74,13 @@ def test_a_size_that_was_away_has_saved_up_no_claim() -> None:
     assert turns[LARGE] >= 4
 
 
-def test_cancelling_what_is_not_there_changes_nothing() -> None:
+def test_removing_what_is_not_there_changes_nothing() -> None:
     scheduler = Scheduler()
     sample = make_sample()
-    scheduler.cancel(sample)
+    scheduler.remove(sample)
     scheduler.add(sample)
-    scheduler.cancel(sample)
-    scheduler.cancel(sample)
+    scheduler.remove(sample)
+    scheduler.remove(sample)
     assert len(scheduler) == 0
     assert scheduler.select(lambda group: 8) == []
 

@@ -63,7 +63,7 @@ class Model(Protocol):
         """Pictures of samples of one group that have taken their last step.
 
         Raises:
-            ValueError: a sample's latents are not finite.
+            ValueError: a sample's latents or picture hold numbers that are not finite.
             OutOfMemory: with fewer samples it may fit.
         """
         ...

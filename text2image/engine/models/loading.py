@@ -112,7 +112,7 @@ def describe(
     side = int(pipeline.unet.config.sample_size) * scale
     steps, guidance, sampler = _defaults(pipeline, settings.model)
     return ModelInfo(
-        id=settings.model.rstrip("/"),
+        id=_public_name(settings.model),
         revision=revision,
         family=family,
         width=side,
@@ -129,6 +129,11 @@ def describe(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
     )
+
+
+def _public_name(model: str) -> str:
+    """What clients may know a model by: a hub id, or a folder's name without the way to it."""
+    return Path(model).name if Path(model).expanduser().is_dir() else model
 
 
 def _defaults(pipeline: Any, name: str) -> tuple[int, float, Sampler]:

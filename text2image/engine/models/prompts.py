@@ -32,7 +32,9 @@ class PromptEncoder:
         found = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
         new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
         if new:
-            found.update(zip(new, self._forward(new)[:, None], strict=True))
+            # Copies, since a view into the batch would keep all of it alive in the cache.
+            embeddings = (embedding[None].clone() for embedding in self._forward(new))
+            found.update(zip(new, embeddings, strict=True))
         for prompt, embedding in found.items():
             self._cache[prompt] = embedding
             self._cache.move_to_end(prompt)

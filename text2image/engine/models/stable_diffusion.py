@@ -166,12 +166,13 @@ class StableDiffusion:
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
         with devices.device_errors():
             latents = torch.cat([sample.state.latents for sample in samples])
-            if not bool(torch.isfinite(latents).all()):
-                raise ValueError("the latents are not finite")
             scaled = (latents / self._vae.config.scaling_factor).to(
                 self._vae.dtype, memory_format=torch.channels_last
             )
             decoded = self._vae.decode(scaled, return_dict=False)[0]
+            # Catches a decoder that overflows in half precision as well as latents that were broken before.
+            if not bool(torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
+                raise ValueError("the picture holds numbers that are not finite")
             pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
             self._projection.learn(latents, pictures)
             return [_pixels(picture.movedim(0, -1)) for picture in pictures]
