@@ -80,7 +80,8 @@ clean: ## Remove the virtual environment and all caches
 # A stamp says that the requirements of this name are installed as they stand now.
 .venv/.%: requirements/%.txt requirements/constraints.txt | .venv/pyvenv.cfg
 	@echo "installing requirements/$*.txt; the first time takes a few minutes"
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r $<
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
+		-c requirements/constraints.txt -r $<
 	@touch $@
 
 .venv/.dev: requirements/serve.txt requirements/ui.txt requirements/load.txt

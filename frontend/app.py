@@ -8,9 +8,13 @@ import streamlit as st
 
 from text2image.client import Client
 from text2image.errors import Text2ImageError, Unavailable
-from text2image.messages import ModelInfo, Picture, Progress
+from text2image.messages import Completed, ModelInfo, Picture, Progress
+from text2image.ports import address_of
 from text2image.settings import get_settings
 from text2image.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, SIDE_MULTIPLE, compose_prompt
+
+# A browser's numbers are exact up to here; larger seeds can be asked for by other clients.
+MAX_TYPED_SEED = 2**53 - 1
 
 
 @st.cache_resource
@@ -22,7 +26,7 @@ def connect(address: str) -> Client:
 def main() -> None:
     st.set_page_config(page_title="Text2Image", page_icon="🎨", layout="wide")
     settings = get_settings()
-    client = connect(f"{settings.host}:{settings.grpc_port}")
+    client = connect(address_of(settings.host, settings.grpc_port))
     st.title("Text2Image")
     try:
         model = client.model()
@@ -67,7 +71,7 @@ def more(model: ModelInfo) -> dict[str, Any]:
             index=model.samplers.index(model.sampler),
         ),
     }
-    seed = right.number_input("Seed", 0, 2**53, None, placeholder="random")
+    seed = right.number_input("Seed", 0, MAX_TYPED_SEED, None, placeholder="random")
     return fields if seed is None else {**fields, "seed": seed}
 
 
@@ -84,6 +88,8 @@ def draw(client: Client, prompt: str, fields: dict[str, Any]) -> None:
                 bar.progress(sum(done.values()) / total, "drawing")
             elif isinstance(event, Picture):
                 pictures.append(event)
+            elif isinstance(event, Completed) and event.left_out:
+                st.info(f"The prompt was too long. Left out: {event.left_out}")
     except Text2ImageError as error:
         st.error(in_words(error))
     bar.empty()

@@ -247,11 +247,13 @@ def beyond_capacity(run: Run, saturation: float) -> str:
     refused = sorted(answer.latency for answer in run.answers if not answer.ok) or [0.0]
     ended = [answer for answer in run.answers if answer.ok]
     goodput = len(ended) / max(answer.answered for answer in ended)
+    median, slow = statistics.median(refused), refused[int(0.99 * len(refused))]
     return f"""## Beyond capacity, Poisson arrivals over HTTP
 
-{OVERLOAD:g} times the saturation throughput, by clients that wait no longer than {PATIENCE:g} s: {run.success:.0%} are
-served, at {goodput:.2f} pictures/s ({goodput / saturation:.0%} of saturation) and a p99 of {run.percentile(99):.2f} s; the
-others are refused within {1000 * statistics.median(refused):.0f} ms (median; {1000 * refused[int(0.99 * len(refused))]:.0f} ms at p99).
+{OVERLOAD:g} times the saturation throughput, by clients that wait no longer than {PATIENCE:g} s.
+{run.success:.0%} are served, at {goodput:.2f} pictures/s ({goodput / saturation:.0%} of saturation)
+and a p99 of {run.percentile(99):.2f} s. The others are refused within {1000 * median:.0f} ms (median;
+p99 {1000 * slow:.0f} ms).
 """
 
 

@@ -42,8 +42,13 @@ class Text2ImageError(Exception):
         self.retry_after = retry_after
 
 
+# More than the fields of a request, so that each of them can be named. Whoever sends unknown ones by the hundred
+# needs no list of them, and gRPC drops an error that is longer than 16 KiB.
+MAX_VIOLATIONS = 16
+
+
 class InvalidRequest(Text2ImageError):
-    """The request itself is wrong; `violations` names each field that is."""
+    """The request itself is wrong; `violations` names each field that is, or the first and how many more there are."""
 
     http_status = 400
     grpc_code = "INVALID_ARGUMENT"
@@ -51,6 +56,10 @@ class InvalidRequest(Text2ImageError):
     reason = "INVALID_REQUEST"
 
     def __init__(self, *violations: FieldViolation) -> None:
+        if len(violations) > MAX_VIOLATIONS:
+            named = violations[: MAX_VIOLATIONS - 1]
+            more = FieldViolation("request", f"and {len(violations) - len(named)} more bad fields")
+            violations = (*named, more)
         super().__init__("; ".join(f"{v.field}: {v.reason}" for v in violations))
         self.violations = violations
 

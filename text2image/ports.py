@@ -1,4 +1,7 @@
-"""The check that a port is free, made before any process is started that would fail for it again and again."""
+"""Addresses to listen on and to connect to, and the check that a port is free.
+
+The check is made before any process is started that would fail for it again and again.
+"""
 
 from __future__ import annotations
 
@@ -26,3 +29,8 @@ def require_free(host: str, port: int, protocol: str, variable: str) -> None:
             f"text2image: cannot serve {protocol} on {host}:{port}: {error.strerror}; "
             f"set {variable} to another port"
         ) from None
+
+
+def address_of(host: str, port: int) -> str:
+    """Host and port as grpc wants them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -5,8 +5,6 @@ Variables carry the prefix `T2I_`; HOST, PORT and GRPC_PORT are read as they are
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -16,8 +14,11 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from text2image.messages import Sampler
+from text2image.sockets import own_folder
 
 EMBEDDED_MODEL = "embedded"
+# Pixels; a picture of this side fits in one message between runner and gateway.
+MAX_SIDE = 4096
 
 
 class Settings(BaseSettings):
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     max_side: int | None = Field(
         None,
         ge=64,
+        le=MAX_SIDE,
         description="Largest width and height in pixels; twice the model's own if unset.",
     )
 
@@ -119,9 +121,7 @@ class Settings(BaseSettings):
 
         The gRPC port is taken by one server alone, so it tells the servers on one host apart.
         """
-        folder = self.runtime_dir or Path(
-            tempfile.gettempdir(), f"text2image-{os.getuid()}", str(self.grpc_port)
-        )
+        folder = self.runtime_dir or own_folder() / str(self.grpc_port)
         return folder / f"runner-{runner}.sock"
 
 

@@ -98,7 +98,9 @@ def _forget_the_dead(folder: Path) -> None:
     for file in folder.glob("gauge_live*_*.db"):
         process = int(file.stem.rpartition("_")[2])
         if not _is_alive(process):
-            multiprocess.mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
+            # Another scrape may be at the same files.
+            with contextlib.suppress(FileNotFoundError):
+                multiprocess.mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
 
 
 def _is_alive(process: int) -> bool:

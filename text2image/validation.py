@@ -31,6 +31,18 @@ def compose_prompt(text: str, context: str | None) -> str:
     return f"{text}, {context}" if text.strip() and context and context.strip() else text
 
 
+def check_context(context: str | None) -> None:
+    """Checks a context before it becomes part of a prompt, whose name it would be blamed under.
+
+    Raises:
+        InvalidRequest: it is no part of a prompt, even alone.
+    """
+    checks = _Checks()
+    checks.text("context", context or "")
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
+
+
 def resolve(draft: Draft, model: ModelInfo) -> GenerationRequest:
     """Checks a draft against the model's limits and fills what it leaves out; a missing seed is drawn at random.
 

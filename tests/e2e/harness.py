@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Generous: a start takes seconds on an idle machine, and tests may share theirs.
 START_SECONDS = 240.0
 WAIT_SECONDS = 120.0
+# How often a server is started whose ports are of no matter, when another process takes one just before it does.
+STARTS = 3
 
 T = TypeVar("T")
 
@@ -45,8 +47,15 @@ def eventually(condition: Callable[[], T], what: str, within: float = WAIT_SECON
         time.sleep(0.05)
 
 
+class PortTaken(AssertionError):
+    """The server ended because somebody else listens on one of its ports."""
+
+
 class Server:
-    """One `bentoml serve`, of the gateway or of a runner alone; everything it writes lies under `folder`."""
+    """One `bentoml serve`, of the gateway or of a runner alone; everything it writes lies under `folder`.
+
+    A port that is left 0 is chosen anew at each start.
+    """
 
     def __init__(
         self,
@@ -59,15 +68,12 @@ class Server:
     ) -> None:
         self.folder = folder
         self._service = service
-        self.http_port = http_port or free_port()
-        self.grpc_port = grpc_port or free_port()
+        self._named_ports = (http_port, grpc_port)
         self.pictures = folder / "pictures"
         self._log = folder / "server.log"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("T2I_")},
             "HOST": "127.0.0.1",
-            "PORT": str(self.http_port),
-            "GRPC_PORT": str(self.grpc_port),
             "BENTOML_HOME": str(folder / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
             "HF_HUB_OFFLINE": "1",
@@ -78,6 +84,8 @@ class Server:
         }
 
     def start(self) -> None:
+        self.http_port, self.grpc_port = (port or free_port() for port in self._named_ports)
+        ports = {"PORT": str(self.http_port), "GRPC_PORT": str(self.grpc_port)}
         (self.folder / "bentoml").mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -91,15 +99,28 @@ class Server:
                     str(self.http_port),
                 ],
                 cwd=ROOT,
-                env=self._environment,
+                env=ports | self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
+    def start_until_ready(self) -> None:
+        """Starts and waits; again where a port that nobody named was taken in the meantime."""
+        for left in reversed(range(STARTS)):
+            self.start()
+            try:
+                return self.wait_until_ready()
+            except PortTaken:
+                if not left or all(self._named_ports):
+                    raise
+        return None
+
     def wait_until_ready(self) -> None:
         def ready() -> bool:
-            assert self.process.poll() is None, f"the server ended by itself:\n{self.log}"
+            if self.process.poll() is not None:
+                ended = PortTaken if "already in use" in self.log else AssertionError
+                raise ended(f"the server ended by itself:\n{self.log}")
             return self.is_ready()
 
         eventually(ready, f"the server is ready:\n{self.log}", START_SECONDS)
@@ -181,9 +202,8 @@ class Server:
 @contextmanager
 def serving(server: Server) -> Iterator[Server]:
     """A server that is ready, and ended afterwards; its log is shown if anything fails."""
-    server.start()
     try:
-        server.wait_until_ready()
+        server.start_until_ready()
         yield server
     except BaseException:
         print(server.log)

@@ -44,6 +44,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"seed": -1}, "seed"),
     ({"sampler": "paint by numbers"}, "sampler"),
 ]
+# As varints: 500 fields of both contracts' text and of numbers that neither has, from 100 on.
+UNKNOWN_FIELDS = b"\x12\x03cat\x0a\x03cat" + b"".join(
+    bytes([(tag & 0x7F) | 0x80, tag >> 7, 1]) for tag in (number << 3 for number in range(100, 600))
+)
 # What only JSON can get wrong.
 BAD_JSON: list[tuple[Any, str]] = [
     ({"steps": "20"}, "steps"),
@@ -135,6 +139,32 @@ def test_what_is_no_request_at_all_is_refused(server: Server, body: bytes) -> No
 def test_a_context_alone_is_nothing_to_draw(server: Server) -> None:
     assert list(ask_rest(server, b'{"context": "cyberpunk", "text": " "}')) == ["text"]
     assert "text" in ask_seed(server, {"context": "cyberpunk", "text": " "})
+
+
+def test_a_context_that_is_too_long_is_named_itself(server: Server) -> None:
+    """And not the text that it would have been added to. The other contracts have no context."""
+    fields = {"text": "a cat", "context": "x" * 4001}
+    assert list(ask_rest(server, as_json(fields))) == ["context"]
+    assert list(ask_seed(server, fields)) == ["context"]
+
+
+def test_hundreds_of_unknown_fields_are_named_only_in_part(server: Server) -> None:
+    """The whole list would be larger than what grpc takes for an error."""
+    fields = {f"unknown{number}": number for number in range(500)}
+    unknown = UNKNOWN_FIELDS
+    v1_error, seed_answer = call_v1(server, unknown), call_seed(server, unknown)
+    assert isinstance(v1_error, InvalidRequest)
+    told = {
+        "rest": list(ask_rest(server, as_json({"text": "a cat", **fields})).items()),
+        "grpc v1": [(each.field, each.reason) for each in v1_error.violations],
+    }
+    assert [field for field, _ in told["rest"][:15]] == list(fields)[:15]
+    assert [field for field, _ in told["grpc v1"][:15]] == [f"#{100 + n}" for n in range(15)]
+    for violations in told.values():
+        assert violations[15:] == [("request", "and 485 more bad fields")]
+    assert seed_answer.status_code == 400
+    assert "and 485 more bad fields" in seed_answer.message
+    assert ask_openai(server, as_json({"prompt": "a cat", **fields}))
 
 
 @pytest.mark.parametrize("timeout", ["soon", "0", "-1", "nan", "inf", "1e9", ""])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import threading
 from collections.abc import Callable
 
 import grpc
@@ -14,10 +13,11 @@ import pytest
 
 from tests.e2e.harness import Server
 from tests.e2e.test_bad_input import GENERATE_IMAGE
+from tests.e2e.test_pictures import assert_same, image_of
 from text2image import text2image_pb2 as pb
 from text2image.client import Client
 from text2image.errors import DeadlineExceeded
-from text2image.messages import Progress, Queued, State, Status
+from text2image.messages import Picture, Progress, Queued, State, Status
 
 LONG = 150
 
@@ -125,13 +125,14 @@ def test_one_that_leaves_does_not_disturb_its_neighbour(
 ) -> None:
     alone = client.generate("a fox", steps=10, seed=3)[0]
     leaving = client.stream("a cat", steps=LONG)
-    next(leaving)
-    staying = threading.Thread(
-        target=lambda: together.extend(client.generate("a fox", steps=10, seed=3))
-    )
-    together: list[object] = []
-    staying.start()
-    server.wait_for(lambda status: status.active == 2, "both are in flight")
+    assert any(isinstance(event, Progress) for event in leaving)
+    staying = client.stream("a fox", steps=10, seed=3)
+    first = next(event for event in staying if isinstance(event, Progress))
+    assert first.step < first.steps
     leaving.close()
-    staying.join()
-    assert [picture.seed for picture in together] == [alone.seed]  # type: ignore[attr-defined]
+    (together,) = (event for event in staying if isinstance(event, Picture))
+    assert_same(image_of(alone.png), image_of(together.png))
+    server.wait_for(
+        lambda status: status.counters.cancelled == idle.counters.cancelled + 1,
+        "the other one was still in flight",
+    )

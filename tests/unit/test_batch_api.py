@@ -21,6 +21,7 @@ from text2image.validation import resolve
 class Drawn:
     request: GenerationRequest
     images: Sequence[GeneratedImage]
+    left_out: str = ""
 
 
 async def generate_many(drafts: Sequence[Draft]) -> list[Drawn | Text2ImageError]:
@@ -32,7 +33,7 @@ async def generate_many(drafts: Sequence[Draft]) -> list[Drawn | Text2ImageError
             continue
         request = resolve(draft, MODEL)
         image = GeneratedImage(0, request.seed, Pixels(1, 1, b"abc"), Timings(0, 0, 0))
-        results.append(Drawn(request, [image]))
+        results.append(Drawn(request, [image], "and more" if "long" in draft.prompt else ""))
     return results
 
 
@@ -51,6 +52,20 @@ async def test_items_end_on_their_own_and_in_order() -> None:
     assert answers[4]["seed"] == 6
     image = Image.open(io.BytesIO(base64.b64decode(answers[4]["image_base64"])))
     assert metadata.parse(image.text[metadata.CHUNK]).prompt == "a fox, snow"
+
+
+async def test_an_item_is_told_what_of_its_prompt_was_left_out() -> None:
+    items = [{"text": "a cat"}, {"text": "a long story"}]
+    one, other = await draw_batch(items, generate_many, lambda: MODEL)
+    assert one["message"] == "Image generated successfully"
+    assert other["message"].endswith("; the prompt was too long, left out: and more")
+
+
+async def test_a_bad_context_fails_its_own_item_alone() -> None:
+    items = [{"text": "a cat", "context": "x" * 4001}, {"text": "a cat"}]
+    one, other = await draw_batch(items, generate_many, lambda: MODEL)
+    assert [violation["field"] for violation in one["violations"]] == ["context"]
+    assert other["status_code"] == 200
 
 
 async def test_an_empty_list_is_answered_by_one() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from text2image import wire
 from text2image.settings import Settings, get_settings
 
 
@@ -44,3 +45,14 @@ def test_servers_on_one_host_have_sockets_of_their_own() -> None:
     assert one.socket_of(0) != one.socket_of(1)
     chosen = Settings(runtime_dir=Path("/somewhere"))
     assert chosen.socket_of(3) == Path("/somewhere/runner-3.sock")
+
+
+def test_the_largest_picture_fits_into_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T2I_MAX_SIDE", "4096")
+    side = get_settings().max_side
+    assert side is not None
+    assert side * side * 3 < wire.MAX_PICTURE_BYTES - (1 << 20)
+    get_settings.cache_clear()
+    monkeypatch.setenv("T2I_MAX_SIDE", "4104")
+    with pytest.raises(SystemExit, match="T2I_MAX_SIDE=4104"):
+        get_settings()

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from text2image.errors import DeadlineExceeded
-from text2image.telemetry import GatewayMetrics
+from text2image.telemetry import GatewayMetrics, exposition
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,20 @@ def test_killed_processes_are_forgotten(tmp_path: Path) -> None:
     ).stdout
     assert "done_total 1.0" in shown
     assert "left 1.0" not in shown
+
+
+def test_two_pages_at_once_may_forget_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f"gauge_livesum_{ended.pid}.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+
+    def removed_by_the_other(path: str) -> None:
+        Path(path).unlink()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "remove", removed_by_the_other)
+    exposition()
+    assert not list(tmp_path.iterdir())

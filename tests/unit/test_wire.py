@@ -146,6 +146,21 @@ def test_an_error_arrives_with_all_it_says(error: errors.Text2ImageError) -> Non
     assert str(arrived) == str(error)
 
 
+def test_an_error_of_many_violations_fits_into_grpcs_metadata() -> None:
+    """grpc drops what is larger, and its client sees RESOURCE_EXHAUSTED."""
+    violations = [errors.FieldViolation(f"#{number}", "x" * 80) for number in range(500)]
+    error = errors.InvalidRequest(*violations)
+    status = wire.rpc_status_of(error)
+    metadata = sum(len(value) for _, value in status.trailing_metadata) + len(status.details)
+    assert metadata < 8 << 10
+    arrived = wire.error_from_rpc(Failed(status))
+    assert isinstance(arrived, errors.InvalidRequest)
+    assert arrived.violations == error.violations
+    assert arrived.violations[:15] == tuple(violations[:15])
+    assert arrived.violations[-1].reason == "and 485 more bad fields"
+    assert error.renamed({}).violations == error.violations
+
+
 def test_a_strangers_error_is_not_taken_for_ours() -> None:
     refused = errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=1)
     bare = wire.rpc_status_of(refused)._replace(trailing_metadata=())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import ExitStack, aclosing
 from typing import Any, TypeVar, cast
 
 import pydantic
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from text2image.errors import (
     Cancelled,
@@ -46,15 +47,52 @@ async def answer(
     work: Callable[[], Awaitable[Response]],
     refuse: Callable[[Text2ImageError], Response],
 ) -> Response:
-    """The response of `work`, or its error in the words of `refuse`; an answer is made even if nobody waits for it."""
+    """The response of `work`, or its error in the words of `refuse`; an answer is made even if nobody waits for it.
+
+    It is measured as one request, up to the last byte of an `EventStream`.
+    """
     try:
-        with gateway_of(request).metrics.request(transport):
+        with ExitStack() as measuring:
+            measuring.enter_context(gateway_of(request).metrics.request(transport))
             try:
-                return await work()
+                response = await work()
             except ClientDisconnect:
                 raise Cancelled("the client left before the request was read") from None
+            if isinstance(response, EventStream):
+                await response.measure(measuring.pop_all())
+            return response
     except Exception as error:
         return refuse(as_ours(error))
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events from `lines`; an error on the way is the last of them, in the words of `tell`."""
+
+    def __init__(
+        self, lines: AsyncGenerator[str, None], tell: Callable[[Text2ImageError], str]
+    ) -> None:
+        super().__init__(lines, media_type="text/event-stream")
+        self._lines = lines
+        self._tell = tell
+
+    async def measure(self, measuring: ExitStack) -> None:
+        """Ends the measurement when the stream ends, and by the way it ends."""
+        self.body_iterator = lines = _measured(self._lines, self._tell, measuring)
+        # Only what has begun is told when nobody wants the rest of it.
+        await anext(lines)
+
+
+async def _measured(
+    lines: AsyncGenerator[str, None], tell: Callable[[Text2ImageError], str], measuring: ExitStack
+) -> AsyncGenerator[str, None]:
+    try:
+        with measuring:
+            async with aclosing(lines):
+                yield ""
+                async for line in lines:
+                    yield line
+    except Exception as error:
+        yield tell(as_ours(error))
 
 
 def refused(error: Text2ImageError, body: Response) -> Response:

@@ -14,21 +14,25 @@ import pydantic
 
 from text2image.api import rest
 from text2image.api.asgi import invalid
-from text2image.errors import Text2ImageError
+from text2image.errors import InvalidRequest, Text2ImageError
 from text2image.gateway import metadata
+from text2image.gateway.generate import message_of
 from text2image.messages import Draft, GeneratedImage, GenerationRequest, ModelInfo
 
 Item = dict[str, Any]
 
 
 class Drawn(Protocol):
-    """A request as it was resolved, and its pictures."""
+    """A request as it was resolved, its pictures, and the end of its prompt that was not read."""
 
     @property
     def request(self) -> GenerationRequest: ...
 
     @property
     def images(self) -> Sequence[GeneratedImage]: ...
+
+    @property
+    def left_out(self) -> str: ...
 
 
 async def draw_batch(
@@ -44,6 +48,8 @@ async def draw_batch(
             drafts[index] = rest.GenerateRequest.model_validate(item).draft()
         except pydantic.ValidationError as error:
             answers[index] = _refusal(invalid(error))
+        except InvalidRequest as error:
+            answers[index] = _refusal(error)
     results = await generate_many(list(drafts.values()))
     for index, result in zip(drafts, results, strict=True):
         if isinstance(result, Text2ImageError):
@@ -59,7 +65,7 @@ def _answer(drawn: Drawn, model: ModelInfo) -> Item:
         parameters = metadata.describe(drawn.request, image.seed, model)
         png = base64.b64encode(metadata.encode(image.pixels, parameters)).decode()
         images.append(rest.GeneratedPicture(image_base64=png, image_path="", seed=image.seed))
-    return rest.response_to("Image generated successfully", images).model_dump()
+    return rest.response_to(message_of(len(images), drawn.left_out), images).model_dump()
 
 
 def _refusal(error: Text2ImageError) -> Item:

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from text2image.api import seed_grpc, v1_grpc
 from text2image.gateway.generate import Gateway
+from text2image.ports import address_of
 from text2image.rpc import generic_handler
 from text2image.settings import Settings
 
@@ -80,8 +81,3 @@ class GrpcServer:
         shown = status.SERVING if self._gateway.is_ready else status.NOT_SERVING
         for service in ("", *_SERVICES):
             await self._health.set(service, shown)
-
-
-def address_of(host: str, port: int) -> str:
-    """Host and port as grpc wants them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

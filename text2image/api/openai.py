@@ -17,14 +17,29 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
-from text2image.api.asgi import answer, gateway_of, read_json, refused, timeout_of, unless_gone
+from text2image.api.asgi import (
+    EventStream,
+    answer,
+    gateway_of,
+    read_json,
+    refused,
+    timeout_of,
+    unless_gone,
+)
 from text2image.errors import FieldViolation, InvalidRequest, Text2ImageError
 from text2image.gateway import metadata
 from text2image.gateway.generate import Drawing, Gateway, Order
-from text2image.messages import ClientEvent, Draft, ModelInfo, Picture, Progress, StreamOptions
-from text2image.rpc import as_ours
+from text2image.messages import (
+    ClientEvent,
+    Completed,
+    Draft,
+    ModelInfo,
+    Picture,
+    Progress,
+    StreamOptions,
+)
 
 TRANSPORT = "openai"
 router = APIRouter(prefix="/v1")
@@ -133,12 +148,12 @@ async def create_image(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     """Lists the one model that is served."""
 
-    async def work() -> Response:
+    try:
         model = gateway_of(request).runners.model
-        entry = {"id": model.id, "object": "model", "created": 0, "owned_by": "text2image"}
-        return JSONResponse({"object": "list", "data": [entry]})
-
-    return await answer(request, TRANSPORT, work, error_response)
+    except Text2ImageError as error:
+        return error_response(error)
+    entry = {"id": model.id, "object": "model", "created": 0, "owned_by": "text2image"}
+    return JSONResponse({"object": "list", "data": [entry]})
 
 
 def error_response(error: Text2ImageError) -> Response:
@@ -186,24 +201,32 @@ async def _streamed(gateway: Gateway, order: Order, partial_images: int) -> Resp
     """Server-sent events. The first event is waited for, so that a refusal still gets its own status."""
     events = gateway.stream(order)
     await anext(events)
-    return StreamingResponse(_sse(events, partial_images), media_type="text/event-stream")
+    return EventStream(_sse(gateway, events, partial_images), _sse_error)
 
 
 async def _sse(
-    events: AsyncGenerator[ClientEvent, None], partial_images: int
+    gateway: Gateway, events: AsyncGenerator[ClientEvent, None], partial_images: int
 ) -> AsyncGenerator[str, None]:
     sent = 0
+    pictures = []
     async with aclosing(events):
-        try:
-            async for event in events:
-                if isinstance(event, Picture):
-                    yield _event("image_generation.completed", event.png, seed=event.seed)
-                elif isinstance(event, Progress) and event.preview and sent < partial_images:
-                    png = metadata.encode(event.preview)
-                    yield _event("image_generation.partial_image", png, partial_image_index=sent)
-                    sent += 1
-        except Exception as error:
-            yield _sse_line("error", {"type": "error", "error": _error(as_ours(error))})
+        async for event in events:
+            if isinstance(event, Progress) and event.preview and sent < partial_images:
+                png = metadata.encode(event.preview)
+                yield _event("image_generation.partial_image", png, partial_image_index=sent)
+                sent += 1
+            elif isinstance(event, Picture):
+                pictures.append(event)
+            elif isinstance(event, Completed):
+                # Only now is it known what to say of the pictures.
+                message = gateway.message(pictures, event.left_out)
+                for picture in pictures:
+                    more = {"seed": picture.seed, "message": message}
+                    yield _event("image_generation.completed", picture.png, **more)
+
+
+def _sse_error(error: Text2ImageError) -> str:
+    return _sse_line("error", {"type": "error", "error": _error(error)})
 
 
 def _event(kind: str, png: bytes, **more: Any) -> str:

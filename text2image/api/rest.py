@@ -46,6 +46,12 @@ class GenerateRequest(BaseModel):
     sampler: str | None = _documented(enum=[sampler.value for sampler in Sampler])
 
     def draft(self) -> Draft:
+        """The request in our words.
+
+        Raises:
+            InvalidRequest: the context is no part of a prompt.
+        """
+        validation.check_context(self.context)
         return Draft(
             prompt=validation.compose_prompt(self.text, self.context),
             **self.model_dump(exclude={"text", "context"}),

@@ -39,6 +39,7 @@ class Text2ImageService:
             return _refusal(error)
 
     def _order(self, message: pb.ImageRequest, context: Context) -> Order:
+        validation.check_context(message.context)
         return Order(
             draft=Draft(
                 prompt=validation.compose_prompt(message.text, message.context),

@@ -9,6 +9,7 @@ from text2image.gateway.store import Store
 from text2image.hardware import runner_count
 from text2image.lifecycle import Work
 from text2image.settings import Settings
+from text2image.sockets import private_folder
 from text2image.telemetry import GatewayMetrics
 
 
@@ -24,7 +25,9 @@ class GatewayServer:
             metrics,
         )
         store = Store(settings.output_dir) if settings.save_images else None
-        self.gateway = Gateway(self._runners, store, metrics, Work())
+        self.gateway = Gateway(
+            self._runners, store, metrics, Work(), log_prompts=settings.log_prompts
+        )
         self._grpc = GrpcServer(self.gateway, settings)
 
     async def start(self) -> None:
@@ -32,7 +35,9 @@ class GatewayServer:
 
         Raises:
             RuntimeError: the gRPC port is taken.
+            PermissionError: somebody else could listen in a runner's place.
         """
+        private_folder(self._settings.socket_of(0).parent)
         self._runners.start()
         await self._grpc.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from text2image.messages import (
     StreamOptions,
 )
 from text2image.telemetry import GatewayMetrics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +52,25 @@ class Drawing:
 
 
 class Gateway:
-    """What every transport calls. `store` is None where pictures are not to be saved."""
+    """What every transport calls.
+
+    `store` is None where pictures are not to be saved; prompts are written to the log only with `log_prompts`.
+    """
 
     def __init__(
-        self, runners: Runners, store: Store | None, metrics: GatewayMetrics, work: Work
+        self,
+        runners: Runners,
+        store: Store | None,
+        metrics: GatewayMetrics,
+        work: Work,
+        *,
+        log_prompts: bool = False,
     ) -> None:
         self.runners = runners
         self.metrics = metrics
         self.work = work
         self._store = store
+        self._log_prompts = log_prompts
 
     @property
     def is_ready(self) -> bool:
@@ -85,6 +98,7 @@ class Gateway:
         with self.work.admit() as ticket:
             model = self.runners.model
             request = validation.resolve(order.draft, model)
+            self._log(request)
             events = self.runners.generate(request, order.options, deadline, ticket)
             async with aclosing(events):
                 async for event in events:
@@ -111,7 +125,7 @@ class Gateway:
                 elif isinstance(event, Completed):
                     left_out = event.left_out
         pictures.sort(key=lambda picture: picture.index)
-        return Drawing(pictures, self._message(pictures, left_out))
+        return Drawing(pictures, self.message(pictures, left_out))
 
     def _finish(
         self, image: GeneratedImage, request: GenerationRequest, model: ModelInfo, title: str
@@ -140,15 +154,32 @@ class Gateway:
         self.metrics.pictures.labels("yes").inc()
         return path
 
-    def _message(self, pictures: list[Picture], left_out: str) -> str:
-        count = len(pictures)
-        message = (
-            f"{count} images generated successfully"
-            if count > 1
-            else "Image generated successfully"
+    def message(self, pictures: list[Picture], left_out: str) -> str:
+        """How it went, for people; `left_out` as in `Completed`."""
+        lost = self._store is not None and not all(picture.path for picture in pictures)
+        return message_of(len(pictures), left_out, lost=lost)
+
+    def _log(self, request: GenerationRequest) -> None:
+        # Quoted, so that a prompt of many lines stays one line of the log.
+        prompts = f" of {request.prompt!r} without {request.negative_prompt!r}"
+        logger.info(
+            "drawing %dx%d, %d steps, n %d, seed %d%s",
+            request.width,
+            request.height,
+            request.steps,
+            request.n,
+            request.seed,
+            prompts if self._log_prompts else "",
         )
-        if self._store and not all(picture.path for picture in pictures):
-            message += "; it could not be saved on the server"
-        if left_out:
-            message += f"; the prompt was too long, left out: {left_out}"
-        return message
+
+
+def message_of(count: int, left_out: str, *, lost: bool = False) -> str:
+    """What is told of `count` finished pictures; `lost` are those that could not be saved."""
+    message = (
+        f"{count} images generated successfully" if count > 1 else "Image generated successfully"
+    )
+    if lost:
+        message += "; it could not be saved on the server"
+    if left_out:
+        message += f"; the prompt was too long, left out: {left_out}"
+    return message

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from text2image import wire
-from text2image.errors import DeadlineExceeded
+from text2image.errors import DeadlineExceeded, Internal, Unavailable
 from text2image.lifecycle import Ticket, draining
 from text2image.messages import (
     Completed,
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 RECALL_PAUSE = 0.2
 # A request that its runner has not yet answered counts as so many seconds of work.
 UNANSWERED_SECONDS = 1.0
+# What a client is told to wait when a runner's connection is overloaded, in seconds.
+OVERLOADED_RETRY_AFTER = 1.0
 # Seconds that a ready runner may take to describe its model.
 MODEL_TIMEOUT = 10.0
 _UNREACHABLE = Status(state=State.LOADING, detail="starting")
@@ -130,7 +132,7 @@ class RunnerLink:
             if not completed:
                 raise RunnerLost("the stream ended too early")
         except grpc.aio.AioRpcError as error:
-            failure = _translated(error)
+            failure = self._translated(error)
             if isinstance(failure, RunnerLost):
                 self._lost()
             raise failure from None
@@ -199,13 +201,23 @@ class RunnerLink:
         self.status = status
         self._on_change()
 
-
-def _translated(error: grpc.aio.AioRpcError) -> Exception:
-    ours = wire.error_from_rpc(error)
-    if ours is not None:
-        return ours
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded("the deadline passed before the pictures were finished")
-    if error.code() in _LOST:
-        return RunnerLost(f"{error.code().name}: {error.details()}")
-    return error
+    def _translated(self, error: grpc.aio.AioRpcError) -> Exception:
+        ours = wire.error_from_rpc(error)
+        if ours is not None:
+            return ours
+        code, said = error.code(), f"{error.code().name}: {error.details()}"
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded("the deadline passed before the pictures were finished")
+        if code in _LOST:
+            return RunnerLost(said)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            # Not the runner's own refusal, which would have come with a reason: grpc itself has no room.
+            logger.warning("%s is overloaded: %s", self.name, said)
+            return Unavailable(
+                "the runner's connection is overloaded",
+                reason=Unavailable.FULL,
+                retry_after=OVERLOADED_RETRY_AFTER,
+            )
+        internal = Internal()
+        logger.error("internal error %s: %s answered %s", internal.error_id, self.name, said)
+        return internal

@@ -56,8 +56,10 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
             return str(_write(self._folder, f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}", png))
         except OSError as error:
-            logger.warning("a picture could not be saved in %s: %s", self._folder, error)
-            raise NotSaved(error.strerror or type(error).__name__) from error
+            # The error's own text may name the file, and with it words of the prompt.
+            reason = error.strerror or type(error).__name__
+            logger.warning("a picture could not be saved in %s: %s", self._folder, reason)
+            raise NotSaved(reason) from error
 
 
 def slug(title: str) -> str:

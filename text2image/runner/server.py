@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -32,6 +31,7 @@ from text2image.rpc import as_ours
 from text2image.runner.metrics import RunnerMetrics
 from text2image.runner.service import RunnerService
 from text2image.settings import Settings
+from text2image.sockets import private_folder
 from text2image.validation import resolve
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class RunnerServer:
         self._server.add_generic_rpc_handlers(
             (RunnerService(self._engine, self._settings).handler(),)
         )
-        _make_private_folder(self._socket.parent)
+        private_folder(self._socket.parent)
         # What a killed predecessor left behind would keep the address taken.
         self._socket.unlink(missing_ok=True)
         self._server.add_insecure_port(f"unix:{self._socket}")
@@ -154,14 +154,3 @@ class RunnerServer:
     async def _keep_metrics(self) -> None:
         async for status in self._engine.watch(min_interval=1.0):
             self._metrics.update(status)
-
-
-def _make_private_folder(folder: Path) -> None:
-    """Creates the sockets' folder for this user alone.
-
-    Raises:
-        PermissionError: it belongs to somebody else, who could listen in our place.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user; set T2I_RUNTIME_DIR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -10,11 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from tests.integration.engine.conftest import settings_for
+from tests.doubles import make_request
+from tests.integration.engine.conftest import draw_alone, settings_for
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model, revision_of
+from text2image.settings import Settings
 
 
 def test_the_embedded_model_knows_its_limits(embedded: Model) -> None:
@@ -78,3 +83,16 @@ def test_the_revision_changes_with_the_weights_and_with_nothing_else(tmp_path: P
     data[-1] ^= 1
     weights.write_bytes(data)
     assert revision_of(copy) != revision_of(EMBEDDED_PATH)
+
+
+def test_a_compiled_network_draws_the_same_picture(
+    pipeline_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced by torch.compile and then run as it is: generating kernels would take minutes."""
+    folder = str(pipeline_folder("sd1"))
+    request = make_request("a cat", steps=3, seed=1)
+    plain = load_model(settings_for(folder), 0, lambda detail: None)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    settings = Settings(model=folder, device="cpu", compile=True)
+    compiled = load_model(settings, 0, lambda detail: None)
+    assert np.abs(draw_alone(plain, request) - draw_alone(compiled, request)).max() <= 2

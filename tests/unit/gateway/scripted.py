@@ -25,7 +25,7 @@ from text2image.v1 import image_generation_pb2 as pb
 
 BREAK = "break"
 HANG = "hang"
-Step = Event | Exception | str
+Step = Event | Exception | grpc.StatusCode | str
 READY = Status(state=State.READY)
 
 
@@ -94,6 +94,8 @@ class ScriptedRunner:
             for step in script:
                 if isinstance(step, Exception):
                     await rpc.abort(context, step)
+                elif isinstance(step, grpc.StatusCode):
+                    await context.abort(step, "said grpc")
                 elif step == BREAK:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
                 elif step == HANG:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,9 @@ async def runners(tmp_path: Path) -> AsyncIterator[Runners]:
     await runner.die()
 
 
-def gateway(runners: Runners, store: Store | None) -> Gateway:
-    return Gateway(runners, store, GatewayMetrics(CollectorRegistry()), Work())
+def gateway(runners: Runners, store: Store | None, *, log_prompts: bool = False) -> Gateway:
+    metrics = GatewayMetrics(CollectorRegistry())
+    return Gateway(runners, store, metrics, Work(), log_prompts=log_prompts)
 
 
 async def test_pictures_are_stored_and_carry_their_parameters(
@@ -77,6 +80,24 @@ async def test_nothing_is_saved_or_said_of_it_where_saving_is_off(runners: Runne
     drawing = await gateway(runners, None).draw(ORDER)
     assert [picture.path for picture in drawing.pictures] == ["", ""]
     assert "saved" not in drawing.message
+
+
+@pytest.mark.parametrize("log_prompts", [False, True])
+async def test_the_log_has_a_line_for_each_order_and_prompts_only_when_asked_to(
+    runners: Runners, tmp_path: Path, caplog: pytest.LogCaptureFixture, log_prompts: bool
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    caplog.set_level(logging.DEBUG)
+    draft = replace(ORDER.draft, prompt="vermilion\nfox", negative_prompt="murky")
+    asked = gateway(runners, Store(tmp_path / "file"), log_prompts=log_prompts)
+    await asked.draw(Order(draft=draft, title="vermilion fox", timeout=30))
+    drawing = [line for line in caplog.messages if line.startswith("drawing ")]
+    assert len(drawing) == 1
+    assert "128x128, 20 steps, n 2, seed 7" in drawing[0]
+    assert "\n" not in drawing[0]
+    for word in ("vermilion", "fox", "murky"):
+        assert (word in drawing[0]) == log_prompts
+        assert sum(word in line for line in caplog.messages) == int(log_prompts)
 
 
 async def test_an_invalid_order_never_reaches_a_runner(runners: Runners) -> None:

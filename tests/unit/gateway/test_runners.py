@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
+import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -17,6 +18,7 @@ from text2image.errors import (
     FieldViolation,
     Internal,
     InvalidRequest,
+    Text2ImageError,
     Unavailable,
 )
 from text2image.gateway.runners import Runners
@@ -102,6 +104,31 @@ async def test_what_a_runner_refuses_is_told_as_it_is(
         await collect(await connect(runner))
     assert str(raised.value) == str(error)
     assert len(runner.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, Unavailable),
+        (grpc.StatusCode.UNIMPLEMENTED, Internal),
+    ],
+)
+async def test_what_grpc_itself_says_becomes_an_error_of_ours(
+    tmp_path: Path,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    code: grpc.StatusCode,
+    kind: type[Text2ImageError],
+) -> None:
+    """The client learns nothing of it but what to do; the log names the runner and its words."""
+    runners = await connect(ScriptedRunner(tmp_path / "0", [code]))
+    with pytest.raises(kind) as raised:
+        await collect(runners)
+    assert "said grpc" not in raised.value.message
+    assert f"{code.name}: said grpc" in caplog.text
+    assert "runner 0" in caplog.text
+    if isinstance(raised.value, Internal):
+        assert raised.value.error_id in caplog.text
 
 
 @pytest.mark.parametrize("end", [[BREAK], [HANG], []], ids=["broken", "killed", "cut short"])

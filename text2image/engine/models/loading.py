@@ -16,7 +16,7 @@ from text2image.engine import devices
 from text2image.engine.models.contract import Model
 from text2image.engine.models.stable_diffusion import StableDiffusion
 from text2image.messages import ModelInfo, Sampler
-from text2image.settings import EMBEDDED_MODEL, Settings
+from text2image.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def describe(
         width=side,
         height=side,
         min_side=min(64, side),
-        max_side=settings.max_side or 2 * side,
+        max_side=settings.max_side or min(2 * side, MAX_SIDE),
         steps=settings.default_steps or steps,
         guidance_scale=guidance
         if settings.default_guidance_scale is None

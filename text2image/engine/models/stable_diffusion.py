@@ -53,7 +53,7 @@ class StableDiffusion:
         self.info = info
         self.max_rows = devices.max_rows(device)
         self._device = device
-        self._unet = network or pipeline.unet
+        self._unet = pipeline.unet if network is None else network
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._vae = pipeline.vae

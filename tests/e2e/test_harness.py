@@ -1,0 +1,32 @@
+"""The harness keeps its word, so that a failing test is about the server."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import harness
+from tests.e2e.harness import PortTaken, Server, serving
+
+
+def test_a_server_whose_chosen_port_is_taken_starts_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose = harness.free_port
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = stranger.getsockname()[1]
+        ports = [taken, choose(), choose(), choose()]
+        monkeypatch.setattr(harness, "free_port", lambda: ports.pop(0))
+        with serving(Server(tmp_path)) as server:
+            assert server.http_port != taken
+        assert not ports
+
+
+def test_a_server_whose_named_ports_are_taken_is_not_tried_again(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = stranger.getsockname()[1]
+        server = Server(tmp_path, http_port=taken, grpc_port=harness.free_port())
+        with pytest.raises(PortTaken, match=str(taken)):
+            server.start_until_ready()
