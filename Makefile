@@ -8,13 +8,15 @@ export HOST ?= 127.0.0.1
 export PORT ?= 3000
 export GRPC_PORT ?= 50051
 UI_PORT ?= 8501
+# Length of the branch on which the learning rate falls before an export.
+DECAY_STEPS ?= 2000
 
 export BENTOML_DO_NOT_TRACK := True
 # CPU=1 takes torch's build without CUDA, gigabytes smaller; the default suits GPUs and CPUs alike.
 PIP_OPTIONS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve ui test lint format load bench bento container docs samples proto lock clean
+.PHONY: help serve ui test lint format load bench bento container train model eval docs samples proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +59,16 @@ bento: .venv/.serve ## Build the Bento
 container: bento ## Build the container image of the newest Bento
 	$(BIN)/bentoml containerize text2image-gateway:latest
 
+train: .venv/.dev .venv/.training ## Train the embedded model; stop it at any time, the next call goes on
+	nice -n 19 $(BIN)/python -m training.train
+
+model: .venv/.dev .venv/.training ## Branch off the training with a falling rate, and export to models/embedded
+	nice -n 19 $(BIN)/python -m training.train --decay $(DECAY_STEPS)
+	$(BIN)/python -m training.export models/embedded
+
+eval: .venv/.dev .venv/.training ## Judge the embedded model; figures go into its card
+	nice -n 19 $(BIN)/python -m training.evaluate models/embedded
+
 docs: .venv/.dev ## Renew what the documents take from the code
 	$(BIN)/python -m tools.settings_table
 
@@ -82,6 +94,10 @@ clean: ## Remove the virtual environment and all caches
 	@echo "installing requirements/$*.txt; the first time takes a few minutes"
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
 		-c requirements/constraints.txt -r $<
+	@touch $@
+
+.venv/.training: training/requirements.txt | .venv/pyvenv.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 .venv/.dev: requirements/serve.txt requirements/ui.txt requirements/load.txt

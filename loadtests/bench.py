@@ -51,7 +51,7 @@ class Plan:
     open_seconds: float
 
 
-FULL = Plan(turns=3, lone_calls=5, seconds=30.0, open_seconds=45.0)
+FULL = Plan(turns=3, lone_calls=5, seconds=30.0, open_seconds=30.0)
 QUICK = Plan(turns=2, lone_calls=2, seconds=6.0, open_seconds=10.0)
 
 
@@ -108,6 +108,10 @@ async def measure(
             run = await open_loop(calls["HTTP"], rate=share * saturation, seconds=plan.open_seconds)
             figures.offered[share] = run
             progress(f"offered {share:.0%} of saturation: p99 {run.percentile(99):.2f} s")
+        impatient = http_call(http, server.url, {"X-Request-Timeout": f"{PATIENCE:g}"})
+        figures.overload = await open_loop(
+            impatient, rate=OVERLOAD * saturation, seconds=plan.open_seconds
+        )
 
 
 async def measure_lone(

@@ -52,7 +52,7 @@ def _article(word: str) -> str:
 def _corners(picture: np.ndarray) -> np.ndarray:
     """The median colour of the four corners, 12 pixels each way."""
     parts = [picture[y : y + 12, x : x + 12].reshape(-1, 3) for y in (0, -13) for x in (0, -13)]
-    return np.median(np.concatenate(parts), 0)
+    return np.asarray(np.median(np.concatenate(parts), 0))
 
 
 @pytest.mark.parametrize("thing", ASKED)

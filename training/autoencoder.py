@@ -1,0 +1,204 @@
+"""Stage 1: the autoencoder, 128x128x3 pictures to 16x16x8 latents and back.
+
+`AutoencoderTiny` (after TAESD, https://github.com/madebyollin/taesd), trained on the artwork alone.
+"""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from torch import nn
+from torch.nn import functional
+
+from training.paths import state_dir
+from training.replicas import Replicas
+from training.running import Log, Stop, Stopped, load, save
+from training.scenes import SIZE, Scene, draw_scene, paint
+
+STEPS = 12_000
+WARMUP = 100
+RATE = 1.5e-3
+CROPS, CROP = 6, 64  # a replica's share of one step; then whole pictures for the last part
+WHOLE_AFTER, WHOLE = 0.93, 2
+NOISE = 0.1  # of the latents, whose scale is 1: the decoder learns to forgive the U-Net
+PATCH = 8
+CHANNELS = 8
+CHECKPOINT = "autoencoder.pt"
+
+
+def build() -> AutoencoderTiny:
+    """The untrained autoencoder."""
+    model = AutoencoderTiny(
+        encoder_block_out_channels=(32,) * 4,
+        decoder_block_out_channels=(32,) * 4,
+        num_encoder_blocks=(0, 1, 3, 3),
+        num_decoder_blocks=(3, 3, 1, 1),
+        latent_channels=CHANNELS,
+        scaling_factor=1.0,
+    )
+    _initialise(model)
+    return model
+
+
+def pictures(count: int, seed: int) -> torch.Tensor:
+    """Freshly painted pictures, (count, 3, 128, 128) uint8."""
+    rng = random.Random(seed)
+    return pictures_of([draw_scene(rng) for _ in range(count)], rng)
+
+
+def pictures_of(scenes: list[Scene], rng: random.Random) -> torch.Tensor:
+    """The scenes painted, (count, 3, 128, 128) uint8."""
+    painted = np.stack([paint(scene, rng) for scene in scenes])
+    return torch.from_numpy(painted).permute(0, 3, 1, 2).contiguous()
+
+
+def to_model(pixels: torch.Tensor) -> torch.Tensor:
+    """0..255 to -1..1."""
+    return pixels.float() / 127.5 - 1
+
+
+def _differences(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def _edges(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the horizontal and vertical gradients."""
+    pairs = zip(_differences(a), _differences(b), strict=True)
+    return torch.stack([(p - q).abs().mean() for p, q in pairs]).sum()
+
+
+def picture_loss(drawn: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """L1 and gradient difference at full, half and quarter resolution."""
+    loss = (drawn - true).abs().mean() + 0.7 * _edges(drawn, true)
+    for _ in range(2):
+        drawn, true = functional.avg_pool2d(drawn, 2), functional.avg_pool2d(true, 2)
+        loss = loss + 0.5 * (drawn - true).abs().mean() + 0.25 * _edges(drawn, true)
+    return loss
+
+
+def latent_loss(z: torch.Tensor) -> torch.Tensor:
+    """Asks for zero mean and unit covariance over the batch, and for values within the decoder's clamp."""
+    rows = z.transpose(0, 1).flatten(1)
+    centred = rows - rows.mean(1, keepdim=True)
+    covariance = centred @ centred.T / rows.shape[1]
+    unit = (covariance - torch.eye(len(rows))).square().sum() / len(rows)
+    return rows.mean(1).square().mean() + unit + 5 * functional.relu(z.abs() - 3.2).mean()
+
+
+def _loss(model: AutoencoderTiny, true: torch.Tensor) -> torch.Tensor:
+    z = model.encode(true).latents
+    noisy = z + torch.randn_like(z) * NOISE
+    return picture_loss(model.decode(noisy).sample, true) + 0.02 * latent_loss(z)
+
+
+def _crop(picture: torch.Tensor) -> torch.Tensor:
+    """The livelier of two random crops; most of a picture is plain background."""
+    places = (torch.randint(0, (SIZE - CROP) // PATCH + 1, (2, 2)) * PATCH).tolist()
+    crops = [picture[:, top : top + CROP, left : left + CROP].float() for top, left in places]
+    return max(crops, key=lambda crop: crop.var().item())
+
+
+def _batch(pool: torch.Tensor, whole: bool) -> torch.Tensor:
+    """A replica's share of one step: pictures or crops, -1 to 1."""
+    if whole:
+        return to_model(pool[torch.randint(len(pool), (WHOLE,))])
+    chosen = torch.randint(len(pool), (CROPS,)).tolist()
+    return to_model(torch.stack([_crop(pool[index]) for index in chosen]))
+
+
+@torch.no_grad()
+def psnr(model: AutoencoderTiny, pool: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio of the reconstruction in dB over a pool of pictures."""
+    errors = []
+    for part in torch.split(pool, 8):
+        x = to_model(part)
+        drawn = model.decode(model.encode(x).latents).sample.clamp(-1, 1)
+        errors.append(((drawn - x) / 2).square().mean().item())
+    return -10 * math.log10(float(np.mean(errors)))
+
+
+def rate_at(step: int) -> float:
+    """Warm-up, then half a cosine to a fiftieth."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    return RATE * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * cosine)
+
+
+def train(stop: Stop) -> None:
+    """Train to the end, or to a checkpoint when asked to stop."""
+    torch.manual_seed(0)
+    model, log = build(), Log("autoencoder")
+    replicas = Replicas(model)
+    optimiser = torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.99), weight_decay=1e-4)
+    path, first = state_dir() / CHECKPOINT, 0
+    if path.exists():
+        state = load(path)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["step"]
+    if first >= STEPS:
+        return
+    pool, check = pictures(3000, seed=first + 1), pictures(48, seed=0)
+    losses: list[float] = []
+    for step in range(first, STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step)
+        whole = step > WHOLE_AFTER * STEPS
+
+        def loss(module: nn.Module, rank: int) -> torch.Tensor:
+            return _loss(module, _batch(pool, whole))  # noqa: B023
+
+        values = replicas.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        losses += [v.item() for v in values]
+        done = step + 1
+        if done % 100 == 0:
+            log.write(step=done, loss=float(np.mean(losses)), rate=rate_at(step))
+            losses.clear()
+        if done % 250 == 0 or done == STEPS or stop.asked:
+            _save(model, optimiser, done, scale_of(model, check))
+            log.write(step=done, psnr=psnr(model, check))
+        if stop.asked:
+            raise Stopped
+
+
+@torch.no_grad()
+def scale_of(model: AutoencoderTiny, pool: torch.Tensor) -> float:
+    """What latents are multiplied by so that the U-Net sees unit variance."""
+    spread: float = model.encode(to_model(pool)).latents.std().item()
+    return 1 / spread
+
+
+def _save(
+    model: AutoencoderTiny, optimiser: torch.optim.Optimizer, step: int, scale: float
+) -> None:
+    state: dict[str, Any] = {"model": model.state_dict(), "step": step, "scale": scale}
+    save(state_dir() / CHECKPOINT, state | {"optimiser": optimiser.state_dict()})
+
+
+def _initialise(model: nn.Module) -> None:
+    """Start at unit gain. PyTorch's default shrinks the signal in every layer and costs hundreds of steps."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, AutoencoderTinyBlock):
+            for layer, gain in ((0, 2**0.5), (2, 2**0.5), (4, 0.1)):
+                weight = module.conv[layer].weight
+                nn.init.normal_(weight, std=gain * weight[0].numel() ** -0.5)
+
+
+def trained() -> AutoencoderTiny:
+    """The trained autoencoder, frozen."""
+    model = build()
+    state = load(state_dir() / CHECKPOINT)
+    model.load_state_dict(state["model"])
+    model.register_to_config(scaling_factor=state["scale"])
+    return model.eval().requires_grad_(False)
