@@ -47,6 +47,11 @@ def eventually(condition: Callable[[], T], what: str, within: float = WAIT_SECON
         time.sleep(0.05)
 
 
+def _is_setting(variable: str) -> bool:
+    """Whether a variable would reach the server's settings from whoever runs the tests."""
+    return variable.startswith("T2I_") or variable in {"HOST", "PORT", "GRPC_PORT"}
+
+
 class PortTaken(AssertionError):
     """The server ended because somebody else listens on one of its ports."""
 
@@ -72,7 +77,7 @@ class Server:
         self.pictures = folder / "pictures"
         self._log = folder / "server.log"
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("T2I_")},
+            **{name: value for name, value in os.environ.items() if not _is_setting(name)},
             "HOST": "127.0.0.1",
             "BENTOML_HOME": str(folder / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
