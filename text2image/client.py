@@ -38,21 +38,7 @@ class Client:
 
     def __init__(self, address: str = "localhost:50051") -> None:
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._generate = self._channel.unary_stream(
-            wire.GENERATE,
-            request_serializer=pb.GenerateRequest.SerializeToString,
-            response_deserializer=pb.GenerateResponse.FromString,
-        )
-        self._get_model = self._channel.unary_unary(
-            wire.GET_MODEL,
-            request_serializer=pb.GetModelRequest.SerializeToString,
-            response_deserializer=pb.GetModelResponse.FromString,
-        )
-        self._watch_status = self._channel.unary_stream(
-            wire.WATCH_STATUS,
-            request_serializer=pb.WatchStatusRequest.SerializeToString,
-            response_deserializer=pb.WatchStatusResponse.FromString,
-        )
+        self._stub = wire.stub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +70,7 @@ class Client:
         Closing the generator cancels the work.
         """
         request = _request(prompt, progress_every, preview_every, fields)
-        call = self._generate(request, timeout=timeout)
+        call = self._stub.Generate(request, timeout=timeout)
         try:
             for message in call:
                 event = wire.client_event_from(message)
@@ -98,13 +84,13 @@ class Client:
     def model(self, *, timeout: float | None = 10.0) -> ModelInfo:
         """What the server serves: limits, and defaults of every optional field."""
         try:
-            return wire.model_from(self._get_model(pb.GetModelRequest(), timeout=timeout))
+            return wire.model_from(self._stub.GetModel(pb.GetModelRequest(), timeout=timeout))
         except grpc.RpcError as error:
             raise _ours(error) from error
 
     def watch(self, *, timeout: float | None = None) -> Generator[Status, None, None]:
         """The server's status now and each time it changes; closing the generator ends the call."""
-        call = self._watch_status(pb.WatchStatusRequest(), timeout=timeout, wait_for_ready=True)
+        call = self._stub.WatchStatus(pb.WatchStatusRequest(), timeout=timeout, wait_for_ready=True)
         try:
             for message in call:
                 yield wire.status_from(message)
@@ -130,11 +116,7 @@ class AsyncClient:
 
     def __init__(self, address: str = "localhost:50051") -> None:
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._generate = self._channel.unary_stream(
-            wire.GENERATE,
-            request_serializer=pb.GenerateRequest.SerializeToString,
-            response_deserializer=pb.GenerateResponse.FromString,
-        )
+        self._stub = wire.stub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,7 +149,7 @@ class AsyncClient:
     ) -> AsyncGenerator[ClientEvent, None]:
         """Draws, and yields what happens; closing the generator cancels the work."""
         request = _request(prompt, progress_every, preview_every, fields)
-        call = self._generate(request, timeout=timeout)
+        call = self._stub.Generate(request, timeout=timeout)
         try:
             async for message in call:
                 event = wire.client_event_from(message)

@@ -32,13 +32,9 @@ from text2image.messages import (
     Timings,
 )
 from text2image.v1 import image_generation_pb2 as pb
+from text2image.v1.image_generation_pb2_grpc import ImageGenerationStub
 
 ERROR_DOMAIN = "text2image"
-
-SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"].full_name
-GENERATE = f"/{SERVICE}/Generate"
-GET_MODEL = f"/{SERVICE}/GetModel"
-WATCH_STATUS = f"/{SERVICE}/WatchStatus"
 
 # A 2048 x 2048 picture is 12 MiB of RGB; the receiving side's default of 4 MiB would refuse it.
 MAX_PICTURE_BYTES = 64 << 20
@@ -61,6 +57,11 @@ _OPTIONAL_FIELDS = (
     "n",
     "sampler",
 )
+
+
+def stub(channel: Any) -> Any:
+    """The methods of v1 on a channel, blocking ones or asyncio's as the channel is."""
+    return ImageGenerationStub(channel)  # type: ignore[no-untyped-call]
 
 
 class MessageWithPresence(Protocol):

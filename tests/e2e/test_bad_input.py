@@ -318,7 +318,9 @@ def ask_seed(server: Server, fields: dict[str, Any]) -> dict[str, str]:
 def call_v1(server: Server, message: bytes) -> Text2ImageError | None:
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_stream(
-            wire.GENERATE, request_serializer=bytes, response_deserializer=bytes
+            "/text2image.v1.ImageGeneration/Generate",
+            request_serializer=bytes,
+            response_deserializer=bytes,
         )
         with pytest.raises(grpc.RpcError) as raised:
             list(call(message, timeout=60))

@@ -78,21 +78,7 @@ class RunnerLink:
     def start(self) -> None:
         """Connects and stays connected, in the background, until `close`."""
         self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
-        self._generate = self._channel.unary_stream(
-            wire.GENERATE,
-            request_serializer=pb.GenerateRequest.SerializeToString,
-            response_deserializer=pb.GenerateResponse.FromString,
-        )
-        self._get_model = self._channel.unary_unary(
-            wire.GET_MODEL,
-            request_serializer=pb.GetModelRequest.SerializeToString,
-            response_deserializer=pb.GetModelResponse.FromString,
-        )
-        self._watch_status = self._channel.unary_stream(
-            wire.WATCH_STATUS,
-            request_serializer=pb.WatchStatusRequest.SerializeToString,
-            response_deserializer=pb.WatchStatusResponse.FromString,
-        )
+        self._stub = wire.stub(self._channel)
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -121,7 +107,7 @@ class RunnerLink:
             Text2ImageError: as the runner says, or because the deadline passed or the time to drain is over.
         """
         seconds = max(0.0, deadline - asyncio.get_running_loop().time())
-        call = self._generate(wire.request_to(request, options), timeout=seconds)
+        call = self._stub.Generate(wire.request_to(request, options), timeout=seconds)
         ticket.cancel = call.cancel
         completed = False
         try:
@@ -179,7 +165,7 @@ class RunnerLink:
         while True:
             try:
                 # Where nobody listens the call waits inside grpc, so nothing here polls.
-                async for message in self._watch_status(
+                async for message in self._stub.WatchStatus(
                     pb.WatchStatusRequest(), wait_for_ready=True
                 ):
                     await self._update(wire.status_from(message))
@@ -195,7 +181,7 @@ class RunnerLink:
     async def _update(self, status: Status) -> None:
         if status.state is State.READY and self.status.state is not State.READY:
             self.model = wire.model_from(
-                await self._get_model(pb.GetModelRequest(), timeout=MODEL_TIMEOUT)
+                await self._stub.GetModel(pb.GetModelRequest(), timeout=MODEL_TIMEOUT)
             )
             logger.info("%s is ready with %s on %s", self.name, self.model.id, self.model.device)
         self.status = status
