@@ -91,6 +91,14 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Whose work a request counts as, and how much of the device its owner gets against others who wait too."""
+
+    owner: str = ""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Pixels:
     """A picture: 8 bit RGB, rows from the top, no padding; `len(rgb) == width * height * 3`."""
 
@@ -139,7 +147,8 @@ class GeneratedImage:
 class Picture:
     """A finished picture as a client gets it: PNG with its parameters inside.
 
-    `path` is where the gateway saved it, empty if it did not; `seed` draws it again, alone.
+    `path` is where the gateway saved it, empty if it did not; `seed` draws it again, alone. `cached` tells that it was
+    drawn for an earlier request.
     """
 
     index: int
@@ -149,6 +158,7 @@ class Picture:
     png: bytes = field(repr=False)
     path: str
     timings: Timings
+    cached: bool = False
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the PNG file as it is, its parameters included."""

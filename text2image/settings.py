@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1 << 20, gt=0, description="Largest request body, HTTP and gRPC.")
 
+    redis_url: str | None = Field(
+        None,
+        description="Redis that several gateways share; without it each gateway process is on its own.",
+    )
+
     output_dir: Path = Field(Path("generated_images"), description="Folder of the pictures.")
     save_images: bool = Field(True, description="Save every picture in the output folder.")
     log_prompts: bool = Field(False, description="Write prompts to the log.")

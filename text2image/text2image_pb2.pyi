@@ -31,7 +31,7 @@ class ImageRequest(_message.Message):
     def __init__(self, context: _Optional[str] = ..., text: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ...) -> None: ...
 
 class ImageResponse(_message.Message):
-    __slots__ = ("status_code", "message", "image_base64", "image_path", "images", "retry_after", "seed")
+    __slots__ = ("status_code", "message", "image_base64", "image_path", "images", "retry_after", "seed", "cached")
     STATUS_CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_BASE64_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class ImageResponse(_message.Message):
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
     status_code: int
     message: str
     image_base64: str
@@ -46,7 +47,8 @@ class ImageResponse(_message.Message):
     images: _containers.RepeatedCompositeFieldContainer[GeneratedPicture]
     retry_after: float
     seed: int
-    def __init__(self, status_code: _Optional[int] = ..., message: _Optional[str] = ..., image_base64: _Optional[str] = ..., image_path: _Optional[str] = ..., images: _Optional[_Iterable[_Union[GeneratedPicture, _Mapping]]] = ..., retry_after: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    cached: bool
+    def __init__(self, status_code: _Optional[int] = ..., message: _Optional[str] = ..., image_base64: _Optional[str] = ..., image_path: _Optional[str] = ..., images: _Optional[_Iterable[_Union[GeneratedPicture, _Mapping]]] = ..., retry_after: _Optional[float] = ..., seed: _Optional[int] = ..., cached: _Optional[bool] = ...) -> None: ...
 
 class GeneratedPicture(_message.Message):
     __slots__ = ("image_base64", "image_path", "seed")

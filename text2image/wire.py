@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
 import grpc
@@ -26,6 +26,7 @@ from text2image.messages import (
     Progress,
     Queued,
     Sampler,
+    Share,
     State,
     Status,
     StreamOptions,
@@ -35,6 +36,10 @@ from text2image.v1 import image_generation_pb2 as pb
 from text2image.v1.image_generation_pb2_grpc import ImageGenerationStub
 
 ERROR_DOMAIN = "text2image"
+# Binary, since an owner may be called anything.
+_OWNER = "text2image-owner-bin"
+_WEIGHT = "text2image-weight"
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 # A 2048 x 2048 picture is 12 MiB of RGB; the receiving side's default of 4 MiB would refuse it.
 MAX_PICTURE_BYTES = 64 << 20
@@ -94,6 +99,21 @@ def request_to(request: GenerationRequest, options: StreamOptions) -> pb.Generat
     )
 
 
+def share_to(share: Share) -> Metadata:
+    """Call metadata from a gateway to a runner; clients of a gateway have no say in it."""
+    return ((_OWNER, share.owner.encode()), (_WEIGHT, str(share.weight)))
+
+
+def share_from(metadata: Iterable[tuple[str, str | bytes]]) -> Share:
+    """What `share_to` made of a share, or nobody's."""
+    found = dict(metadata)
+    owner, weight = found.get(_OWNER, b""), str(found.get(_WEIGHT, "1"))
+    return Share(
+        owner.decode(errors="replace") if isinstance(owner, bytes) else owner,
+        max(1, int(weight)) if weight.isdecimal() else 1,
+    )
+
+
 def event_to(event: Event) -> pb.GenerateResponse:
     """An event as a runner sends it: pictures as raw RGB."""
     match event:
@@ -141,6 +161,7 @@ def client_event_to(event: ClientEvent) -> pb.GenerateResponse:
         png=event.png,
         path=event.path,
         timings=_timings_to(event.timings),
+        cached=event.cached,
     )
     return pb.GenerateResponse(image=image)
 
@@ -159,6 +180,7 @@ def client_event_from(message: pb.GenerateResponse) -> ClientEvent | None:
         png=image.png,
         path=image.path,
         timings=_timings_from(image.timings),
+        cached=image.cached,
     )
 
 

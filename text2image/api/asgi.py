@@ -20,6 +20,7 @@ from text2image.errors import (
     PayloadTooLarge,
     Text2ImageError,
 )
+from text2image.gateway.auth import Credentials
 from text2image.gateway.generate import Gateway
 from text2image.rpc import as_ours
 from text2image.settings import Settings, get_settings
@@ -39,6 +40,14 @@ B = TypeVar("B", bound=pydantic.BaseModel)
 
 def gateway_of(request: Request) -> Gateway:
     return cast(Gateway, request.app.state.gateway)
+
+
+def credentials_of(request: Request) -> Credentials:
+    """Where the client calls from and the API key it shows, as `Authorization: Bearer` or as `X-API-Key`."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    key = bearer or request.headers.get("X-API-Key", "").strip()
+    return Credentials(request.client.host if request.client else "", key or None)
 
 
 async def answer(

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from text2image.api.asgi import (
     EventStream,
     answer,
+    credentials_of,
     gateway_of,
     read_json,
     refused,
@@ -134,6 +135,7 @@ async def create_image(request: Request) -> Response:
             draft=body.draft(model),
             title=body.prompt,
             timeout=timeout,
+            credentials=credentials_of(request),
             options=_options(body, model),
         )
         if body.stream:

@@ -11,7 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from text2image import validation
-from text2image.api.asgi import answer, gateway_of, read_json, refused, timeout_of, unless_gone
+from text2image.api.asgi import (
+    answer,
+    credentials_of,
+    gateway_of,
+    read_json,
+    refused,
+    timeout_of,
+    unless_gone,
+)
 from text2image.errors import InvalidRequest, Text2ImageError
 from text2image.gateway.generate import Drawing, Order
 from text2image.messages import Draft, Sampler
@@ -114,7 +122,10 @@ async def generate(request: Request) -> Response:
         timeout = timeout_of(request)
         body = await read_json(request, GenerateRequest)
         order = Order(
-            draft=body.draft(), title=f"{body.context or ''} {body.text}", timeout=timeout
+            draft=body.draft(),
+            title=f"{body.context or ''} {body.text}",
+            timeout=timeout,
+            credentials=credentials_of(request),
         )
         return _drawn(await unless_gone(request, gateway.draw(order)))
 

@@ -6,7 +6,7 @@ import base64
 
 from text2image import text2image_pb2 as pb
 from text2image import validation, wire
-from text2image.api.v1_grpc import timeout_of
+from text2image.api.v1_grpc import credentials_of, timeout_of
 from text2image.errors import InvalidRequest
 from text2image.gateway.generate import Drawing, Gateway, Order
 from text2image.messages import Draft, Picture
@@ -47,6 +47,7 @@ class Text2ImageService:
             ),
             title=f"{message.context} {message.text}",
             timeout=timeout_of(context, self._default_timeout),
+            credentials=credentials_of(context),
         )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from urllib.parse import unquote
 
 from text2image import wire
+from text2image.gateway.auth import Credentials
 from text2image.gateway.generate import Gateway, Order
 from text2image.rpc import Context, Handler, Malformed, abort, checked
 from text2image.v1 import image_generation_pb2 as pb
 
 TRANSPORT = "grpc_v1"
+_KEY_NAMES = ("authorization", "x-api-key")
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
 
 
@@ -66,8 +69,25 @@ class ImageGeneration:
             draft=wire.draft_from(message),
             title=message.prompt,
             timeout=timeout_of(context, self._default_timeout),
+            credentials=credentials_of(context),
             options=wire.options_from(message),
         )
+
+
+def credentials_of(context: Context) -> Credentials:
+    """Where the client calls from and the API key it shows, as `authorization: Bearer` or as `x-api-key`."""
+    shown = {key: value for key, value in context.invocation_metadata() or () if key in _KEY_NAMES}
+    scheme, _, token = str(shown.get("authorization", "")).partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    key = bearer or str(shown.get("x-api-key", "")).strip()
+    return Credentials(_address_of(context.peer()), key or None)
+
+
+def _address_of(peer: str) -> str:
+    """The host of a peer as grpc writes it: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5` or `unix:`."""
+    family, _, rest = unquote(peer).partition(":")
+    host = rest.rpartition(":")[0].strip("[]") if family.startswith("ip") else ""
+    return host or family
 
 
 def timeout_of(context: Context, default: float) -> float:

@@ -27,6 +27,7 @@ from text2image.messages import (
     GenerationRequest,
     ModelInfo,
     Queued,
+    Share,
     State,
     Status,
     StreamOptions,
@@ -125,19 +126,25 @@ class Engine:
             await changed.wait()
 
     async def generate(
-        self, request: GenerationRequest, options: StreamOptions, *, time_limit: float
+        self,
+        request: GenerationRequest,
+        options: StreamOptions,
+        *,
+        time_limit: float,
+        share: Share | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Draws a request's pictures; leaving the iteration early cancels what is left of them.
 
         Args:
             time_limit: seconds from now in which all pictures must be finished.
+            share: whose turn the work takes; nobody's in particular if left out.
 
         Raises:
             Unavailable: loading, draining, or too full to finish in time.
             DeadlineExceeded: the time limit passed, or cannot be kept.
             Internal: the request failed on its own.
         """
-        generation, predicted = self._admit(request, options, time_limit)
+        generation, predicted = self._admit(request, options, time_limit, share)
         steps = self._ready_loop()
         stream: asyncio.Queue[Outcome] = asyncio.Queue()
         self._streams[generation] = stream
@@ -180,7 +187,11 @@ class Engine:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     def _admit(
-        self, request: GenerationRequest, options: StreamOptions, time_limit: float
+        self,
+        request: GenerationRequest,
+        options: StreamOptions,
+        time_limit: float,
+        share: Share | None,
     ) -> tuple[Generation, float]:
         try:
             if self._state is not State.READY or self._model is None or self._backlog is None:
@@ -193,6 +204,7 @@ class Engine:
                 rows=self._model.rows_of(request),
                 now=now,
                 deadline=now + time_limit,
+                share=share,
             )
             predicted = self._backlog.admit(generation)
         except Text2ImageError:

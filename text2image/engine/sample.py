@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from text2image.messages import GenerationRequest, StreamOptions
+from text2image.messages import GenerationRequest, Share, StreamOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Generation:
     options: StreamOptions
     admitted_at: float
     deadline: float
+    share: Share = field(default_factory=Share)
     samples: list[Sample] = field(default_factory=list)
     pending: int = 0
     left_out: str = ""
@@ -83,8 +84,16 @@ class Generation:
         rows: int,
         now: float,
         deadline: float,
+        share: Share | None = None,
     ) -> Generation:
         """A generation with its n samples, none of them prepared."""
-        generation = cls(request, options, admitted_at=now, deadline=deadline, pending=request.n)
+        generation = cls(
+            request,
+            options,
+            admitted_at=now,
+            deadline=deadline,
+            share=share or Share(),
+            pending=request.n,
+        )
         generation.samples = [Sample(generation, index, group, rows) for index in range(request.n)]
         return generation

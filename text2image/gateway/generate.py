@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from text2image import validation
 from text2image.gateway import metadata
+from text2image.gateway.auth import Authenticator, Credentials
 from text2image.gateway.runners import Runners
 from text2image.gateway.store import NotSaved, Store
 from text2image.lifecycle import Work
@@ -40,6 +41,7 @@ class Order:
     draft: Draft
     title: str
     timeout: float
+    credentials: Credentials = field(default_factory=Credentials)
     options: StreamOptions = field(default_factory=StreamOptions)
 
 
@@ -64,12 +66,14 @@ class Gateway:
         metrics: GatewayMetrics,
         work: Work,
         *,
+        authenticator: Authenticator | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.runners = runners
         self.metrics = metrics
         self.work = work
         self._store = store
+        self._authenticator = authenticator or Authenticator()
         self._log_prompts = log_prompts
 
     @property
@@ -95,11 +99,12 @@ class Gateway:
             Text2ImageError: the order is invalid, refused or could not be finished.
         """
         deadline = asyncio.get_running_loop().time() + order.timeout
+        caller = self._authenticator.caller(order.credentials)
         with self.work.admit() as ticket:
             model = self.runners.model
             request = validation.resolve(order.draft, model)
             self._log(request)
-            events = self.runners.generate(request, order.options, deadline, ticket)
+            events = self.runners.generate(request, order.options, deadline, ticket, caller.share)
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, GeneratedImage):

@@ -21,6 +21,7 @@ from text2image.messages import (
     GenerationRequest,
     ModelInfo,
     Queued,
+    Share,
     State,
     Status,
     StreamOptions,
@@ -98,7 +99,12 @@ class RunnerLink:
         return self.status.backlog_seconds + self._unanswered * UNANSWERED_SECONDS
 
     async def generate(
-        self, request: GenerationRequest, options: StreamOptions, deadline: float, ticket: Ticket
+        self,
+        request: GenerationRequest,
+        options: StreamOptions,
+        deadline: float,
+        ticket: Ticket,
+        share: Share,
     ) -> AsyncGenerator[Event, None]:
         """Streams a request's events; closing the generator ends the runner's work on it.
 
@@ -107,7 +113,9 @@ class RunnerLink:
             Text2ImageError: as the runner says, or because the deadline passed or the time to drain is over.
         """
         seconds = max(0.0, deadline - asyncio.get_running_loop().time())
-        call = self._stub.Generate(wire.request_to(request, options), timeout=seconds)
+        call = self._stub.Generate(
+            wire.request_to(request, options), timeout=seconds, metadata=wire.share_to(share)
+        )
         ticket.cancel = call.cancel
         completed = False
         try:

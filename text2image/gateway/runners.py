@@ -18,6 +18,7 @@ from text2image.messages import (
     GenerationRequest,
     ModelInfo,
     Queued,
+    Share,
     State,
     Status,
     StreamOptions,
@@ -99,7 +100,12 @@ class Runners:
         raise self._nobody()
 
     async def generate(
-        self, request: GenerationRequest, options: StreamOptions, deadline: float, ticket: Ticket
+        self,
+        request: GenerationRequest,
+        options: StreamOptions,
+        deadline: float,
+        ticket: Ticket,
+        share: Share,
     ) -> AsyncGenerator[Event, None]:
         """Streams a request's events from the runner that has least to do.
 
@@ -115,7 +121,8 @@ class Runners:
         link = self._least_loaded()
         while True:
             try:
-                async with aclosing(link.generate(request, options, deadline, ticket)) as events:
+                calls = link.generate(request, options, deadline, ticket, share)
+                async with aclosing(calls) as events:
                     async for event in events:
                         if isinstance(event, Queued) and queued:
                             continue

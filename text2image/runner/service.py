@@ -44,7 +44,10 @@ class RunnerService:
             remaining = context.time_remaining()
             time_limit = self._settings.request_timeout if remaining is None else remaining
             events = self._engine.generate(
-                request, wire.options_from(parsed), time_limit=time_limit
+                request,
+                wire.options_from(parsed),
+                time_limit=time_limit,
+                share=wire.share_from(context.invocation_metadata() or ()),
             )
             async with aclosing(events):
                 async for event in events:

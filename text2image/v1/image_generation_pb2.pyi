@@ -77,7 +77,7 @@ class Progress(_message.Message):
     def __init__(self, index: _Optional[int] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., preview: _Optional[_Union[Pixels, _Mapping]] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("index", "seed", "width", "height", "png", "rgb", "path", "timings")
+    __slots__ = ("index", "seed", "width", "height", "png", "rgb", "path", "timings", "cached")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class Image(_message.Message):
     RGB_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
     index: int
     seed: int
     width: int
@@ -94,7 +95,8 @@ class Image(_message.Message):
     rgb: bytes
     path: str
     timings: Timings
-    def __init__(self, index: _Optional[int] = ..., seed: _Optional[int] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., png: _Optional[bytes] = ..., rgb: _Optional[bytes] = ..., path: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    cached: bool
+    def __init__(self, index: _Optional[int] = ..., seed: _Optional[int] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., png: _Optional[bytes] = ..., rgb: _Optional[bytes] = ..., path: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., cached: _Optional[bool] = ...) -> None: ...
 
 class Pixels(_message.Message):
     __slots__ = ("width", "height", "rgb")

@@ -23,7 +23,15 @@ from text2image.errors import (
 )
 from text2image.gateway.runners import Runners
 from text2image.lifecycle import Ticket
-from text2image.messages import Event, GeneratedImage, Queued, State, Status, StreamOptions
+from text2image.messages import (
+    Event,
+    GeneratedImage,
+    Queued,
+    Share,
+    State,
+    Status,
+    StreamOptions,
+)
 from text2image.telemetry import GatewayMetrics
 
 FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=0.01)
@@ -60,7 +68,7 @@ def stream(
     runners: Runners, ticket: Ticket | None = None, seconds: float = 30.0
 ) -> AsyncIterator[Event]:
     deadline = asyncio.get_running_loop().time() + seconds
-    return runners.generate(REQUEST, StreamOptions(), deadline, ticket or Ticket())
+    return runners.generate(REQUEST, StreamOptions(), deadline, ticket or Ticket(), Share())
 
 
 async def collect(runners: Runners, **options: object) -> list[Event]:
