@@ -98,15 +98,19 @@ class PayloadTooLarge(Text2ImageError):
 
 
 class QuotaExceeded(Text2ImageError):
-    """The caller's own limit is reached; others are served. Always carries a retry delay."""
+    """The caller's own limit is reached; others are served. Always carries a retry delay.
+
+    `subject` says whose limit it is: `key:` and its name, or `address:` and the address.
+    """
 
     http_status = 429
     grpc_code = "RESOURCE_EXHAUSTED"
     openai_type = "rate_limit_error"
     reason = "QUOTA_EXCEEDED"
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    def __init__(self, message: str, *, retry_after: float, subject: str = "") -> None:
         super().__init__(message, retry_after=retry_after)
+        self.subject = subject
 
 
 class Cancelled(Text2ImageError):

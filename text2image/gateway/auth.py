@@ -2,30 +2,190 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import NoReturn
 
+from text2image.addresses import Network, caller_address, parse_networks
+from text2image.errors import PermissionDenied, Text2ImageError, Unauthenticated
+from text2image.keys import MAX_KEY_LENGTH, ApiKey, KeysError, KeysFile, Scope, hash_of
+from text2image.limits import Allowance, parse_limits
 from text2image.messages import Share
+from text2image.settings import Settings
+from text2image.telemetry import GatewayMetrics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a transport knows of its client: the address it calls from, and the API key that it shows."""
+    """What a transport knows of its client: whom it is connected to, what that says of whom it stands for, and the key.
+
+    `forwarded_for` is the client's `X-Forwarded-For`, which it may have made up.
+    """
 
     address: str = ""
+    forwarded_for: str = ""
     api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom requests count as: an API key's owner, or an address where no keys are asked for."""
+    """Whom a request counts as, an API key's owner or an address where no keys are asked for, and how much that may.
+
+    `name` is `key:` or `address:` and what it is called by, so that no key can be taken for an address.
+    """
 
     name: str
     share: Share
+    allowance: Allowance = field(default_factory=Allowance)
+
+
+class KeyRing:
+    """The keys of a file, as it is now; a file that cannot be used changes nothing, and is told of once."""
+
+    def __init__(self, file: KeysFile) -> None:
+        """Reads the file.
+
+        Raises:
+            KeysError: it cannot be used.
+        """
+        self._file = file
+        self._stamp = self._look()
+        self._by_hash = self._read()
+
+    def find(self, shown: str) -> ApiKey | None:
+        """The key that a client shows, if it is one. Takes as long for any that is none."""
+        self._follow()
+        if len(shown) > MAX_KEY_LENGTH:
+            return None
+        # How long the table is searched tells of the hash alone, which leads nobody to a key.
+        shown_hash = hash_of(shown)
+        found = self._by_hash.get(shown_hash)
+        return found if found and hmac.compare_digest(found.sha256, shown_hash) else None
+
+    def _follow(self) -> None:
+        # Looking costs a microsecond, so a key that is revoked is of no use from then on.
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._by_hash = self._read()
+        except KeysError as error:
+            logger.error("%s; going on with the keys from before", error)
+        else:
+            logger.info("%s now holds %d keys", self._file.path, len(self._by_hash))
+
+    def _look(self) -> tuple[int, ...] | None:
+        try:
+            return self._file.stamp()
+        except OSError:
+            return None
+
+    def _read(self) -> dict[str, ApiKey]:
+        return {key.sha256: key for key in self._file.read().keys}
 
 
 class Authenticator:
-    """Tells callers by their credentials."""
+    """Tells callers by their credentials. Without a key ring everybody may do everything, and counts by address."""
 
-    def caller(self, credentials: Credentials) -> Caller:
-        """Whom a request counts as."""
-        return Caller(credentials.address, Share(credentials.address))
+    def __init__(
+        self,
+        metrics: GatewayMetrics,
+        *,
+        keys: KeyRing | None = None,
+        everybody: Allowance | None = None,
+        trusted_proxies: Sequence[Network] = (),
+    ) -> None:
+        self._metrics = metrics
+        self._keys = keys
+        self._everybody = everybody or Allowance()
+        self._trusted_proxies = trusted_proxies
+
+    def caller(self, credentials: Credentials, scope: Scope) -> Caller:
+        """Whom a request counts as that asks for what `scope` covers.
+
+        Raises:
+            Unauthenticated: no key is shown where one is asked for, or one that is worth nothing.
+            PermissionDenied: the key is for other things.
+        """
+        if self._keys is None:
+            name = "address:" + caller_address(
+                credentials.address, credentials.forwarded_for, self._trusted_proxies
+            )
+            return Caller(name, Share(name), self._everybody)
+        if not credentials.api_key:
+            self._refuse("missing", Unauthenticated(_HOW_TO_SHOW))
+        key = self._keys.find(credentials.api_key)
+        if key is None:
+            self._refuse("unknown", Unauthenticated("this API key is unknown or was revoked"))
+        if key.has_expired(datetime.now(UTC)):
+            self._refuse("expired", Unauthenticated(f"the API key of {key.name} has expired"))
+        if scope not in key.scopes:
+            has = " and ".join(key.scopes) or "nothing"
+            message = f"this needs a key with the scope {scope}; that of {key.name} has {has}"
+            self._refuse("scope", PermissionDenied(message))
+        name = f"key:{key.name}"
+        return Caller(name, Share(name, key.priority), key.allowance(self._everybody))
+
+    def _refuse(self, why: str, error: Text2ImageError) -> NoReturn:
+        self._metrics.auth_failures.labels(why).inc()
+        raise error
+
+
+_HOW_TO_SHOW = (
+    "this server asks for an API key; send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
+)
+
+
+def authenticator_of(settings: Settings, metrics: GatewayMetrics) -> Authenticator:
+    """The authenticator that the settings ask for.
+
+    Raises:
+        KeysError: the keys file cannot be used.
+    """
+    return Authenticator(
+        metrics,
+        keys=KeyRing(KeysFile(settings.keys_file)) if settings.keys_file else None,
+        everybody=Allowance(parse_limits(settings.rate_limit or ""), settings.max_concurrent),
+        trusted_proxies=parse_networks(settings.trusted_proxies or ""),
+    )
+
+
+def require_keys(settings: Settings) -> None:
+    """Does nothing if there is no keys file, or one that can be used.
+
+    Raises:
+        SystemExit: with one line that says what is wrong with it.
+    """
+    if settings.keys_file:
+        try:
+            KeyRing(KeysFile(settings.keys_file))
+        except KeysError as error:
+            raise SystemExit(
+                f"text2image: {error}; `python -m text2image.keys create NAME` makes a key there"
+            ) from None
+
+
+def openness(settings: Settings, *hosts: str) -> str | None:
+    """A warning where whoever reaches one of the hosts that are listened on may do anything, else None."""
+    open_hosts = sorted({host for host in hosts if not _is_loopback(host)})
+    if settings.keys_file or not open_hosts:
+        return None
+    return (
+        f"WARNING: listening on {', '.join(open_hosts)} without API keys: whoever reaches this machine may draw "
+        "pictures and read the metrics. Set T2I_KEYS_FILE=keys.json, make a key with "
+        "`python -m text2image.keys create NAME`, and start again; or serve on HOST=127.0.0.1 alone."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,456 @@
+"""Nobody gets more than their limits allow, everybody gets all of it, and what is refused costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from tests.redis import RedisServer
+from tests.samples import MODEL
+from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner, Step
+from text2image.errors import PermissionDenied, QuotaExceeded, Unavailable
+from text2image.gateway import books, shared
+from text2image.gateway.auth import Caller
+from text2image.gateway.books import Entry, LocalBook, Page, SharedBook
+from text2image.gateway.cache import PictureCache
+from text2image.gateway.generate import Gateway, Order
+from text2image.gateway.quota import Quotas, Receipt
+from text2image.gateway.runners import Runners
+from text2image.gateway.shared import OutOfReach, SharedState
+from text2image.gateway.shelves import DiskShelf
+from text2image.lifecycle import Work
+from text2image.limits import MEGA, Allowance, RateLimit, parse_limits
+from text2image.messages import Draft, Queued, Share, State
+from text2image.telemetry import GatewayMetrics
+
+WAIT_SECONDS = 30.0
+# How long what runs is held in Redis, in seconds: so short that a test can see it end.
+HOLD = 2.0
+FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=1)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no Redis that is away."""
+    monkeypatch.setattr(shared, "ANSWER_TIMEOUT", WAIT_SECONDS)
+
+
+def allowing(limits: str = "", cap: int | None = None) -> Allowance:
+    return Allowance(parse_limits(limits), cap)
+
+
+def caller(limits: str = "", cap: int | None = None, name: str = "key:alice") -> Caller:
+    return Caller(name, Share(name), allowing(limits, cap))
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+class Milliseconds:
+    """A clock that is moved by hand."""
+
+    def __init__(self, now: int = 12_345_678) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+# Milliseconds that pass, the work that is asked for then, and whether a runner takes it.
+visits = st.lists(
+    st.tuples(
+        st.integers(0, 2500) | st.integers(0, 70_000), st.integers(1, 9 * MEGA), st.booleans()
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None)
+@given(
+    visits,
+    st.lists(
+        st.builds(RateLimit, st.integers(9, 30), st.sampled_from(["second", "minute"])),
+        min_size=1,
+        max_size=2,
+        unique_by=lambda limit: limit.period,
+    ),
+)
+def test_no_window_ever_holds_more_than_the_quota_and_a_wait_is_as_long_as_it_must_be(
+    visits: list[tuple[int, int, bool]], limits: list[RateLimit]
+) -> None:
+    clock = Milliseconds()
+    book = LocalBook(clock)
+    allowance = Allowance(tuple(limits))
+    spent: list[tuple[int, int]] = []
+    for number, (passed, work, taken) in enumerate(visits):
+        clock.now += passed
+        entry = Entry(str(number), "alice", work, allowance)
+        page = book.book(entry)
+        if not page.booked:
+            wait = max(spending.seconds_until(work) for spending in page.spendings)
+            longest = max(limit.seconds for limit in limits)
+            assert 0 < wait <= longest + longest / books.SLICES + 0.001
+            clock.now += round(wait * 1000) - 1
+            assert not book.book(entry).booked
+            clock.now += 1
+            page = book.book(entry)
+            assert page.booked
+        book.release(entry, page, refund=not taken)
+        if taken:
+            spent.append((clock.now, work))
+        for limit in limits:
+            window = sum(work for then, work in spent if then >= clock.now - limit.seconds * 1000)
+            assert window <= limit.quota
+
+
+def test_all_of_a_limit_can_be_spent_and_comes_back() -> None:
+    clock = Milliseconds()
+    book = LocalBook(clock)
+    allowance = allowing("10/minute")
+
+    def spend(work: int) -> Page:
+        return book.book(Entry("", "alice", work * MEGA, allowance))
+
+    assert [spend(5).booked for _ in range(3)] == [True, True, False]
+    (spending,) = spend(1).spendings
+    assert spending.left == 0
+    assert 60 <= spending.seconds_until_more <= 61
+    clock.now += 61_000
+    assert [spend(10).booked, spend(1).booked] == [True, False]
+
+
+def test_an_entry_that_one_limit_refuses_is_booked_on_none() -> None:
+    book = LocalBook(Milliseconds())
+    allowance = allowing("100/minute;10/hour", 5)
+    assert not book.book(Entry("1", "alice", 11 * MEGA, allowance)).booked
+    page = book.book(Entry("2", "alice", 10 * MEGA, allowance))
+    assert [spending.left // MEGA for spending in page.spendings] == [90, 0]
+    assert page.running == 1
+
+
+def test_callers_who_have_nothing_on_the_book_are_forgotten() -> None:
+    clock = Milliseconds()
+    book = LocalBook(clock)
+    for number in range(4 * books.SWEEP_FROM):
+        clock.now += 1000
+        entry = Entry("", f"address:{number}", MEGA, allowing("9/minute", 1))
+        book.release(entry, book.book(entry), refund=False)
+    assert len(book) <= books.SWEEP_FROM
+
+
+@pytest.fixture
+async def state(redis: RedisServer) -> AsyncIterator[SharedState]:
+    state = SharedState(redis.url)
+    yield state
+    await state.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_shared_book_reckons_as_the_local_one(state: SharedState, seed: int) -> None:
+    """In windows so long that nothing comes back meanwhile; Redis has a clock of its own."""
+    chance = random.Random(seed)
+    local, remote = LocalBook(), SharedBook(state, 60)
+    allowance = allowing("40/hour;60/day", 3)
+    running: list[tuple[Entry, Page, Page]] = []
+    for number in range(60):
+        if running and chance.random() < 0.4:
+            entry, page, shared_page = running.pop(chance.randrange(len(running)))
+            refund = chance.random() < 0.7
+            local.release(entry, page, refund=refund)
+            await remote.release(entry, shared_page, refund=refund)
+            continue
+        entry = Entry(str(number), "alice", chance.randrange(1, 15) * MEGA, allowance)
+        page, shared_page = local.book(entry), await remote.book(entry)
+        assert (page.booked, page.running) == (shared_page.booked, shared_page.running)
+        for mine, theirs in zip(page.spendings, shared_page.spendings, strict=True):
+            assert mine.left == theirs.left
+        if page.booked:
+            running.append((entry, page, shared_page))
+    await remote.close()
+
+
+async def test_the_shared_book_gives_back_what_is_older_than_the_window(state: SharedState) -> None:
+    book = SharedBook(state, HOLD)
+    entry = Entry("1", "alice", 10 * MEGA, allowing("10/second"))
+    assert (await book.book(entry)).booked
+    refused = await book.book(entry)
+    assert not refused.booked
+    wait = refused.spendings[0].seconds_until(entry.work)
+    assert 0 < wait <= 1.02
+    await asyncio.sleep(wait)
+    assert (await book.book(entry)).booked
+
+
+async def test_gateways_that_share_a_redis_share_every_limit(redis: RedisServer) -> None:
+    states = [SharedState(redis.url) for _ in range(3)]
+    gateways = [Quotas(state) for state in states]
+    alice = caller("20/hour")
+    taken = 0
+
+    async def ask(number: int) -> None:
+        nonlocal taken
+        try:
+            async with gateways[number % 3].reserved(alice, 3 * MEGA, Receipt()) as reservation:
+                reservation.taken = True
+                taken += 1
+        except QuotaExceeded:
+            pass
+
+    await asyncio.gather(*map(ask, range(30)))
+    assert taken == 20 // 3
+    for gateway in gateways:
+        (spending,) = await gateway.standing(alice)
+        assert spending.left == 20 * MEGA - taken * 3 * MEGA
+        await gateway.close()
+    for state in states:
+        await state.close()
+
+
+async def test_places_are_shared_and_those_of_a_killed_gateway_come_free(
+    state: SharedState,
+) -> None:
+    killed, alive, other = (SharedBook(state, HOLD) for _ in range(3))
+    allowance = allowing(cap=2)
+    assert (await killed.book(Entry("1", "alice", 0, allowance))).booked
+    assert (await alive.book(Entry("2", "alice", 0, allowance))).booked
+    refused = await other.book(Entry("3", "alice", 0, allowance))
+    assert (refused.booked, refused.running) == (False, 2)
+    await killed.close()
+
+    async def fits() -> bool:
+        return (await other.book(Entry("4", "alice", 0, allowance))).booked
+
+    await eventually(fits)
+    # The other's is held by its gateway, else it would have come free at the same time.
+    assert not (await other.book(Entry("5", "alice", 0, allowance))).booked
+    for book in (alive, other):
+        await book.close()
+
+
+async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
+    redis: RedisServer, state: SharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "PAUSE", 0.05)
+    other_state = SharedState(redis.url)
+    alone, other = Quotas(state, hold=HOLD), Quotas(other_state, hold=HOLD)
+    alice = caller("10/hour", cap=2)
+    async with alone.reserved(alice, 4 * MEGA, Receipt()) as first:
+        first.taken = True
+        redis.kill()
+        async with alone.reserved(alice, 4 * MEGA, Receipt()) as second:
+            second.taken = True
+            with pytest.raises(QuotaExceeded, match=r"10/hour leaves 2\.0"):
+                async with alone.reserved(alice, 4 * MEGA, Receipt()):
+                    pass
+            with pytest.raises(QuotaExceeded, match="2 of your requests"):
+                async with alone.reserved(alice, MEGA, Receipt()):
+                    pass
+            redis.restart()
+
+            async def told() -> bool:
+                try:
+                    async with other.reserved(alice, 0, Receipt()):
+                        return False
+                except QuotaExceeded as refusal:
+                    return "2 of your requests" in refusal.message
+
+            await eventually(told)
+    for quotas in (alone, other):
+        await quotas.close()
+    await other_state.close()
+
+
+async def test_a_redis_that_was_away_is_asked_by_one_alone(
+    state: SharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "PAUSE", 0.0)
+    monkeypatch.setattr(shared, "ANSWER_TIMEOUT", 0.1)
+    asked = 0
+
+    async def never(_: object) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+
+    with pytest.raises(OutOfReach):
+        await state.ask(never)
+    monkeypatch.setattr(shared, "PAUSE", WAIT_SECONDS)
+    results = await asyncio.gather(*(state.ask(never) for _ in range(9)), return_exceptions=True)
+    assert asked == 2
+    assert all(isinstance(result, OutOfReach) for result in results)
+
+
+async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState) -> None:
+    quotas = Quotas(state)
+    alice = caller("10/hour", cap=1)
+
+    async def ask() -> None:
+        async with quotas.reserved(alice, MEGA, Receipt()):
+            await asyncio.Event().wait()
+
+    for passes in range(60):
+        asking = asyncio.create_task(ask())
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait({asking})
+
+    async def all_is_there() -> bool:
+        try:
+            async with quotas.reserved(alice, 10 * MEGA, Receipt()):
+                return True
+        except QuotaExceeded:
+            return False
+
+    await eventually(all_is_there)
+    await quotas.close()
+
+
+async def test_a_refusal_says_which_limit_how_much_is_left_and_when_it_fits() -> None:
+    quotas = Quotas()
+    alice = caller("10/minute;100/day")
+    receipt = Receipt()
+    async with quotas.reserved(alice, 8 * MEGA, receipt) as reservation:
+        reservation.taken = True
+    assert receipt.standing is not None
+    assert [spending.left // MEGA for spending in receipt.standing] == [2, 92]
+    with pytest.raises(QuotaExceeded, match=r"10/minute leaves 2\.0 .* costs 5\.2") as refusal:
+        async with quotas.reserved(alice, 5_242_880, Receipt()):
+            pass
+    assert 59 <= (refusal.value.retry_after or 0) <= 61
+    assert refusal.value.subject == "key:alice"
+
+
+async def test_what_no_wait_makes_possible_is_denied_without_a_delay() -> None:
+    alice = caller("100/day;10/minute")
+    with pytest.raises(PermissionDenied, match=r"costs 11\.0 .* 10/minute") as denial:
+        async with Quotas().reserved(alice, 11 * MEGA, Receipt()):
+            pass
+    assert denial.value.retry_after is None
+
+
+async def test_who_has_no_limits_is_not_booked() -> None:
+    quotas = Quotas()
+    receipt = Receipt()
+    async with AsyncExitStack() as stack:
+        for _ in range(50):
+            await stack.enter_async_context(quotas.reserved(caller(), 10**15, receipt))
+    assert receipt.standing is None
+    assert await quotas.standing(caller()) == ()
+
+
+STEPS = 100
+WORK = MODEL.width * MODEL.height * STEPS * 2
+TIGHT = caller(f"{WORK // MEGA + 1}/hour")
+
+
+def order(who: Caller, seed: int | None) -> Order:
+    draft = Draft(prompt="a fox", n=2, steps=STEPS, seed=seed)
+    return Order(caller=who, draft=draft, title="", timeout=30)
+
+
+class Service:
+    """A gateway with a cache before a runner that plays scripts."""
+
+    def __init__(self, folder: Path, *scripts: list[Step] | tuple[Step, ...]) -> None:
+        self.runner = ScriptedRunner(folder / "socket", *scripts)
+        metrics = GatewayMetrics(CollectorRegistry())
+        self.quotas = Quotas()
+        self._runners = Runners([self.runner.socket], 0, metrics)
+        self.gateway = Gateway(
+            self._runners,
+            None,
+            metrics,
+            Work(),
+            cache=PictureCache(DiskShelf(folder / "cache", 1 << 20)),
+            quotas=self.quotas,
+        )
+
+    async def __aenter__(self) -> Service:
+        await self.runner.start()
+        self._runners.start()
+        async for status in self.gateway.statuses():
+            if status.state is State.READY:
+                break
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runners.close()
+        await self.runner.die()
+
+    async def draw(self, who: Caller, seed: int | None = 7) -> Receipt:
+        asked = order(who, seed)
+        await self.gateway.draw(asked)
+        return asked.receipt
+
+    async def left(self, who: Caller) -> int:
+        (spending,) = await self.quotas.standing(who)
+        return spending.left
+
+
+async def test_what_a_runner_refuses_costs_nothing_and_what_it_draws_does(tmp_path: Path) -> None:
+    quota = TIGHT.allowance.limits[0].quota
+    lost = [Queued(1.0), FULL]
+    async with Service(tmp_path, [FULL], lost, STORY) as service:
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await service.draw(TIGHT)
+            assert await service.left(TIGHT) == quota
+        receipt = await service.draw(TIGHT)
+        assert receipt.standing is not None
+        assert receipt.standing[0].left == quota - WORK
+
+
+async def test_a_picture_from_the_cache_costs_nothing(tmp_path: Path) -> None:
+    async with Service(tmp_path) as service:
+        await service.draw(TIGHT)
+        for _ in range(3):
+            receipt = await service.draw(TIGHT)
+            assert receipt.standing is not None
+            assert receipt.standing[0].left == TIGHT.allowance.limits[0].quota - WORK
+        with pytest.raises(QuotaExceeded):
+            await service.draw(TIGHT, seed=8)
+        assert len(service.runner.requests) == 1
+
+
+async def test_one_who_leaves_after_being_admitted_has_paid_and_frees_the_place(
+    tmp_path: Path,
+) -> None:
+    who = caller(f"{WORK // MEGA + 1}/hour", cap=1)
+    async with Service(tmp_path, [Queued(1.0), HANG], STORY) as service:
+        async with aclosing(service.gateway.stream(order(who, seed=None))) as events:
+            assert await anext(events) == Queued(1.0)
+            with pytest.raises(QuotaExceeded, match="1 of your requests"):
+                await service.draw(caller(cap=1))
+        with pytest.raises(QuotaExceeded, match="/hour leaves"):
+            await service.draw(who, seed=None)
+        await service.draw(caller(cap=1))
+
+
+async def test_a_callers_limit_does_not_fail_another_who_asks_for_the_same(tmp_path: Path) -> None:
+    """Identical requests share one drawing, which begins on behalf of the first."""
+    over, rich = caller(cap=1), caller(name="key:rich")
+    denied = caller(f"{WORK // MEGA}/hour", name="key:bob")
+    async with Service(tmp_path, [Queued(1.0), HANG], STORY) as service:
+        running = asyncio.create_task(service.draw(over, seed=1))
+        await service.runner.hung()
+        results = await asyncio.gather(
+            service.draw(over, seed=2),
+            service.draw(denied, seed=2),
+            service.draw(rich, seed=2),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [QuotaExceeded, PermissionDenied, Receipt]
+        running.cancel()
+        await asyncio.wait({running})

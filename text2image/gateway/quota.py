@@ -1,0 +1,177 @@
+"""How much a caller may: work in a window of time, and requests at once.
+
+What a request will cost is booked before a runner is asked, so that many at once cannot spend the same, and given back
+unless a runner took it: a refusal costs nothing. Each process keeps its own book. With Redis that of all gateways
+must agree too; while Redis is away, each goes on by its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from text2image.errors import PermissionDenied, QuotaExceeded, Unavailable
+from text2image.gateway.auth import Caller
+from text2image.gateway.books import (
+    HOLD_SECONDS,
+    Entry,
+    LocalBook,
+    Page,
+    SharedBook,
+    Spending,
+)
+from text2image.gateway.shared import OutOfReach, SharedState
+from text2image.limits import MEGA
+
+# What a caller is told to wait, in seconds, when as many requests run as may: none of them says when it ends.
+CONCURRENCY_RETRY_AFTER = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Receipt:
+    """Where a caller stands after an order, limit by limit; None until that is known."""
+
+    standing: tuple[Spending, ...] | None = None
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Work that is booked. It is given back in the end unless it was `taken` by a runner."""
+
+    taken: bool = False
+
+
+class Quotas:
+    """The limits of all callers of this process. Use it from one event loop.
+
+    With a shared state, requests that run are counted there for `hold` seconds after this process was last heard of.
+    """
+
+    def __init__(self, shared: SharedState | None = None, hold: float = HOLD_SECONDS) -> None:
+        self._local = LocalBook()
+        self._shared = SharedBook(shared, hold) if shared else None
+        # The event loop alone would let go of a task that is still at work.
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @contextlib.asynccontextmanager
+    async def reserved(
+        self, caller: Caller, work: int, receipt: Receipt
+    ) -> AsyncIterator[Reservation]:
+        """Holds `work` pixel-steps and one of the caller's places while the block runs, and fills in the receipt.
+
+        Raises:
+            QuotaExceeded: a limit is used up, or too many of the caller's requests run.
+            PermissionDenied: the work is more than one of the limits ever allows.
+        """
+        entry = _entry(caller, work)
+        if not entry.allowance.limits and entry.allowance.max_concurrent is None:
+            yield Reservation()
+            return
+        _require_possible(entry)
+        page, shared_page = await self._book(entry, receipt)
+        reservation = Reservation()
+        try:
+            yield reservation
+        except Unavailable:
+            reservation.taken = False
+            raise
+        finally:
+            await self._release(entry, page, shared_page, refund=not reservation.taken)
+
+    async def standing(self, caller: Caller) -> tuple[Spending, ...]:
+        """Where a caller stands now, limit by limit."""
+        entry = _entry(caller, 0)
+        if self._shared and entry.allowance.limits:
+            with contextlib.suppress(OutOfReach):
+                return await self._shared.look(entry)
+        return self._local.look(entry)
+
+    async def close(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._shared:
+            await self._shared.close()
+
+    async def _book(self, entry: Entry, receipt: Receipt) -> tuple[Page, Page | None]:
+        page = self._local.book(entry)
+        receipt.standing = page.spendings
+        if not page.booked:
+            raise _refusal(entry, page)
+        if self._shared is None:
+            return page, None
+        asking = self._start(self._shared.book(entry))
+        try:
+            shared_page = await asyncio.shield(asking)
+        except OutOfReach:
+            return page, None
+        except asyncio.CancelledError:
+            self._local.release(entry, page, refund=True)
+            self._start(self._undo(entry, asking))
+            raise
+        receipt.standing = shared_page.spendings
+        if not shared_page.booked:
+            self._local.release(entry, page, refund=True)
+            raise _refusal(entry, shared_page)
+        return page, shared_page
+
+    async def _undo(self, entry: Entry, asking: asyncio.Task[Page]) -> None:
+        """Gives back what was asked for by somebody who did not wait for the answer."""
+        assert self._shared
+        page = None
+        with contextlib.suppress(OutOfReach):
+            page = await asking
+        await self._shared.release(entry, page, refund=page is not None and page.booked)
+
+    async def _release(
+        self, entry: Entry, page: Page, shared_page: Page | None, *, refund: bool
+    ) -> None:
+        self._local.release(entry, page, refund=refund)
+        if self._shared:
+            # To its end, whoever leaves meanwhile; before the answer, since the next request may follow at once.
+            await asyncio.shield(
+                self._start(self._shared.release(entry, shared_page, refund=refund))
+            )
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _entry(caller: Caller, work: int) -> Entry:
+    return Entry(secrets.token_hex(8), caller.name, work, caller.allowance)
+
+
+def _require_possible(entry: Entry) -> None:
+    for limit in entry.allowance.limits:
+        if entry.work > limit.quota:
+            raise PermissionDenied(
+                f"this request costs {_mega(entry.work)} megapixel-steps and your limit is {limit}: "
+                "ask for fewer pictures, fewer steps or a smaller size"
+            )
+
+
+def _refusal(entry: Entry, page: Page) -> QuotaExceeded:
+    full = [spending for spending in page.spendings if not spending.fits(entry.work)]
+    if full:
+        longest = max(full, key=lambda spending: spending.seconds_until(entry.work))
+        wait = longest.seconds_until(entry.work)
+        message = (
+            f"your limit of {longest.limit} leaves {_mega(longest.left)} megapixel-steps and this request "
+            f"costs {_mega(entry.work)}; it fits in {wait:.0f} s"
+        )
+    else:
+        wait = CONCURRENCY_RETRY_AFTER
+        message = f"{page.running} of your requests are at work, as many as may be at once; wait for one to end"
+    return QuotaExceeded(message, retry_after=wait, subject=entry.caller)
+
+
+def _mega(work: int) -> str:
+    return f"{work / MEGA:.1f}"
