@@ -1,4 +1,4 @@
-"""The way of a request through the gateway: validate, draw on a runner, encode, store."""
+"""The way of a request through the gateway: validate, recall or draw on a runner, encode, store, keep."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from text2image import validation
 from text2image.gateway import metadata
-from text2image.gateway.auth import Authenticator, Credentials
+from text2image.gateway.auth import Authenticator, Caller, Credentials
+from text2image.gateway.cache import PictureCache, Recalled
+from text2image.gateway.flights import Flights
+from text2image.gateway.quota import Quotas, Receipt
 from text2image.gateway.runners import Runners
 from text2image.gateway.store import NotSaved, Store
-from text2image.lifecycle import Work
+from text2image.keys import Scope
+from text2image.lifecycle import Ticket, Work
+from text2image.limits import work_of
 from text2image.messages import (
     ClientEvent,
     Completed,
@@ -22,6 +28,7 @@ from text2image.messages import (
     GenerationRequest,
     ModelInfo,
     Picture,
+    Queued,
     State,
     Status,
     StreamOptions,
@@ -35,14 +42,16 @@ logger = logging.getLogger(__name__)
 class Order:
     """What one client asks for, whatever its transport.
 
-    `title` is what the files are named after; `timeout` is in seconds from now.
+    `title` is what the files are named after; `timeout` is in seconds from now; the receipt is filled in by the
+    gateway.
     """
 
+    caller: Caller
     draft: Draft
     title: str
     timeout: float
-    credentials: Credentials = field(default_factory=Credentials)
     options: StreamOptions = field(default_factory=StreamOptions)
+    receipt: Receipt = field(default_factory=Receipt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +61,29 @@ class Drawing:
     pictures: list[Picture]
     message: str
 
+    @property
+    def cached(self) -> bool:
+        """Whether all pictures were drawn for earlier orders."""
+        return all(picture.cached for picture in self.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is to be drawn, with which model, and whose work it counts as; the receipt is that of who asked first."""
+
+    request: GenerationRequest
+    model: ModelInfo
+    options: StreamOptions
+    caller: Caller
+    receipt: Receipt
+    title: str
+
 
 class Gateway:
     """What every transport calls.
 
-    `store` is None where pictures are not to be saved; prompts are written to the log only with `log_prompts`.
+    `store` is None where pictures are not to be saved, `cache` where none are kept; prompts are written to the log only
+    with `log_prompts`.
     """
 
     def __init__(
@@ -66,19 +93,33 @@ class Gateway:
         metrics: GatewayMetrics,
         work: Work,
         *,
+        cache: PictureCache | None = None,
         authenticator: Authenticator | None = None,
+        quotas: Quotas | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.runners = runners
         self.metrics = metrics
         self.work = work
         self._store = store
-        self._authenticator = authenticator or Authenticator()
+        self._cache = cache
+        self._flights = Flights(metrics)
+        self._authenticator = authenticator or Authenticator(metrics)
+        self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
 
     @property
     def is_ready(self) -> bool:
         return self.runners.is_ready and not self.work.draining
+
+    def authenticate(self, credentials: Credentials, scope: Scope = Scope.GENERATE) -> Caller:
+        """Whom a request counts as. Ask before anything else is done for it.
+
+        Raises:
+            Unauthenticated: no key is shown where one is asked for, or one that is worth nothing.
+            PermissionDenied: the key is for other things than `scope`.
+        """
+        return self._authenticator.caller(credentials, scope)
 
     async def statuses(self) -> AsyncGenerator[Status, None]:
         """The runners' status as one, now and after each change, until the gateway closes."""
@@ -99,21 +140,24 @@ class Gateway:
             Text2ImageError: the order is invalid, refused or could not be finished.
         """
         deadline = asyncio.get_running_loop().time() + order.timeout
-        caller = self._authenticator.caller(order.credentials)
         with self.work.admit() as ticket:
             model = self.runners.model
             request = validation.resolve(order.draft, model)
-            self._log(request)
-            events = self.runners.generate(request, order.options, deadline, ticket, caller.share)
+            job = _Job(request, model, order.options, order.caller, order.receipt, order.title)
+            if order.draft.seed is None:
+                # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
+                events = self._draw(job, deadline, ticket)
+            else:
+                key = (model, request, order.options)
+                events = self._flights.join(
+                    key, partial(self._recall_or_draw, job), deadline, ticket
+                )
             async with aclosing(events):
                 async for event in events:
-                    if isinstance(event, GeneratedImage):
-                        # Encoding and the disk take milliseconds that other requests need not wait for.
-                        yield await asyncio.to_thread(
-                            self._finish, event, request, model, order.title
-                        )
-                    else:
-                        yield event
+                    if order.receipt.standing is None:
+                        # Recalled, or drawn for another order: it cost nothing.
+                        order.receipt.standing = await self._quotas.standing(order.caller)
+                    yield event
 
     async def draw(self, order: Order) -> Drawing:
         """Draws an order to its end; being cancelled ends the work within one step.
@@ -132,17 +176,83 @@ class Gateway:
         pictures.sort(key=lambda picture: picture.index)
         return Drawing(pictures, self.message(pictures, left_out))
 
-    def _finish(
-        self, image: GeneratedImage, request: GenerationRequest, model: ModelInfo, title: str
-    ) -> Picture:
-        png = metadata.encode(image.pixels, metadata.describe(request, image.seed, model))
+    async def _recall_or_draw(
+        self, job: _Job, deadline: float, ticket: Ticket
+    ) -> AsyncGenerator[ClientEvent, None]:
+        """A job's events from the cache if it has all pictures, else as they are drawn, to be recalled next time."""
+        if self._cache is None:
+            events = self._draw(job, deadline, ticket)
+        elif recalled := await self._cache.recall(job.request, job.model):
+            self.metrics.cache.labels("hit").inc()
+            events = self._replay(job, recalled)
+        else:
+            self.metrics.cache.labels("miss").inc()
+            events = self._draw_and_keep(job, self._cache, deadline, ticket)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _replay(self, job: _Job, recalled: Recalled) -> AsyncGenerator[ClientEvent, None]:
+        self._log("recalling", job.request)
+        yield Queued(0.0)
+        for picture in recalled.pictures:
+            yield await self._still_saved(job, picture, recalled.left_out)
+        yield Completed(recalled.left_out)
+
+    async def _still_saved(self, job: _Job, picture: Picture, left_out: str) -> Picture:
+        """The picture where it was saved, or saved again if that file is gone."""
+        store = self._store
+        if store is None:
+            return replace(picture, path="")
+        if await asyncio.to_thread(store.holds, picture.path, picture.png):
+            return picture
+        path = await asyncio.to_thread(self._save, picture.png, job.title)
+        picture = replace(picture, path=path)
+        if path and self._cache:
+            await self._cache.keep(job.request, job.model, [picture], left_out)
+        return picture
+
+    async def _draw_and_keep(
+        self, job: _Job, cache: PictureCache, deadline: float, ticket: Ticket
+    ) -> AsyncGenerator[ClientEvent, None]:
+        pictures = []
+        async with aclosing(self._draw(job, deadline, ticket)) as events:
+            async for event in events:
+                if isinstance(event, Picture):
+                    pictures.append(event)
+                elif isinstance(event, Completed):
+                    await cache.keep(job.request, job.model, pictures, event.left_out)
+                yield event
+
+    async def _draw(
+        self, job: _Job, deadline: float, ticket: Ticket
+    ) -> AsyncGenerator[ClientEvent, None]:
+        """A job's events as a runner draws it, its pictures encoded and saved."""
+        work = work_of(job.request)
+        async with self._quotas.reserved(job.caller, work, job.receipt) as reservation:
+            self._log("drawing", job.request)
+            share = job.caller.share
+            events = self.runners.generate(job.request, job.options, deadline, ticket, share)
+            async with aclosing(events):
+                async for event in events:
+                    # The first event of any: a runner has admitted it.
+                    reservation.taken = True
+                    if isinstance(event, GeneratedImage):
+                        # Encoding and the disk take milliseconds that other requests need not wait for.
+                        yield await asyncio.to_thread(self._finish, event, job)
+                    else:
+                        yield event
+
+    def _finish(self, image: GeneratedImage, job: _Job) -> Picture:
+        parameters = metadata.describe(job.request, image.seed, job.model)
+        png = metadata.encode(image.pixels, parameters)
         return Picture(
             index=image.index,
             seed=image.seed,
             width=image.pixels.width,
             height=image.pixels.height,
             png=png,
-            path=self._save(png, title),
+            path=self._save(png, job.title),
             timings=image.timings,
         )
 
@@ -164,11 +274,12 @@ class Gateway:
         lost = self._store is not None and not all(picture.path for picture in pictures)
         return message_of(len(pictures), left_out, lost=lost)
 
-    def _log(self, request: GenerationRequest) -> None:
+    def _log(self, what: str, request: GenerationRequest) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.
         prompts = f" of {request.prompt!r} without {request.negative_prompt!r}"
         logger.info(
-            "drawing %dx%d, %d steps, n %d, seed %d%s",
+            "%s %dx%d, %d steps, n %d, seed %d%s",
+            what,
             request.width,
             request.height,
             request.steps,

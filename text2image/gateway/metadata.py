@@ -20,6 +20,8 @@ CHUNK = "parameters"
 COMPRESS_LEVEL = 3
 
 _NEGATIVE = "\nNegative prompt: "
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
 _PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 _NAMES = {
@@ -58,7 +60,7 @@ def describe(request: GenerationRequest, seed: int, model: ModelInfo) -> str:
     }
     text = _compose(request, settings)
     if (request.prompt, request.negative_prompt) != _prompts(text):
-        # The prompt looks like the form around it; quoted, it cannot be taken for that.
+        # The prompt looks like the form around it, or is not shown as it is; quoted, it is neither.
         settings["Prompt"] = request.prompt
         settings["Negative prompt"] = request.negative_prompt
         text = _compose(request, settings)
@@ -94,11 +96,12 @@ def parse(parameters: str) -> Draft:
 def _compose(request: GenerationRequest, settings: dict[str, str]) -> str:
     negative = f"{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
     last_line = ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items())
-    return f"{request.prompt}{negative}\n{last_line}"
+    # PNG forbids NUL in a text, and other control characters are commands to the terminal that shows it.
+    return _CONTROL.sub("", f"{request.prompt}{negative}\n{last_line}")
 
 
 def _quoted(value: str) -> str:
-    plain = value and value == value.strip() and not any(char in value for char in ',\n:"\\')
+    plain = value and value == value.strip() and not _SPECIAL.search(value)
     return value if plain else json.dumps(value)
 
 

@@ -61,6 +61,14 @@ class Store:
             logger.warning("a picture could not be saved in %s: %s", self._folder, reason)
             raise NotSaved(reason) from error
 
+    def holds(self, path: str, png: bytes) -> bool:
+        """Whether the file that `save` returned is still there, and still this picture."""
+        file = Path(path)
+        try:
+            return file.parent == self._folder and file.read_bytes() == png
+        except OSError:
+            return False
+
 
 def slug(title: str) -> str:
     """The words of a title, lower case, joined by underscores, at most `SLUG_BYTES` long as UTF-8.

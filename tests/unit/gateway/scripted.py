@@ -76,6 +76,10 @@ class ScriptedRunner:
         await self.die()
         await self.start()
 
+    def play(self, *scripts: Sequence[Step]) -> None:
+        """What further requests get, in place of all scripts so far."""
+        self._scripts = list(scripts)
+
     def show(self, status: Status) -> None:
         self._status = status
         self._changed.set()

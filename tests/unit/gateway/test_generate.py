@@ -1,7 +1,8 @@
-"""The gateway's own part of a request: it is validated before, and encoded, stored and told after."""
+"""The gateway's own part of a request: it is validated and recalled before, and encoded, saved, kept and told after."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from collections.abc import AsyncIterator
@@ -13,23 +14,35 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from tests.samples import MODEL
-from tests.unit.gateway.scripted import STORY, ScriptedRunner
+from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner
 from text2image.errors import InvalidRequest, Unavailable
 from text2image.gateway import metadata
+from text2image.gateway.auth import Caller
+from text2image.gateway.cache import PictureCache
 from text2image.gateway.generate import Gateway, Order
 from text2image.gateway.runners import Runners
+from text2image.gateway.shelves import DiskShelf
 from text2image.gateway.store import Store
 from text2image.lifecycle import Work
-from text2image.messages import Completed, Draft, Picture, State
+from text2image.messages import Completed, Draft, Picture, Queued, Share, State, StreamOptions
 from text2image.telemetry import GatewayMetrics
 
-ORDER = Order(draft=Draft(prompt="a fox, snow", n=2, seed=7), title="snow a fox", timeout=30)
+CALLER = Caller("address:127.0.0.1", Share("address:127.0.0.1"))
+ORDER = Order(
+    caller=CALLER, draft=Draft(prompt="a fox, snow", n=2, seed=7), title="snow a fox", timeout=30
+)
 
 
 @pytest.fixture
-async def runners(tmp_path: Path) -> AsyncIterator[Runners]:
+async def runner(tmp_path: Path) -> AsyncIterator[ScriptedRunner]:
     runner = ScriptedRunner(tmp_path / "socket", (*STORY[:-1], Completed("and a dog")))
     await runner.start()
+    yield runner
+    await runner.die()
+
+
+@pytest.fixture
+async def runners(runner: ScriptedRunner) -> AsyncIterator[Runners]:
     runners = Runners([runner.socket], 0, GatewayMetrics(CollectorRegistry()))
     runners.start()
     async for status in runners.statuses():
@@ -37,12 +50,24 @@ async def runners(tmp_path: Path) -> AsyncIterator[Runners]:
             break
     yield runners
     await runners.close()
-    await runner.die()
 
 
-def gateway(runners: Runners, store: Store | None, *, log_prompts: bool = False) -> Gateway:
-    metrics = GatewayMetrics(CollectorRegistry())
-    return Gateway(runners, store, metrics, Work(), log_prompts=log_prompts)
+def gateway(
+    runners: Runners,
+    store: Store | None,
+    *,
+    cache: Path | None = None,
+    log_prompts: bool = False,
+    registry: CollectorRegistry | None = None,
+) -> Gateway:
+    return Gateway(
+        runners,
+        store,
+        GatewayMetrics(registry or CollectorRegistry()),
+        Work(),
+        cache=PictureCache(DiskShelf(cache, 1 << 20)) if cache else None,
+        log_prompts=log_prompts,
+    )
 
 
 async def test_pictures_are_stored_and_carry_their_parameters(
@@ -90,7 +115,7 @@ async def test_the_log_has_a_line_for_each_order_and_prompts_only_when_asked_to(
     caplog.set_level(logging.DEBUG)
     draft = replace(ORDER.draft, prompt="vermilion\nfox", negative_prompt="murky")
     asked = gateway(runners, Store(tmp_path / "file"), log_prompts=log_prompts)
-    await asked.draw(Order(draft=draft, title="vermilion fox", timeout=30))
+    await asked.draw(Order(caller=CALLER, draft=draft, title="vermilion fox", timeout=30))
     drawing = [line for line in caplog.messages if line.startswith("drawing ")]
     assert len(drawing) == 1
     assert "128x128, 20 steps, n 2, seed 7" in drawing[0]
@@ -100,9 +125,161 @@ async def test_the_log_has_a_line_for_each_order_and_prompts_only_when_asked_to(
         assert sum(word in line for line in caplog.messages) == int(log_prompts)
 
 
+async def test_the_same_seed_again_is_answered_with_the_same_picture(
+    runner: ScriptedRunner, runners: Runners, tmp_path: Path
+) -> None:
+    registry = CollectorRegistry()
+    asked = gateway(
+        runners, Store(tmp_path / "pictures"), cache=tmp_path / "cache", registry=registry
+    )
+    first, again = await asked.draw(ORDER), await asked.draw(ORDER)
+    assert (first.cached, again.cached) == (False, True)
+    assert again.pictures == [replace(picture, cached=True) for picture in first.pictures]
+    assert again.message == first.message
+    # Picture i of n is the picture of its own seed.
+    one = await asked.draw(replace(ORDER, draft=replace(ORDER.draft, n=1, seed=8)))
+    assert one.pictures == [replace(first.pictures[1], index=0, cached=True)]
+    assert len(runner.requests) == 1
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+    outcomes = {
+        outcome: registry.get_sample_value("text2image_cache_total", {"outcome": outcome})
+        for outcome in ("hit", "miss", "shared")
+    }
+    assert outcomes == {"hit": 2, "miss": 1, "shared": None}
+
+
+async def test_a_recalled_order_is_told_like_one_that_is_drawn(
+    runners: Runners, tmp_path: Path
+) -> None:
+    asked = gateway(runners, None, cache=tmp_path / "cache")
+    await asked.draw(ORDER)
+    events = [event async for event in asked.stream(ORDER)]
+    assert [type(event) for event in events] == [Queued, Picture, Picture, Completed]
+    assert events[0] == Queued(0.0)
+    assert events[-1] == Completed("and a dog")
+
+
+async def test_without_a_seed_every_picture_is_new(
+    runner: ScriptedRunner, runners: Runners, tmp_path: Path
+) -> None:
+    asked = gateway(runners, None, cache=tmp_path / "cache")
+    order = replace(ORDER, draft=replace(ORDER.draft, seed=None))
+    drawings = await asyncio.gather(*(asked.draw(order) for _ in range(3)))
+    assert len({request.seed for request in runner.requests}) == 3
+    assert not any(drawing.cached for drawing in drawings)
+    assert not (tmp_path / "cache").exists()
+
+
+async def test_only_all_pictures_together_are_recalled(
+    runner: ScriptedRunner, runners: Runners, tmp_path: Path
+) -> None:
+    asked = gateway(runners, None, cache=tmp_path / "cache")
+    await asked.draw(ORDER)
+    await asked.draw(replace(ORDER, draft=replace(ORDER.draft, n=3)))
+    assert len(runner.requests) == 2
+
+
+async def test_a_recalled_picture_whose_file_is_gone_is_saved_again_once(
+    runners: Runners, tmp_path: Path
+) -> None:
+    asked = gateway(runners, Store(tmp_path / "pictures"), cache=tmp_path / "cache")
+    first = await asked.draw(ORDER)
+    for spoil in (Path.unlink, lambda path: path.write_bytes(b"another picture")):
+        spoil(Path(first.pictures[0].path))
+        again = await asked.draw(ORDER)
+        assert again.cached
+        for picture in again.pictures:
+            check_file(picture)
+        files = list((tmp_path / "pictures").iterdir())
+        assert (await asked.draw(ORDER)).pictures == again.pictures
+        assert list((tmp_path / "pictures").iterdir()) == files
+
+
+async def test_a_recalled_picture_that_cannot_be_saved_is_given_and_it_is_said(
+    runners: Runners, tmp_path: Path
+) -> None:
+    await gateway(runners, None, cache=tmp_path / "cache").draw(ORDER)
+    (tmp_path / "file").write_bytes(b"")
+    asked = gateway(runners, Store(tmp_path / "file"), cache=tmp_path / "cache")
+    drawing = await asked.draw(ORDER)
+    assert drawing.cached
+    assert "could not be saved" in drawing.message
+
+
+async def test_a_path_outside_the_folder_is_never_told(runners: Runners, tmp_path: Path) -> None:
+    """The cache may hold what another server saved, or nothing that was ever true."""
+    other = gateway(runners, Store(tmp_path / "other"), cache=tmp_path / "cache")
+    await other.draw(ORDER)
+    asked = gateway(runners, Store(tmp_path / "pictures"), cache=tmp_path / "cache")
+    for picture in (await asked.draw(ORDER)).pictures:
+        assert Path(picture.path).parent == tmp_path / "pictures"
+    nowhere = gateway(runners, None, cache=tmp_path / "cache")
+    assert [picture.path for picture in (await nowhere.draw(ORDER)).pictures] == ["", ""]
+
+
+async def test_the_same_at_once_is_drawn_and_saved_once(
+    runner: ScriptedRunner, runners: Runners, tmp_path: Path
+) -> None:
+    asked = gateway(runners, Store(tmp_path / "pictures"))
+    drawings = await asyncio.gather(*(asked.draw(ORDER) for _ in range(20)))
+    assert len(runner.requests) == 1
+    assert all(drawing == drawings[0] for drawing in drawings)
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(ORDER, draft=replace(ORDER.draft, seed=8)),
+        replace(ORDER, draft=replace(ORDER.draft, n=1)),
+        replace(ORDER, draft=replace(ORDER.draft, prompt="a cat")),
+        replace(ORDER, options=StreamOptions(progress_every=1)),
+    ],
+    ids=["seed", "n", "prompt", "options"],
+)
+async def test_what_differs_is_not_shared(
+    runner: ScriptedRunner, runners: Runners, other: Order
+) -> None:
+    asked = gateway(runners, None)
+    await asyncio.gather(asked.draw(ORDER), asked.draw(other))
+    assert len(runner.requests) == 2
+
+
+@pytest.mark.parametrize("seed", [7, None])
+async def test_when_all_have_left_the_runners_work_ends(
+    runner: ScriptedRunner, runners: Runners, seed: int | None
+) -> None:
+    runner.play([STORY[0], HANG])
+    asked = gateway(runners, None)
+    order = replace(ORDER, draft=replace(ORDER.draft, seed=seed))
+    clients = [asyncio.create_task(asked.draw(order)) for _ in range(2)]
+    await runner.hung()
+    clients.pop().cancel()
+    await asyncio.sleep(0)
+    assert seed is None or not runner.cancelled.is_set()
+    clients.pop().cancel()
+    await asyncio.wait_for(runner.cancelled.wait(), 30)
+    assert not len(asked.work)
+
+
+async def test_the_time_to_drain_ends_for_those_who_share_too(
+    runner: ScriptedRunner, runners: Runners
+) -> None:
+    runner.play([STORY[0], HANG])
+    asked = gateway(runners, None)
+    clients = [asyncio.create_task(asked.draw(ORDER)) for _ in range(3)]
+    await runner.hung()
+    await asked.drain(0.01)
+    for client in clients:
+        with pytest.raises(Unavailable) as raised:
+            await client
+        assert raised.value.reason == Unavailable.DRAINING
+    await asyncio.wait_for(runner.cancelled.wait(), 30)
+
+
 async def test_an_invalid_order_never_reaches_a_runner(runners: Runners) -> None:
     with pytest.raises(InvalidRequest):
-        await gateway(runners, None).draw(Order(draft=Draft(prompt=""), title="", timeout=30))
+        await gateway(runners, None).draw(replace(ORDER, draft=Draft(prompt="")))
     assert runners.status.counters.admitted == 0
 
 

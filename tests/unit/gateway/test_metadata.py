@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -25,12 +26,14 @@ def test_what_is_described_is_parsed_again(request: GenerationRequest, model: st
 
 
 @given(requests)
+@example(replace(REQUEST, prompt="a\0fox\x1b[2J", negative_prompt="\x08"))
 def test_the_parameters_survive_the_png_file(request: GenerationRequest) -> None:
     text = metadata.describe(request, request.seed, MODEL)
     file = io.BytesIO(metadata.encode(Pixels(1, 1, b"abc"), text))
     image = Image.open(file)
     image.load()
     assert metadata.parse(image.text[metadata.CHUNK]) == draft_of(request)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", image.text[metadata.CHUNK])
 
 
 def test_the_form_is_the_one_that_other_tools_read() -> None:

@@ -1,0 +1,134 @@
+"""Pictures that were drawn before: who asks for the same one with the same seed gets it without drawing.
+
+An entry is one picture, since picture i of n is the picture of its own seed alone. Entries are plain bytes with a
+checksum over all of them; nothing that lies there is ever executed, and what is not whole is removed and drawn anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from text2image import __version__
+from text2image.gateway.shelves import Shelf
+from text2image.messages import GenerationRequest, ModelInfo, Picture, Timings
+
+logger = logging.getLogger(__name__)
+
+# Raise the number when the form of an entry changes: entries of another form are foreign, and are drawn anew.
+_MAGIC = b"text2image picture 1\n"
+_DIGEST_BYTES = 32
+_LENGTH_BYTES = 4
+
+
+class NotAnEntry(Exception):
+    """The bytes are cut off, damaged, of another form, or another picture's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """All pictures of a request; `left_out` as in `Completed`."""
+
+    pictures: list[Picture]
+    left_out: str
+
+
+class PictureCache:
+    """Recalls and keeps the pictures of requests whose seed was asked for."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    async def recall(self, request: GenerationRequest, model: ModelInfo) -> Recalled | None:
+        """All pictures of a request as they were drawn before, or None if any is missing."""
+        pictures = []
+        left_out = ""
+        for index in range(request.n):
+            key = key_of(request, index, model)
+            entry = await self._shelf.get(key)
+            if entry is None:
+                return None
+            try:
+                picture, left_out = unpack(key, entry)
+            except NotAnEntry as error:
+                logger.warning("entry %s of the cache is removed: it %s", key, error)
+                await self._shelf.drop(key)
+                return None
+            pictures.append(replace(picture, index=index))
+        return Recalled(pictures, left_out)
+
+    async def keep(
+        self,
+        request: GenerationRequest,
+        model: ModelInfo,
+        pictures: Sequence[Picture],
+        left_out: str,
+    ) -> None:
+        """Keeps pictures of a request for as long as there is room."""
+        for picture in pictures:
+            key = key_of(request, picture.index, model)
+            await self._shelf.put(key, pack(key, picture, left_out))
+
+
+def key_of(request: GenerationRequest, index: int, model: ModelInfo) -> str:
+    """The key of picture `index` of a request; all that a picture depends on is in it."""
+    alone = replace(request, n=1, seed=request.seed_of(index))
+    identity = {
+        "model": model.id,
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "version": __version__,
+        **asdict(alone),
+    }
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pack(key: str, picture: Picture, left_out: str) -> bytes:
+    """The entry of a picture under its key: a mark, a checksum, the length of what is told of it, that, the PNG."""
+    told = json.dumps(
+        {
+            "seed": picture.seed,
+            "width": picture.width,
+            "height": picture.height,
+            "path": picture.path,
+            "timings": asdict(picture.timings),
+            "left_out": left_out,
+        }
+    ).encode()
+    content = len(told).to_bytes(_LENGTH_BYTES) + told + picture.png
+    return _MAGIC + _digest(key, content) + content
+
+
+def unpack(key: str, entry: bytes) -> tuple[Picture, str]:
+    """The picture that an entry holds, as the first of its request, and what was left out of its prompt.
+
+    Raises:
+        NotAnEntry: it is not what `pack` made for this key; the text says what it is.
+    """
+    start = len(_MAGIC) + _DIGEST_BYTES
+    content = entry[start:]
+    if not entry.startswith(_MAGIC):
+        raise NotAnEntry("has another form")
+    if entry[len(_MAGIC) : start] != _digest(key, content):
+        raise NotAnEntry("is damaged, or another picture's")
+    end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES])
+    told = json.loads(content[_LENGTH_BYTES:end])
+    picture = Picture(
+        index=0,
+        seed=told["seed"],
+        width=told["width"],
+        height=told["height"],
+        png=content[end:],
+        path=told["path"],
+        timings=Timings(**told["timings"]),
+        cached=True,
+    )
+    return picture, told["left_out"]
+
+
+def _digest(key: str, content: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + content).digest()
