@@ -16,7 +16,7 @@ export BENTOML_DO_NOT_TRACK := True
 PIP_OPTIONS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve ui test lint format load bench bento container train model eval docs samples proto lock clean
+.PHONY: help serve ui test lint audit debian format load bench bento container train model eval docs samples screenshots proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,9 +26,9 @@ serve: .venv/.serve ## Serve HTTP on PORT and gRPC on GRPC_PORT
 
 ui: .venv/.serve .venv/.ui ## Show the page on UI_PORT; it draws with the server on GRPC_PORT
 	@PYTHONPATH=. exec $(BIN)/streamlit run frontend/app.py --server.address $(HOST) \
-		--server.port $(UI_PORT) --browser.gatherUsageStats false
+		--server.port $(UI_PORT)
 
-test: .venv/.dev lint ## Run everything that CI runs
+test: debian .venv/.dev lint audit ## Run everything that CI runs
 	$(BIN)/python -m pytest
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos
@@ -37,6 +37,16 @@ lint: .venv/.dev ## Check format, style, types, import boundaries and protos
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
+
+audit: .venv/.dev ## Look for unsafe code, and for known vulnerabilities of what is installed
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive text2image service.py frontend
+	$(BIN)/python -m tools.audit
+
+debian: ## Say which of Debian's packages the tests lack
+	@missing=$$(grep -v '^#' requirements/debian.txt | while read -r package command; do \
+		PATH=$$PATH:/usr/sbin:/sbin command -v $$command > /dev/null || echo $$package; done); \
+	[ -z "$$missing" ] || { echo "the tests need more of Debian; install it with"; \
+		echo "    sudo apt-get install" $$missing; exit 1; }
 
 format: .venv/.dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
@@ -74,6 +84,9 @@ docs: .venv/.dev ## Renew what the documents take from the code
 
 samples: .venv/.dev ## Draw the README's pictures with a running server
 	$(BIN)/python -m tools.samples
+
+screenshots: .venv/.dev ## Renew the documents' pictures of the page
+	UPDATE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/page/test_looks.py
 
 proto: .venv/.dev ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. \

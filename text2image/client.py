@@ -5,12 +5,18 @@
 
 A picture is PNG: `PIL.Image.open(io.BytesIO(picture.png))` opens it. None of the server's larger dependencies are
 needed.
+
+What a program leaves out is taken from the environment: T2I_API_KEY holds the key, T2I_TLS_CA a file with the
+certificates that may vouch for the server, or `system`, and T2I_TLS_CLIENT_CERT and T2I_TLS_CLIENT_KEY the files of
+the client's own certificate.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Generator, Iterator
-from typing import Any, Self, cast
+from pathlib import Path
+from typing import Any, Self, TypeAlias, cast
 
 import grpc
 
@@ -18,6 +24,9 @@ from text2image import wire
 from text2image.errors import Cancelled, DeadlineExceeded, Text2ImageError, Unavailable
 from text2image.messages import ClientEvent, ModelInfo, Picture, State, Status
 from text2image.v1 import image_generation_pb2 as pb
+
+Authorities: TypeAlias = str | Path | bytes | bool
+Certificate: TypeAlias = tuple[str | Path, str | Path]
 
 _OPTIONS = [("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES)]
 # What a client waits before it tries a server again that did not answer at all, in seconds.
@@ -34,10 +43,35 @@ class Client:
     Every call takes the optional fields of a request by name: negative_prompt, width, height (pixels), steps,
     guidance_scale, seed, n, sampler. `timeout` is in seconds; None leaves it to the server. Failures are raised as
     `Text2ImageError`, a server that cannot be reached among them.
+
+    Args:
+        address: host and port of gRPC, or `unix:` and the path of a socket.
+        api_key: shown with every call; an empty one shows none.
+        ca: who may vouch for the server, which turns TLS on: certificates in PEM, as a file or as bytes, or True
+            for the authorities that everybody knows. False leaves the connection plain.
+        certificate: files with the certificate chain and the key, in PEM, that this client shows to a server that
+            asks for them.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the key is no key, or a certificate is none.
     """
 
-    def __init__(self, address: str = "localhost:50051") -> None:
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        api_key: str | None = None,
+        ca: Authorities | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
+        self._metadata = _metadata(api_key)
+        credentials = _credentials(ca, certificate)
+        self._channel = (
+            grpc.secure_channel(address, credentials, options=_OPTIONS)
+            if credentials
+            else grpc.insecure_channel(address, options=_OPTIONS)
+        )
         self._stub = wire.stub(self._channel)
 
     def __enter__(self) -> Self:
@@ -70,7 +104,7 @@ class Client:
         Closing the generator cancels the work.
         """
         request = _request(prompt, progress_every, preview_every, fields)
-        call = self._stub.Generate(request, timeout=timeout)
+        call = self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
         try:
             for message in call:
                 event = wire.client_event_from(message)
@@ -84,13 +118,17 @@ class Client:
     def model(self, *, timeout: float | None = 10.0) -> ModelInfo:
         """What the server serves: limits, and defaults of every optional field."""
         try:
-            return wire.model_from(self._stub.GetModel(pb.GetModelRequest(), timeout=timeout))
+            return wire.model_from(
+                self._stub.GetModel(pb.GetModelRequest(), timeout=timeout, metadata=self._metadata)
+            )
         except grpc.RpcError as error:
             raise _ours(error) from error
 
     def watch(self, *, timeout: float | None = None) -> Generator[Status, None, None]:
         """The server's status now and each time it changes; closing the generator ends the call."""
-        call = self._stub.WatchStatus(pb.WatchStatusRequest(), timeout=timeout, wait_for_ready=True)
+        call = self._stub.WatchStatus(
+            pb.WatchStatusRequest(), timeout=timeout, metadata=self._metadata, wait_for_ready=True
+        )
         try:
             for message in call:
                 yield wire.status_from(message)
@@ -114,8 +152,21 @@ class Client:
 class AsyncClient:
     """The same for asyncio; make it in the event loop that uses it. Cancelling a call cancels its work."""
 
-    def __init__(self, address: str = "localhost:50051") -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        api_key: str | None = None,
+        ca: Authorities | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
+        self._metadata = _metadata(api_key)
+        credentials = _credentials(ca, certificate)
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(address, options=_OPTIONS)
+        )
         self._stub = wire.stub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -149,7 +200,7 @@ class AsyncClient:
     ) -> AsyncGenerator[ClientEvent, None]:
         """Draws, and yields what happens; closing the generator cancels the work."""
         request = _request(prompt, progress_every, preview_every, fields)
-        call = self._stub.Generate(request, timeout=timeout)
+        call = self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
         try:
             async for message in call:
                 event = wire.client_event_from(message)
@@ -159,6 +210,46 @@ class AsyncClient:
             raise _ours(error) from error
         finally:
             call.cancel()
+
+
+def _metadata(api_key: str | None) -> wire.Metadata:
+    """The metadata that shows a key. What is wrong with one is told without it, unlike grpc would."""
+    key = os.environ.get("T2I_API_KEY", "") if api_key is None else api_key
+    if not key:
+        return ()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("an API key is printable ASCII without spaces")
+    return (("authorization", f"Bearer {key}"),)
+
+
+def _credentials(
+    ca: Authorities | None, certificate: Certificate | None
+) -> grpc.ChannelCredentials | None:
+    """What TLS needs, or None for a plain connection."""
+    if ca is None:
+        named = os.environ.get("T2I_TLS_CA", "")
+        ca = True if named == "system" else named
+    if not ca:
+        return None
+    chain, key = certificate or _named_certificate()
+    return grpc.ssl_channel_credentials(
+        None if ca is True else _pem(ca),
+        private_key=_pem(key) if key else None,
+        certificate_chain=_pem(chain) if chain else None,
+    )
+
+
+def _named_certificate() -> Certificate:
+    return os.environ.get("T2I_TLS_CLIENT_CERT", ""), os.environ.get("T2I_TLS_CLIENT_KEY", "")
+
+
+def _pem(source: str | Path | bytes) -> bytes:
+    """Certificates or a key in PEM; grpc takes anything, and then never connects."""
+    pem = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if b"-----BEGIN " not in pem:
+        name = "it" if isinstance(source, bytes) else source
+        raise ValueError(f"not PEM, where certificates or a key in PEM are needed: {name}")
+    return pem
 
 
 def _request(

@@ -89,19 +89,21 @@ def checked(request: M | Malformed) -> M:
     return request
 
 
+_MAKE_HANDLER = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
 def generic_handler(
     service: ServiceDescriptor, methods: dict[str, Handler], max_bytes: int
 ) -> grpc.GenericRpcHandler:
-    """Handlers for the methods of a service, unary or server-streaming as its descriptor says."""
+    """Handlers for the methods of a service, each streaming as its descriptor says."""
     handlers = {}
     for name, handler in methods.items():
         method = service.methods_by_name[name]
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if method.server_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        handlers[name] = make(
+        handlers[name] = _MAKE_HANDLER[method.client_streaming, method.server_streaming](
             handler,
             request_deserializer=deserializer(GetMessageClass(method.input_type), max_bytes),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.e2e.harness import Server
 from text2image import text2image_pb2, wire
@@ -211,6 +212,38 @@ BAD_MESSAGES = {
 def test_what_is_no_message_is_refused_over_grpc(server: Server, message: bytes) -> None:
     assert call_seed(server, message).status_code == 400
     assert isinstance(call_v1(server, message), InvalidRequest)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/List",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_the_standard_services_refuse_what_is_no_message_too(server: Server, method: str) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.stream_stream(method, request_serializer=bytes, response_deserializer=bytes)
+        with pytest.raises(grpc.RpcError) as raised:
+            list(call(iter([b"\xff\xff"]), timeout=60))
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_the_health_of_a_service_that_is_not_served_is_unknown(server: Server) -> None:
+    asked = health_pb2.HealthCheckRequest(service="nowhere")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Check(asked, timeout=60)
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+        watching = stub.Watch(asked, timeout=60)
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watching.cancel()
+        served = stub.List(health_pb2.HealthListRequest(), timeout=60).statuses
+    serving = {name for name, answer in served.items() if answer.status == answer.SERVING}
+    assert serving == {"", "Text2ImageService", "text2image.v1.ImageGeneration"}
 
 
 def test_odd_headers_do_no_harm(server: Server) -> None:

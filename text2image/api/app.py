@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -13,6 +14,9 @@ from starlette.routing import Match, Route
 
 from text2image import __version__, telemetry
 from text2image.api import openai, rest
+from text2image.api.asgi import credentials_of, gateway_of
+from text2image.errors import Text2ImageError
+from text2image.keys import Scope
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
@@ -30,7 +34,11 @@ def http_app() -> FastAPI:
     return app
 
 
-async def _metrics() -> Response:
+async def _metrics(request: Request) -> Response:
+    try:
+        gateway_of(request).authenticate(credentials_of(request), Scope.ADMIN)
+    except Text2ImageError as error:
+        return rest.error_response(error)
     return Response(await asyncio.to_thread(telemetry.exposition), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -44,7 +52,7 @@ async def _unknown(request: Request) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    error = cast(HTTPException, error)
     message = {
         404: f"there is nothing at {request.url.path}",
         405: f"{request.url.path} does not take {request.method}",

@@ -19,15 +19,19 @@ from text2image.errors import (
     InvalidRequest,
     PayloadTooLarge,
     Text2ImageError,
+    Unauthenticated,
 )
-from text2image.gateway.auth import Credentials
-from text2image.gateway.generate import Gateway
+from text2image.gateway.auth import Caller, Credentials
+from text2image.gateway.generate import Drawing, Gateway, Order
+from text2image.gateway.quota import Receipt
+from text2image.limits import MEGA
 from text2image.rpc import as_ours
-from text2image.settings import Settings, get_settings
+from text2image.settings import get_settings
 
 TIMEOUT_HEADER = "X-Request-Timeout"
-# A client may always name this many seconds, however short the server's own default is.
-LONGEST_NAMED_TIMEOUT = 600.0
+# What the RateLimit headers count.
+WORK_UNIT = "megapixel-steps"
+CACHE_HEADER = "X-Cache"
 # Seconds that a body may take to arrive.
 BODY_TIMEOUT = 30.0
 # How much of a refused body is still read, in multiples of the limit: a client that is cut off while it sends
@@ -43,11 +47,31 @@ def gateway_of(request: Request) -> Gateway:
 
 
 def credentials_of(request: Request) -> Credentials:
-    """Where the client calls from and the API key it shows, as `Authorization: Bearer` or as `X-API-Key`."""
+    """Where the client calls from, and the API key it shows as `Authorization: Bearer` or as `X-API-Key`."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
     key = bearer or request.headers.get("X-API-Key", "").strip()
-    return Credentials(request.client.host if request.client else "", key or None)
+    return Credentials(
+        address=request.client.host if request.client else "",
+        forwarded_for=",".join(request.headers.getlist("X-Forwarded-For")),
+        api_key=key or None,
+    )
+
+
+def caller_of(request: Request) -> Caller:
+    """Whom a request for pictures counts as; ask before its body is read.
+
+    Raises:
+        Unauthenticated: no key is shown where one is asked for, or one that is worth nothing.
+        PermissionDenied: the key is for other things.
+    """
+    return gateway_of(request).authenticate(credentials_of(request))
+
+
+def receipt_of(request: Request) -> Receipt:
+    """The receipt of a request's order, whose content `answer` shows in the headers."""
+    receipt: Receipt = request.state.receipt
+    return receipt
 
 
 async def answer(
@@ -58,8 +82,26 @@ async def answer(
 ) -> Response:
     """The response of `work`, or its error in the words of `refuse`; an answer is made even if nobody waits for it.
 
-    It is measured as one request, up to the last byte of an `EventStream`.
+    It is measured as one request, up to the last byte of an `EventStream`. Its headers tell where the caller stands
+    with its limits, if it has any.
     """
+    request.state.receipt = receipt = Receipt()
+    response = await _answered(request, transport, work, refuse)
+    for spending in receipt.standing or ():
+        limit = spending.limit
+        policy = f'"{limit.period}";q={limit.megapixel_steps};w={limit.seconds};qu="{WORK_UNIT}"'
+        left, seconds = spending.left // MEGA, math.ceil(spending.seconds_until_more)
+        response.headers.append("RateLimit-Policy", policy)
+        response.headers.append("RateLimit", f'"{limit.period}";r={left};t={seconds}')
+    return response
+
+
+async def _answered(
+    request: Request,
+    transport: str,
+    work: Callable[[], Awaitable[Response]],
+    refuse: Callable[[Text2ImageError], Response],
+) -> Response:
     try:
         with ExitStack() as measuring:
             measuring.enter_context(gateway_of(request).metrics.request(transport))
@@ -104,9 +146,18 @@ async def _measured(
         yield tell(as_ours(error))
 
 
+def marked(response: Response, order: Order, drawing: Drawing) -> Response:
+    """The response with what the cache did for an order, where the order asked for a picture that could be there."""
+    if order.draft.seed is not None:
+        response.headers[CACHE_HEADER] = "hit" if drawing.cached else "miss"
+    return response
+
+
 def refused(error: Text2ImageError, body: Response) -> Response:
     """The response to an error, with the status and headers that it calls for."""
     body.status_code = error.http_status
+    if isinstance(error, Unauthenticated):
+        body.headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         body.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return body
@@ -163,11 +214,6 @@ def _violation(detail: Any) -> FieldViolation:
     return FieldViolation(field, detail["msg"])
 
 
-def longest_timeout(settings: Settings) -> float:
-    """The most seconds that a request over HTTP can take."""
-    return max(settings.request_timeout, LONGEST_NAMED_TIMEOUT)
-
-
 def timeout_of(request: Request) -> float:
     """Seconds the client gives us: what its header names, else the setting.
 
@@ -182,7 +228,7 @@ def timeout_of(request: Request) -> float:
         seconds = float(named)
     except ValueError:
         seconds = math.nan
-    longest = longest_timeout(settings)
+    longest = settings.longest_timeout
     if not 0 < seconds <= longest:
         reason = f"must be a number of seconds above 0, at most {longest:g}"
         raise InvalidRequest(FieldViolation(TIMEOUT_HEADER, reason))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
 import grpc
-from grpc_health.v1 import health, health_pb2
-from grpc_health.v1._async import HealthServicer
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection
+from google.protobuf.descriptor import ServiceDescriptor
 
-from text2image.api import seed_grpc, v1_grpc
+from text2image.api import health, reflection, seed_grpc, v1_grpc
 from text2image.gateway.generate import Gateway
 from text2image.ports import address_of
-from text2image.rpc import generic_handler
+from text2image.rpc import Handler, generic_handler
 from text2image.settings import Settings
+from text2image.tls import tls_of
 
 # A request may be larger than what is read of it, so that it is refused in the words of its contract and not of grpc.
 REFUSABLE_FACTOR = 16
@@ -30,7 +25,6 @@ class GrpcServer:
     def __init__(self, gateway: Gateway, settings: Settings) -> None:
         self._gateway = gateway
         self._settings = settings
-        self._health = HealthServicer()
 
     async def start(self) -> None:
         """Begins to listen.
@@ -47,37 +41,30 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(settings.gateway_workers > 1)),
             ]
         )
-        v1 = v1_grpc.ImageGeneration(self._gateway, settings.request_timeout)
-        seed = seed_grpc.Text2ImageService(self._gateway, settings.request_timeout)
         limit = settings.max_body_bytes
         server.add_generic_rpc_handlers(
-            (
-                generic_handler(v1_grpc.SERVICE, v1.methods, limit),
-                generic_handler(seed_grpc.SERVICE, seed.methods, limit),
+            tuple(
+                generic_handler(service, methods, limit)
+                for service, methods in self._methods().items()
             )
         )
-        add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-        server.add_insecure_port(address_of(settings.host, settings.grpc_port))
-        await self._show_health()
+        address = address_of(settings.host, settings.grpc_port)
+        if tls := tls_of(settings):
+            server.add_secure_port(address, tls.grpc_credentials())
+        else:
+            server.add_insecure_port(address)
         await server.start()
-        self._following = asyncio.create_task(self._follow_readiness())
 
     async def stop(self) -> None:
         """Ends what is still open: all work is done by now, only watchers are left."""
-        self._following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._following
         await self._server.stop(STOP_GRACE)
 
-    async def _follow_readiness(self) -> None:
-        async for _ in self._gateway.statuses():
-            await self._show_health()
-
-    async def _show_health(self) -> None:
-        status = health_pb2.HealthCheckResponse
-        shown = status.SERVING if self._gateway.is_ready else status.NOT_SERVING
-        for service in ("", *_SERVICES):
-            await self._health.set(service, shown)
+    def _methods(self) -> dict[ServiceDescriptor, dict[str, Handler]]:
+        gateway, settings = self._gateway, self._settings
+        shown = (*_SERVICES, health.SERVICE.full_name)
+        return {
+            v1_grpc.SERVICE: v1_grpc.ImageGeneration(gateway, settings).methods,
+            seed_grpc.SERVICE: seed_grpc.Text2ImageService(gateway, settings).methods,
+            health.SERVICE: health.Health(gateway, _SERVICES).methods,
+            reflection.SERVICE: reflection.Reflection(shown).methods,
+        }

@@ -22,9 +22,11 @@ from starlette.responses import JSONResponse, Response
 from text2image.api.asgi import (
     EventStream,
     answer,
-    credentials_of,
+    caller_of,
     gateway_of,
+    marked,
     read_json,
+    receipt_of,
     refused,
     timeout_of,
     unless_gone,
@@ -127,21 +129,22 @@ async def create_image(request: Request) -> Response:
     """Draws and answers with the pictures as base64, or as server-sent events with `"stream": true`."""
 
     async def work() -> Response:
-        gateway = gateway_of(request)
+        gateway, caller = gateway_of(request), caller_of(request)
         timeout = timeout_of(request)
         body = await read_json(request, ImagesRequest)
         model = gateway.runners.model
         order = Order(
+            caller=caller,
             draft=body.draft(model),
             title=body.prompt,
             timeout=timeout,
-            credentials=credentials_of(request),
             options=_options(body, model),
+            receipt=receipt_of(request),
         )
         if body.stream:
             return await _streamed(gateway, order, body.partial_images or 0)
         drawing = await unless_gone(request, gateway.draw(order))
-        return JSONResponse(_images(drawing))
+        return marked(JSONResponse(_images(drawing)), order, drawing)
 
     return await answer(request, TRANSPORT, work, error_response)
 
@@ -151,6 +154,7 @@ async def list_models(request: Request) -> Response:
     """Lists the one model that is served."""
 
     try:
+        caller_of(request)
         model = gateway_of(request).runners.model
     except Text2ImageError as error:
         return error_response(error)
@@ -188,6 +192,7 @@ def _images(drawing: Drawing) -> dict[str, Any]:
         "background": "opaque",
         "size": f"{first.width}x{first.height}",
         "message": drawing.message,
+        "cached": drawing.cached,
     }
 
 
@@ -223,7 +228,7 @@ async def _sse(
                 # Only now is it known what to say of the pictures.
                 message = gateway.message(pictures, event.left_out)
                 for picture in pictures:
-                    more = {"seed": picture.seed, "message": message}
+                    more = {"seed": picture.seed, "message": message, "cached": picture.cached}
                     yield _event("image_generation.completed", picture.png, **more)
 
 

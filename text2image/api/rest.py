@@ -13,9 +13,11 @@ from starlette.responses import JSONResponse, Response
 from text2image import validation
 from text2image.api.asgi import (
     answer,
-    credentials_of,
+    caller_of,
     gateway_of,
+    marked,
     read_json,
+    receipt_of,
     refused,
     timeout_of,
     unless_gone,
@@ -83,6 +85,7 @@ class GenerateResponse(BaseModel):
     image_path: str
     seed: int
     images: list[GeneratedPicture]
+    cached: bool = Field(False, description="All pictures were drawn for earlier requests.")
 
 
 class Violation(BaseModel):
@@ -106,7 +109,9 @@ class ErrorResponse(BaseModel):
     "/generate",
     summary="Draw pictures from text",
     response_model=GenerateResponse,
-    responses={status: {"model": ErrorResponse} for status in (400, 413, 429, 499, 500, 503, 504)},
+    responses={
+        status: {"model": ErrorResponse} for status in (400, 401, 403, 413, 429, 499, 500, 503, 504)
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -118,16 +123,18 @@ async def generate(request: Request) -> Response:
     """Draws and answers when all pictures are finished. The header X-Request-Timeout sets a deadline in seconds."""
 
     async def work() -> Response:
-        gateway = gateway_of(request)
+        gateway, caller = gateway_of(request), caller_of(request)
         timeout = timeout_of(request)
         body = await read_json(request, GenerateRequest)
         order = Order(
+            caller=caller,
             draft=body.draft(),
             title=f"{body.context or ''} {body.text}",
             timeout=timeout,
-            credentials=credentials_of(request),
+            receipt=receipt_of(request),
         )
-        return _drawn(await unless_gone(request, gateway.draw(order)))
+        drawing = await unless_gone(request, gateway.draw(order))
+        return marked(_drawn(drawing), order, drawing)
 
     return await answer(request, TRANSPORT, work, error_response)
 
@@ -141,13 +148,15 @@ def _drawn(drawing: Drawing) -> Response:
         )
         for picture in drawing.pictures
     ]
-    body = response_to(drawing.message, images).model_dump_json()
+    body = response_to(drawing.message, images, cached=drawing.cached).model_dump_json()
     return Response(body, media_type="application/json")
 
 
-def response_to(message: str, images: list[GeneratedPicture]) -> GenerateResponse:
+def response_to(
+    message: str, images: list[GeneratedPicture], *, cached: bool = False
+) -> GenerateResponse:
     """The body of a success."""
-    return GenerateResponse(message=message, images=images, **images[0].model_dump())
+    return GenerateResponse(message=message, images=images, cached=cached, **images[0].model_dump())
 
 
 def error_response(error: Text2ImageError) -> Response:

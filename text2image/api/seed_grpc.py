@@ -8,9 +8,11 @@ from text2image import text2image_pb2 as pb
 from text2image import validation, wire
 from text2image.api.v1_grpc import credentials_of, timeout_of
 from text2image.errors import InvalidRequest
+from text2image.gateway.auth import Caller
 from text2image.gateway.generate import Drawing, Gateway, Order
 from text2image.messages import Draft, Picture
 from text2image.rpc import Context, Handler, Malformed, as_ours, checked
+from text2image.settings import Settings
 
 TRANSPORT = "grpc"
 SERVICE = pb.DESCRIPTOR.services_by_name["Text2ImageService"]
@@ -19,9 +21,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Text2ImageService"]
 class Text2ImageService:
     """The servicer."""
 
-    def __init__(self, gateway: Gateway, default_timeout: float) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings) -> None:
         self._gateway = gateway
-        self._default_timeout = default_timeout
+        self._settings = settings
 
     @property
     def methods(self) -> dict[str, Handler]:
@@ -32,22 +34,23 @@ class Text2ImageService:
     ) -> pb.ImageResponse:
         try:
             with self._gateway.metrics.request(TRANSPORT):
+                caller = self._gateway.authenticate(credentials_of(context))
                 message = checked(request)
-                drawing = await self._gateway.draw(self._order(message, context))
+                drawing = await self._gateway.draw(self._order(caller, message, context))
                 return _response(drawing, with_images=message.HasField("n"))
         except Exception as error:
             return _refusal(error)
 
-    def _order(self, message: pb.ImageRequest, context: Context) -> Order:
+    def _order(self, caller: Caller, message: pb.ImageRequest, context: Context) -> Order:
         validation.check_context(message.context)
         return Order(
+            caller=caller,
             draft=Draft(
                 prompt=validation.compose_prompt(message.text, message.context),
                 **wire.optional_fields(message),
             ),
             title=f"{message.context} {message.text}",
-            timeout=timeout_of(context, self._default_timeout),
-            credentials=credentials_of(context),
+            timeout=timeout_of(context, self._settings),
         )
 
 
@@ -59,6 +62,7 @@ def _response(drawing: Drawing, with_images: bool) -> pb.ImageResponse:
         image_base64=_base64(first),
         image_path=first.path,
         seed=first.seed,
+        cached=drawing.cached,
         images=[
             pb.GeneratedPicture(
                 image_base64=_base64(picture), image_path=picture.path, seed=picture.seed

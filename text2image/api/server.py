@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from text2image.api.grpc_server import GrpcServer
+from text2image.gateway.auth import authenticator_of
+from text2image.gateway.cache import PictureCache
 from text2image.gateway.generate import Gateway
+from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
+from text2image.gateway.shared import SharedState
+from text2image.gateway.shelves import DiskShelf, RedisShelf
 from text2image.gateway.store import Store
 from text2image.hardware import runner_count
 from text2image.lifecycle import Work
+from text2image.ready import announce, block_of
 from text2image.settings import Settings
 from text2image.sockets import private_folder
 from text2image.telemetry import GatewayMetrics
@@ -24,22 +32,38 @@ class GatewayServer:
             settings.runner_retries,
             metrics,
         )
-        store = Store(settings.output_dir) if settings.save_images else None
+        self._shared = SharedState(settings.redis_url) if settings.redis_url else None
+        self._quotas = Quotas(self._shared)
         self.gateway = Gateway(
-            self._runners, store, metrics, Work(), log_prompts=settings.log_prompts
+            self._runners,
+            Store(settings.output_dir) if settings.save_images else None,
+            metrics,
+            Work(),
+            cache=_cache(settings, self._shared),
+            authenticator=authenticator_of(settings, metrics),
+            quotas=self._quotas,
+            log_prompts=settings.log_prompts,
         )
         self._grpc = GrpcServer(self.gateway, settings)
 
-    async def start(self) -> None:
-        """Connects to the runners and listens for gRPC.
+    async def start(self, http_host: str, http_port: int) -> None:
+        """Connects to the runners, listens for gRPC, and tells when the server is ready and where, HTTP included.
 
         Raises:
             RuntimeError: the gRPC port is taken.
             PermissionError: somebody else could listen in a runner's place.
         """
-        private_folder(self._settings.socket_of(0).parent)
+        folder = self._settings.socket_of(0).parent
+        private_folder(folder)
         self._runners.start()
         await self._grpc.start()
+        self._announcing = asyncio.create_task(
+            announce(
+                self.gateway.statuses(),
+                folder,
+                lambda: block_of(self._settings, self._runners.model, http_host, http_port),
+            )
+        )
 
     async def drain(self) -> None:
         """Refuses new work on every transport and finishes the admitted, as long as the settings allow."""
@@ -47,5 +71,19 @@ class GatewayServer:
 
     async def stop(self) -> None:
         """Ends all calls and closes all connections."""
+        self._announcing.cancel()
+        await asyncio.gather(self._announcing, return_exceptions=True)
         await self._runners.close()
         await self._grpc.stop()
+        await self._quotas.close()
+        if self._shared:
+            await self._shared.close()
+
+
+def _cache(settings: Settings, shared: SharedState | None) -> PictureCache | None:
+    """The cache of pictures: in Redis if there is one, else on disk; None where it is switched off."""
+    if not settings.cache_bytes:
+        return None
+    if shared:
+        return PictureCache(RedisShelf(shared, settings.cache_ttl))
+    return PictureCache(DiskShelf(settings.picture_cache_dir, settings.cache_bytes))

@@ -10,19 +10,19 @@ from text2image import wire
 from text2image.gateway.auth import Credentials
 from text2image.gateway.generate import Gateway, Order
 from text2image.rpc import Context, Handler, Malformed, abort, checked
+from text2image.settings import Settings
 from text2image.v1 import image_generation_pb2 as pb
 
 TRANSPORT = "grpc_v1"
-_KEY_NAMES = ("authorization", "x-api-key")
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
 
 
 class ImageGeneration:
     """The servicer. Unlike a runner it sends PNG, and aggregates its runners' status."""
 
-    def __init__(self, gateway: Gateway, default_timeout: float) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings) -> None:
         self._gateway = gateway
-        self._default_timeout = default_timeout
+        self._settings = settings
 
     @property
     def methods(self) -> dict[str, Handler]:
@@ -47,6 +47,7 @@ class ImageGeneration:
         self, request: pb.GetModelRequest | Malformed, context: Context
     ) -> pb.GetModelResponse:
         try:
+            self._gateway.authenticate(credentials_of(context))
             checked(request)
             return wire.model_to(self._gateway.runners.model)
         except Exception as error:
@@ -56,6 +57,7 @@ class ImageGeneration:
         self, request: pb.WatchStatusRequest | Malformed, context: Context
     ) -> AsyncIterator[pb.WatchStatusResponse]:
         try:
+            self._gateway.authenticate(credentials_of(context))
             checked(request)
             async with aclosing(self._gateway.statuses()) as statuses:
                 async for status in statuses:
@@ -64,23 +66,29 @@ class ImageGeneration:
             await abort(context, error)
 
     def _order(self, request: pb.GenerateRequest | Malformed, context: Context) -> Order:
+        caller = self._gateway.authenticate(credentials_of(context))
         message = checked(request)
         return Order(
+            caller=caller,
             draft=wire.draft_from(message),
             title=message.prompt,
-            timeout=timeout_of(context, self._default_timeout),
-            credentials=credentials_of(context),
+            timeout=timeout_of(context, self._settings),
             options=wire.options_from(message),
         )
 
 
 def credentials_of(context: Context) -> Credentials:
-    """Where the client calls from and the API key it shows, as `authorization: Bearer` or as `x-api-key`."""
-    shown = {key: value for key, value in context.invocation_metadata() or () if key in _KEY_NAMES}
-    scheme, _, token = str(shown.get("authorization", "")).partition(" ")
+    """Where the client calls from, and the API key it shows as `authorization: Bearer` or as `x-api-key`."""
+    shown = [(name, str(value)) for name, value in context.invocation_metadata() or ()]
+    first = dict(reversed(shown))
+    scheme, _, token = first.get("authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    key = bearer or str(shown.get("x-api-key", "")).strip()
-    return Credentials(_address_of(context.peer()), key or None)
+    key = bearer or first.get("x-api-key", "").strip()
+    return Credentials(
+        address=_address_of(context.peer()),
+        forwarded_for=",".join(value for name, value in shown if name == "x-forwarded-for"),
+        api_key=key or None,
+    )
 
 
 def _address_of(peer: str) -> str:
@@ -90,7 +98,8 @@ def _address_of(peer: str) -> str:
     return host or family
 
 
-def timeout_of(context: Context, default: float) -> float:
-    """Seconds that the client gives us: up to its deadline if it has one."""
+def timeout_of(context: Context, settings: Settings) -> float:
+    """Seconds that the client gives us, up to its deadline, or the setting; never more than any request may take."""
     remaining = context.time_remaining()
-    return default if remaining is None else max(0.0, float(remaining))
+    seconds = settings.request_timeout if remaining is None else max(0.0, float(remaining))
+    return min(seconds, settings.longest_timeout)

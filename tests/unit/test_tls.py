@@ -1,0 +1,80 @@
+"""Certificates that cannot be served with are named before anything starts, and renewed ones are followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tests.certificates import Files
+from text2image.settings import Settings
+from text2image.tls import Tls, require_usable, tls_of
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def tls(files: Files) -> Tls:
+    return Tls(files.certificate, files.key, files.ca)
+
+
+def refusal(tls: Tls) -> str:
+    with pytest.raises(SystemExit) as ended:
+        require_usable(tls)
+    line = str(ended.value)
+    assert line.startswith("text2image: cannot serve TLS: ")
+    assert "\n" not in line
+    return line
+
+
+def test_good_files_pass(tls: Tls) -> None:
+    require_usable(tls)
+    require_usable(Tls(tls.certificate, tls.key))
+    require_usable(None)
+
+
+@pytest.mark.parametrize("setting", ["CERT", "KEY", "CLIENT_CA"])
+def test_a_file_that_cannot_be_read_is_named(tls: Tls, files: Files, setting: str) -> None:
+    path = {"CERT": files.certificate, "KEY": files.key, "CLIENT_CA": files.ca}[setting]
+    path.write_text("nothing of the kind")
+    assert f"T2I_TLS_{setting}={path}: holds no" in refusal(tls)
+    path.write_text("-----BEGIN CERTIFICATE----- -----BEGIN PRIVATE KEY----- AAAA")
+    assert f"{path}" in refusal(tls)
+    path.unlink()
+    assert f"T2I_TLS_{setting}={path}: No such file" in refusal(tls)
+    path.mkdir()
+    assert f"T2I_TLS_{setting}={path}: Is a directory" in refusal(tls)
+
+
+def test_the_key_of_another_certificate_is_refused(tls: Tls, files: Files, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    files.key.write_bytes(Files(tmp_path / "other").key.read_bytes())
+    assert f"T2I_TLS_KEY={files.key}: is not the key of T2I_TLS_CERT" in refusal(tls)
+
+
+def test_a_locked_key_is_refused_and_no_password_is_asked_for(tls: Tls, files: Files) -> None:
+    key = load_pem_private_key(files.key.read_bytes(), None)
+    lock = BestAvailableEncryption(b"secret")
+    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+    assert "locked with a password" in refusal(tls)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tls_cert": "c.pem"}, {"tls_key": "k.pem"}, {"tls_client_ca": "ca.pem"}]
+)
+def test_a_lone_setting_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(SystemExit, match="both T2I_TLS_CERT and T2I_TLS_KEY"):
+        tls_of(Settings(**settings))
+
+
+def test_without_settings_there_is_no_tls() -> None:
+    assert tls_of(Settings()) is None

@@ -1,0 +1,74 @@
+"""What we mend in the HTTP server that BentoML brings along."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import h11
+from bentoml._internal.server.http import traffic
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+# What uvicorn may take to hang up, in seconds.
+HANG_UP_SECONDS = 5.0
+
+
+def mend() -> None:
+    """Puts ours in place of BentoML's, before it builds its application."""
+    traffic.TimeoutMiddleware = Timeout
+    logging.getLogger("bentoml.access").addFilter(OneLine())
+
+
+class Timeout:
+    """Answers 504 where no response has begun in time, and nothing where uvicorn has answered already.
+
+    BentoML's own leaves its timer running after the response, and with it all that belonged to the request: with a
+    timeout of minutes, a busy server would hold hundreds of megabytes of requests that are over.
+    """
+
+    def __init__(self, app: ASGIApp, timeout: float) -> None:
+        self._app = app
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            limit.reschedule(None)
+            try:
+                await send(message)
+            except h11.LocalProtocolError as error:
+                # The request broke the protocol after its beginning: uvicorn has refused it by itself and hangs up.
+                logger.info("the answer to a broken request is dropped: %s", error)
+                await _disconnected(receive)
+
+        try:
+            async with asyncio.timeout(
+                self._timeout if scope["type"] in ("http", "websocket") else None
+            ) as limit:
+                await self._app(scope, receive, send_in_time)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            told = {"error": f"Not able to process the request in {self._timeout} seconds"}
+            await JSONResponse(told, 504)(scope, receive, send)
+
+
+async def _disconnected(receive: Receive) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HANG_UP_SECONDS):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+
+class OneLine(logging.Filter):
+    """Writes what cannot be printed as an escape, lest a path with a line break in it forge a line of the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if not text.isprintable():
+            record.msg = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+            record.args = ()
+        return True

@@ -1,0 +1,83 @@
+"""The security headers of every HTTP answer, ours and BentoML's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+A_YEAR = 365 * 24 * 3600
+# Nobody has to run, frame or fetch anything because of an answer.
+_DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
+# The page that shows the API brings its own scripts along; what it would load from elsewhere is not let in.
+_PAGE_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# What a page of another origin may send and read.
+_ALLOWED_HEADERS = ["Authorization", "Content-Type", "X-API-Key", "X-Request-Timeout"]
+_EXPOSED_HEADERS = ["RateLimit", "RateLimit-Policy", "Retry-After", "X-Cache"]
+
+
+class SecurityHeaders:
+    """ASGI middleware. A header that the answer has already is left as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # A body of chunks that claims a length too has been let through. Where another server counted otherwise, what
+        # is left of it must not be taken for a request of somebody else on the same connection.
+        ends_connection = "Transfer-Encoding" in Headers(scope=scope)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _headers(headers.get("Content-Type", ""), scope).items():
+                    headers.setdefault(name, value)
+                if ends_connection:
+                    headers["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _headers(content_type: str, scope: Scope) -> dict[str, str]:
+    page = content_type.startswith("text/html")
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": _PAGE_POLICY if page else _DATA_POLICY,
+    }
+    if not _is_asset(content_type):
+        headers["Cache-Control"] = "no-store"
+    if scope.get("scheme") == "https":
+        headers["Strict-Transport-Security"] = f"max-age={A_YEAR}"
+    return headers
+
+
+def _is_asset(content_type: str) -> bool:
+    """Whether it belongs to the page that shows the API: all that we answer ourselves is JSON, events or metrics."""
+    kind = content_type.partition(";")[0]
+    return kind in {"text/html", "text/css", "text/javascript", "application/javascript"} or (
+        kind.startswith("image/")
+    )
+
+
+def cors_options(origins: str | None) -> dict[str, Any]:
+    """What BentoML's `http` needs so that pages of these origins, with commas between, may call us; nothing without."""
+    if origins is None:
+        return {}
+    return {
+        "cors": {
+            "enabled": True,
+            "access_control_allow_origins": origins.split(","),
+            "access_control_allow_methods": ["GET", "POST"],
+            "access_control_allow_headers": _ALLOWED_HEADERS,
+            "access_control_expose_headers": _EXPOSED_HEADERS,
+        }
+    }
