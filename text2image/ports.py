@@ -5,7 +5,10 @@ The check is made before any process is started that would fail for it again and
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+from ipaddress import ip_address
 
 
 def require_free(host: str, port: int, protocol: str, variable: str) -> None:
@@ -34,3 +37,19 @@ def require_free(host: str, port: int, protocol: str, variable: str) -> None:
 def address_of(host: str, port: int) -> str:
     """Host and port as grpc wants them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable(host: str) -> str:
+    """Where a client on this machine finds what listens on `host`, which may stand for all addresses."""
+    with contextlib.suppress(ValueError):
+        address = ip_address(host)
+        if address.is_unspecified:
+            return "127.0.0.1" if address.version == 4 else "::1"
+    return host
+
+
+def bound_to(descriptor: int) -> tuple[str, int]:
+    """Host and port of an open socket that listens on TCP; the descriptor stays open."""
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
+        host, port = listening.getsockname()[:2]
+    return str(host), int(port)

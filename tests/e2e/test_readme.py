@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from tests.e2e.harness import ROOT, Server
+from text2image.tls import Tls
 from tools.settings_table import with_table
 
 README = (ROOT / "README.md").read_text()
@@ -61,6 +62,13 @@ def test_the_curl_examples_run_and_answer_with_a_picture(
         assert picture.startswith("iVBORw0KGgo")
 
 
+def test_the_command_draws_and_prints_where_to(known_server: Server, tmp_path: Path) -> None:
+    for block in blocks("bash", '-m text2image "'):
+        _python, *words = shlex.split(block)
+        printed = run([sys.executable, *words], tmp_path)
+        assert (tmp_path / printed.strip()).read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_answer_shown_has_the_fields_of_a_real_one(
     known_server: Server, tmp_path: Path
 ) -> None:
@@ -78,6 +86,12 @@ def test_the_grpcurl_example_names_a_method_and_fields_that_reflection_knows(
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         input_type = pool.FindServiceByName(service).methods_by_name[method].input_type
         json_format.Parse(words[words.index("-d") + 1], GetMessageClass(input_type)())
+
+
+def test_the_certificates_of_the_example_can_be_served_with(tmp_path: Path) -> None:
+    run(["bash", "-e", "-c", blocks("bash", "openssl")[0]], tmp_path)
+    for name in ("server", "client"):
+        Tls(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", tmp_path / "ca.pem").check()
 
 
 def test_every_make_command_of_the_readme_exists() -> None:

@@ -1,0 +1,185 @@
+"""From the command line to a draft. What a request may be is said by `validation`, in the words of the server."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from text2image.errors import FieldViolation, InvalidRequest
+from text2image.messages import Draft, ModelInfo, Sampler
+from text2image.settings import MAX_SIDE
+from text2image.validation import SIDE_MULTIPLE, check_context, compose_prompt, resolve
+
+BAD_USAGE = 2
+
+_SIZE = re.compile(r"(\d{1,9})[x×](\d{1,9})")
+_NAMES = {
+    name: "-n" if name == "n" else f"--{name.replace('_', '-')}"
+    for name in (*Draft.__slots__, "context", "size", "output", "timeout")
+    if name != "prompt"
+}
+# As wide as any model's limits, so that what none draws is refused before one is loaded or asked.
+_ANY_MODEL = ModelInfo(
+    id="a model",
+    revision="",
+    family="",
+    width=512,
+    height=512,
+    min_side=SIDE_MULTIPLE,
+    max_side=MAX_SIDE,
+    steps=1,
+    guidance_scale=1.0,
+    sampler=Sampler.EULER,
+    samplers=tuple(Sampler),
+    max_prompt_tokens=1,
+    device="",
+    dtype="",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line asks for.
+
+    `title` is what files are named after; `timeout` is in seconds. `server` is None where the settings name it.
+    """
+
+    draft: Draft
+    title: str
+    output: str | None
+    server: str | None
+    local: bool
+    api_key: str | None = field(repr=False)
+    timeout: float | None
+    quiet: bool
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options of a command line.
+
+    Raises:
+        SystemExit: help was asked for, or an option is unknown or no number; the status says which.
+        InvalidRequest: no server would draw this.
+    """
+    given = _parser().parse_args(arguments)
+    text = " ".join(given.prompt)
+    try:
+        check_context(given.context)
+        draft = _draft(given, text)
+        resolve(draft, _ANY_MODEL)
+    except InvalidRequest as error:
+        raise as_typed(error) from None
+    return Options(
+        draft=draft,
+        title=f"{given.context or ''} {text}",
+        output=given.output,
+        server=given.server,
+        local=given.local,
+        api_key=given.api_key,
+        timeout=given.timeout,
+        quiet=given.quiet,
+    )
+
+
+def as_typed(error: InvalidRequest) -> InvalidRequest:
+    """The same error with the fields named as they are typed."""
+    return error.renamed(_NAMES)
+
+
+def _draft(given: argparse.Namespace, text: str) -> Draft:
+    width, height = given.width, given.height
+    if given.size is not None:
+        size = _SIZE.fullmatch(given.size)
+        if width is not None or height is not None:
+            raise _refused("size", "says the same as --width and --height; give one of both")
+        if not size:
+            raise _refused("size", f"is {given.size[:40]!r}; write width and height as in 512x512")
+        width, height = int(size[1]), int(size[2])
+    if given.timeout is not None and not (math.isfinite(given.timeout) and given.timeout > 0):
+        raise _refused("timeout", f"is {given.timeout}; it must be a number of seconds above 0")
+    return Draft(
+        prompt=compose_prompt(text, given.context),
+        negative_prompt=given.negative_prompt,
+        width=width,
+        height=height,
+        steps=given.steps,
+        guidance_scale=given.guidance_scale,
+        seed=given.seed,
+        n=given.n,
+        sampler=given.sampler,
+    )
+
+
+def _refused(name: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(FieldViolation(name, reason))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USAGE, f"text2image: {message.removeprefix('argument ')}; see --help\n")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m text2image",
+        description="Draws pictures from words and prints the path of each. The running server draws them if there is "
+        "one, else this process does. What is left out takes the model's default.",
+        epilog="The environment says the rest: T2I_SERVER, or HOST and GRPC_PORT, where the server listens, T2I_TLS_CA "
+        "what vouches for it, T2I_MODEL and T2I_DEVICE what is drawn with in this process.",
+        allow_abbrev=False,
+    )
+    picture = parser.add_argument_group("the picture")
+    _add(picture, "prompt", "what to draw", nargs="*", metavar="PROMPT")
+    _add(picture, "--context", "added to the prompt", metavar="WORDS")
+    _add(picture, "--negative-prompt", "what the picture should not show", metavar="WORDS")
+    _add(picture, "--width", "pixels", type=_whole)
+    _add(picture, "--height", "pixels", type=_whole)
+    _add(picture, "--size", "both at once, as in 512x512", metavar="WIDTHxHEIGHT")
+    _add(picture, "--steps", "denoising steps", type=_whole)
+    _add(picture, "--guidance-scale", "how closely to follow the prompt", type=_number)
+    samplers = ", ".join(repr(sampler.value) for sampler in Sampler)
+    _add(picture, "--sampler", f"one of {samplers}")
+    _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
+    _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
+    doing = parser.add_argument_group("where it is drawn, and where it goes")
+    _add(
+        doing,
+        "--output",
+        "a .png file, which is replaced, or a folder, where each picture gets a new name (the current one)",
+        metavar="PATH",
+    )
+    _add(doing, "--server", "host and port of a server's gRPC", metavar="ADDRESS")
+    _add(doing, "--local", "draw in this process, never on a server", action="store_true")
+    _add(
+        doing,
+        "--api-key",
+        "key that the server asks for; T2I_API_KEY hides it better",
+        metavar="KEY",
+    )
+    _add(doing, "--timeout", "seconds that drawing may take", type=_number, metavar="SECONDS")
+    _add(doing, "--quiet", "say nothing but paths and errors", action="store_true")
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, name: str, meaning: str, **more: Any) -> None:
+    group.add_argument(name, help=meaning.replace("%", "%%"), **more)

@@ -1,0 +1,174 @@
+"""The two ways to draw: on a server over gRPC, or with the engine in this process. Both tell the same events."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable
+from contextlib import aclosing
+
+import grpc
+
+from text2image import wire
+from text2image.cli.arguments import Options
+from text2image.cli.screen import Screen
+from text2image.client import Client
+from text2image.errors import Text2ImageError, Unavailable
+from text2image.gateway import metadata
+from text2image.messages import (
+    ClientEvent,
+    Draft,
+    GeneratedImage,
+    GenerationRequest,
+    ModelInfo,
+    Picture,
+    State,
+    StreamOptions,
+)
+from text2image.ports import address_of, reachable
+from text2image.settings import Settings
+from text2image.validation import resolve
+
+# Seconds that a server may take to accept a connection before it counts as not there.
+CONNECT_SECONDS = 2.0
+
+Tell = Callable[[ClientEvent], None]
+
+
+class CannotDraw(Exception):
+    """There is nobody to draw; the text says why and what to do."""
+
+
+def draw(options: Options, settings: Settings, screen: Screen, tell: Tell) -> None:
+    """Draws on the server if there is one, else in this process, and tells of every event.
+
+    Raises:
+        CannotDraw: the server that was named does not answer, or the model cannot be loaded.
+        Text2ImageError: the request was refused or could not be finished.
+        OSError, ValueError: the certificate or the key is of no use.
+    """
+    named = options.server or settings.server
+    here = address_of(reachable(settings.host), settings.grpc_port)
+    address = named or here
+    absence = "" if options.local else _absence(address)
+    if named and absence:
+        raise CannotDraw(
+            f"no server listens at {address} ({absence}); `make serve` starts one, and --local "
+            "draws without"
+        )
+    if options.local or absence:
+        screen.say(
+            f"no server at {address}: this process draws" if absence else "this process draws"
+        )
+        asyncio.run(_draw_here(options, settings, screen, tell))
+    else:
+        _draw_on_server(address, options, settings, screen, tell)
+
+
+def _absence(address: str) -> str:
+    """Why nobody can be listening at an address; nothing where somebody may be."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        # A unix socket, or another name that only grpc resolves.
+        return ""
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    except OverflowError as error:
+        return str(error)
+    return ""
+
+
+def _draw_on_server(
+    address: str, options: Options, settings: Settings, screen: Screen, tell: Tell
+) -> None:
+    with Client(address, api_key=options.api_key) as client:
+        try:
+            model = _model_of(client, screen, options.timeout or settings.request_timeout)
+        except Text2ImageError as error:
+            if _is_of_server(error):
+                raise
+            raise CannotDraw(
+                f"{address} does not answer as a server of ours does ({error.message}); if it "
+                "serves TLS, T2I_TLS_CA must name who vouches for it"
+            ) from error
+        screen.say(f"drawing with {model.id} on the server at {address}")
+        fields = {name: getattr(options.draft, name) for name in Draft.__slots__}
+        given = {name: value for name, value in fields.items() if value is not None}
+        for event in client.stream(timeout=options.timeout, **given):
+            tell(event)
+
+
+def _is_of_server(error: Text2ImageError) -> bool:
+    """Whether an error was written by a server, and not by grpc in this process."""
+    cause = error.__cause__
+    return not isinstance(cause, grpc.RpcError) or wire.error_from_rpc(cause) is not None
+
+
+def _model_of(client: Client, screen: Screen, patience: float) -> ModelInfo:
+    """What the server draws with, after waiting for it to be loaded."""
+    try:
+        return client.model()
+    except Unavailable as refusal:
+        if refusal.reason != Unavailable.LOADING:
+            raise
+    screen.say("the server is still loading its model")
+    for status in client.watch(timeout=patience):
+        if status.state is State.READY:
+            return client.model()
+        if status.state is not State.LOADING:
+            raise CannotDraw(f"the server is {status.state.value}: {status.detail}")
+        screen.note(status.detail)
+    raise CannotDraw("the server went away while it was loading")
+
+
+async def _draw_here(options: Options, settings: Settings, screen: Screen, tell: Tell) -> None:
+    """Loads the model and draws; what is still loading when this is cancelled ends with the process."""
+    from text2image.engine.engine import Engine
+    from text2image.engine.lazy import loader
+
+    # One request is all there will be: it is admitted, and no larger batches need to be measured.
+    engine = Engine(
+        loader(settings),
+        max_batch_rows=settings.max_batch_rows or 2 * (options.draft.n or 1),
+        max_backlog_seconds=math.inf,
+    )
+    engine.start()
+    async for status in engine.watch(min_interval=0.0):
+        if status.state is State.READY:
+            break
+        if status.state is not State.LOADING:
+            raise CannotDraw(status.detail)
+        screen.note(status.detail)
+    try:
+        model = engine.model
+        screen.say(f"drawing with {model.id} on {model.device}")
+        request = resolve(options.draft, model)
+        events = engine.generate(
+            request,
+            StreamOptions(progress_every=1),
+            time_limit=math.inf if options.timeout is None else options.timeout,
+        )
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, GeneratedImage):
+                    tell(_encoded(event, request, model))
+                else:
+                    tell(event)
+    finally:
+        await engine.stop()
+
+
+def _encoded(image: GeneratedImage, request: GenerationRequest, model: ModelInfo) -> Picture:
+    """The picture as a gateway would make it."""
+    return Picture(
+        index=image.index,
+        seed=image.seed,
+        width=image.pixels.width,
+        height=image.pixels.height,
+        png=metadata.encode(image.pixels, metadata.describe(request, image.seed, model)),
+        path="",
+        timings=image.timings,
+    )

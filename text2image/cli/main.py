@@ -1,0 +1,116 @@
+"""What the command does, and how it ends: paths on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from text2image.cli.arguments import BAD_USAGE, Options, as_typed, parse
+from text2image.cli.drawing import CannotDraw, draw
+from text2image.cli.output import Save, saver
+from text2image.cli.screen import Screen
+from text2image.errors import InvalidRequest, Text2ImageError, Unauthenticated
+from text2image.gateway.store import NotSaved
+from text2image.messages import ClientEvent, Completed, Picture, Progress, Queued
+from text2image.settings import get_settings
+
+FAILED = 1
+# As shells say it of a command that Ctrl-C has ended.
+INTERRUPTED = 130
+# Shorter waits are not worth a word, in seconds.
+_LONG_WAIT = 5.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command and returns its exit status; every failure is one line on standard error.
+
+    Raises:
+        SystemExit: help was asked for, or the parser of the options has told what is wrong with them.
+    """
+    # What the engine cannot say in an error it logs, under an id that the error names.
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", force=True)
+    screen = Screen(sys.stderr)
+    try:
+        options = parse(arguments)
+        screen.quiet = options.quiet
+        _run(options, screen)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        screen.fail("cancelled")
+        return INTERRUPTED
+    except InvalidRequest as error:
+        screen.fail(as_typed(error).message)
+        return BAD_USAGE
+    except Text2ImageError as error:
+        screen.fail(_in_words(error))
+        return FAILED
+    except NotSaved as error:
+        screen.fail(f"the picture could not be saved: {error}")
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read the paths has left; nothing may be written to them while the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        screen.fail(f"{named}{error.strerror or error}")
+        return FAILED
+    except (CannotDraw, ValueError) as error:
+        screen.fail(str(error))
+        return FAILED
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        screen.fail(error.code.removeprefix("text2image: "))
+        return BAD_USAGE
+    return 0
+
+
+def _run(options: Options, screen: Screen) -> None:
+    n = options.draft.n or 1
+    easel = _Easel(saver(options.output, options.title, n), n, screen)
+    draw(options, get_settings(), screen, easel)
+
+
+class _Easel:
+    """Saves what is finished and shows what is not."""
+
+    def __init__(self, save: Save, n: int, screen: Screen) -> None:
+        self._save = save
+        self._n = n
+        self._screen = screen
+        self._steps: dict[int, int] = {}
+
+    def __call__(self, event: ClientEvent) -> None:
+        match event:
+            case Queued(predicted_seconds=seconds):
+                wait = f", ready in about {seconds:.0f} s" if seconds >= _LONG_WAIT else ""
+                self._screen.bar(0, 1, f"drawing{wait}")
+            case Progress(index=index, step=step, steps=steps):
+                self._steps[index] = step
+                done, total = sum(self._steps.values()), steps * self._n
+                self._screen.bar(done, total, f"step {done} of {total}")
+            case Picture():
+                path = self._save(event)
+                self._screen.say(f"seed {event.seed}, {_seconds_of(event):.1f} s")
+                print(path, flush=True)
+            case Completed(left_out=left_out):
+                self._screen.clear()
+                if left_out:
+                    self._screen.say(f"the prompt was too long, left out: {left_out}")
+
+
+def _seconds_of(picture: Picture) -> float:
+    timings = picture.timings
+    return timings.queued + timings.denoising + timings.decoding
+
+
+def _in_words(error: Text2ImageError) -> str:
+    """What happened, and what to do or when to try again."""
+    if isinstance(error, Unauthenticated):
+        return f"{error.message}; this command takes it from T2I_API_KEY"
+    if error.retry_after is None:
+        return error.message
+    return f"{error.message}; try again in {max(1, round(error.retry_after))} s"
