@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
+from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.sample import Group, Sample
 from text2image.messages import GenerationRequest, ModelInfo, Pixels, Sampler
 
 POISON = "poison"
+NATIVE = Group(16, 16)
 
 
 @dataclass
@@ -78,18 +81,25 @@ class TimedModel:
 
     Attributes:
         memory_rows: rows of a forward pass beyond which there is no memory.
-        overhead, row_seconds, decode_time: what a step costs, and each of its rows, and a decoded picture.
+        overhead, row_seconds, decode_time: what a step costs, and each of its rows, and a decoded picture; rows and
+            pictures of 128 x 128, larger ones in proportion.
+        slowdown: how many times longer all of this takes.
+        noise: standard deviation of the logarithm of a step's time.
         batches: the samples of every forward pass that went well.
     """
 
     clock: Clock = field(default_factory=Clock)
     info: ModelInfo = field(default_factory=make_info)
     max_rows: int = 32
+    memory: DeviceMemory | None = None
     memory_rows: int = 10**9
     overhead: float = 0.02
     row_seconds: float = 0.01
     decode_time: float = 0.02
     decode_chunk: int = 4
+    slowdown: float = 1.0
+    noise: float = 0.0
+    random: Random = field(default_factory=lambda: Random(1))
     batches: list[list[Sample]] = field(default_factory=list)
     decoded: list[list[Sample]] = field(default_factory=list)
     freed: int = 0
@@ -107,7 +117,7 @@ class TimedModel:
 
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         rows = sum(sample.rows for sample in samples)
-        self.clock.now += self.overhead + rows * self.row_seconds
+        self._take(self.overhead + self._scale(samples) * rows * self.row_seconds, self.noise)
         if rows > self.memory_rows:
             raise OutOfMemory(f"{rows} rows")
         if any(POISON in sample.generation.request.prompt for sample in samples):
@@ -120,7 +130,7 @@ class TimedModel:
         sample.state += 1
 
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
-        self.clock.now += self.decode_time * len(samples)
+        self._take(self._scale(samples) * len(samples) * self.decode_time)
         self.decoded.append(list(samples))
         return [
             Pixels(1, 1, bytes((sample.seed % 256, sample.state, sample.index)))
@@ -132,6 +142,14 @@ class TimedModel:
 
     def preview(self, sample: Sample) -> Pixels:
         return Pixels(1, 1, bytes((sample.seed % 256, sample.state, sample.index)))
+
+    @staticmethod
+    def _scale(samples: Sequence[Sample]) -> float:
+        return samples[0].group.area / NATIVE.area
+
+    def _take(self, seconds: float, noise: float = 0.0) -> None:
+        factor = self.random.lognormvariate(0, noise) if noise else 1.0
+        self.clock.now += seconds * self.slowdown * factor
 
     def free_memory(self) -> None:
         self.freed += 1

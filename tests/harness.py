@@ -6,16 +6,23 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from tests.doubles import Clock, TimedModel, make_request
+from tests.doubles import NATIVE, Clock, TimedModel, make_request
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import StepCosts
 from text2image.engine.loop import Outcome, StepLoop
+from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import Model
-from text2image.engine.sample import Generation, Group
+from text2image.engine.sample import Generation
 from text2image.errors import Text2ImageError
-from text2image.messages import Completed, GeneratedImage, GenerationRequest, StreamOptions
+from text2image.messages import (
+    Completed,
+    GeneratedImage,
+    GenerationRequest,
+    Share,
+    StreamOptions,
+)
 
-NATIVE = Group(16, 16)
+__all__ = ["NATIVE", "Harness", "LoopHarness"]
 
 M = TypeVar("M", bound=Model)
 C = TypeVar("C", bound=Callable[[], float])
@@ -24,18 +31,27 @@ C = TypeVar("C", bound=Callable[[], float])
 class LoopHarness(Generic[M, C]):
     """Submits, ticks and remembers."""
 
-    def __init__(self, model: M, costs: StepCosts, clock: C, max_seconds: float = 1e9) -> None:
+    def __init__(
+        self,
+        model: M,
+        costs: StepCosts,
+        clock: C,
+        max_seconds: float = 1e9,
+        memory: MemoryGuard | None = None,
+    ) -> None:
         self.model = model
         self.costs = costs
         self.clock = clock
         self.backlog = Backlog(costs, max_seconds)
         self.outcomes: dict[Generation, list[Outcome]] = defaultdict(list)
+        self.predicted: dict[Generation, float] = {}
         self.loop = StepLoop(
             model,
             costs,
             self.backlog,
             clock=clock,
             emit=lambda generation, outcome: self.outcomes[generation].append(outcome),
+            memory=memory,
         )
 
     def submit(
@@ -44,6 +60,8 @@ class LoopHarness(Generic[M, C]):
         *,
         seconds: float = 1e6,
         options: StreamOptions | None = None,
+        owner: str = "",
+        weight: int = 1,
     ) -> Generation:
         """Admits a request and hands it to the loop; raises what admission raises."""
         request = request or make_request()
@@ -54,8 +72,9 @@ class LoopHarness(Generic[M, C]):
             rows=self.model.rows_of(request),
             now=self.clock(),
             deadline=self.clock() + seconds,
+            share=Share(owner, weight),
         )
-        self.backlog.admit(generation)
+        self.predicted[generation] = self.backlog.admit(generation)
         self.loop.add(generation)
         return generation
 

@@ -199,6 +199,7 @@ class Counters:
     sample_steps: int = 0
     steps_saved: int = 0
     retries: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import grpc
@@ -285,7 +285,9 @@ def rpc_status_of(error: errors.Text2ImageError) -> grpc.Status:
         delay.FromMilliseconds(round(error.retry_after * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, errors.QuotaExceeded):
-        violation_ = error_details_pb2.QuotaFailure.Violation(description=error.message)
+        violation_ = error_details_pb2.QuotaFailure.Violation(
+            subject=error.subject, description=error.message
+        )
         details.append(error_details_pb2.QuotaFailure(violations=[violation_]))
     status = status_pb2.Status(code=code_pb2.Code.Value(error.grpc_code), message=error.message)
     for detail in details:
@@ -304,7 +306,7 @@ def error_from_rpc(call: grpc.RpcError | grpc.aio.AioRpcError) -> errors.Text2Im
         return None
     retry = details.get("RetryInfo")
     retry_after = retry.retry_delay.ToMilliseconds() / 1000 if retry else None
-    return _rebuild(info.reason, status.message, retry_after, details.get("BadRequest"))
+    return _rebuild(info.reason, status.message, retry_after, details)
 
 
 def _unpack(packed: Sequence[Any]) -> dict[str, Any]:
@@ -312,6 +314,7 @@ def _unpack(packed: Sequence[Any]) -> dict[str, Any]:
         error_details_pb2.ErrorInfo,
         error_details_pb2.RetryInfo,
         error_details_pb2.BadRequest,
+        error_details_pb2.QuotaFailure,
     )
     found: dict[str, Any] = {}
     for kind in known:
@@ -323,15 +326,18 @@ def _unpack(packed: Sequence[Any]) -> dict[str, Any]:
 
 
 def _rebuild(
-    reason: str, message: str, retry_after: float | None, bad_request: Any
+    reason: str, message: str, retry_after: float | None, details: Mapping[str, Any]
 ) -> errors.Text2ImageError:
     if reason == errors.InvalidRequest.reason:
+        bad_request = details.get("BadRequest")
         violations = bad_request.field_violations if bad_request else ()
         return errors.InvalidRequest(
             *(errors.FieldViolation(v.field, v.description) for v in violations)
         )
     if reason == errors.QuotaExceeded.reason:
-        return errors.QuotaExceeded(message, retry_after=retry_after or 1.0)
+        failure = details.get("QuotaFailure")
+        subject = failure.violations[0].subject if failure and failure.violations else ""
+        return errors.QuotaExceeded(message, retry_after=retry_after or 1.0, subject=subject)
     plain: tuple[type[errors.Text2ImageError], ...] = (
         errors.Unauthenticated,
         errors.PermissionDenied,

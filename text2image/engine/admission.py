@@ -1,21 +1,43 @@
 """Whether a request can be done in time, decided at once from the predicted work, and never by count alone.
 
 The account is kept up to date by the engine's thread after each step and read by the event loop at each admission, so
-that a refusal waits for nothing.
+that a refusal waits for nothing. It follows the scheduler: owners have shares of the device, so one whose line is empty
+waits for little of another's, however long that is.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 from text2image.engine.costs import StepCosts
 from text2image.engine.sample import Generation, Group, Sample
-from text2image.errors import DeadlineExceeded, Unavailable
+from text2image.errors import DeadlineExceeded, Text2ImageError, Unavailable
 
 # A refused client that comes back sooner than this would be refused again more often than not.
 MIN_RETRY_SECONDS = 1.0
+# A picture may take so many times as long as the pace of the last ones says, since they are not all alike.
+MARGIN = 1.2
+# Weight of a step in a size's pace: about as many are remembered as a picture takes.
+WEIGHT_OF_STEP = 0.05
+
+Weights = dict[Group, dict[str, float]]
+
+
+@dataclass(slots=True)
+class _Account:
+    """What is in flight of one kind: samples whose picture is not out, their rows, and their row-steps left."""
+
+    samples: int = 0
+    rows: int = 0
+    row_steps: int = 0
+    stepped_at: float | None = None
+
+    def book(self, sample: Sample, sign: int) -> None:
+        self.samples += sign
+        self.rows += sign * sample.rows
+        self.row_steps += sign * sample.rows * sample.remaining
 
 
 class Backlog:
@@ -26,10 +48,12 @@ class Backlog:
         self._costs = costs
         self._max_seconds = max_seconds
         self._lock = Lock()
-        # By group: samples in flight, their rows, their row-steps left, and pictures not yet decoded.
-        self._samples: Counter[Group] = Counter()
-        self._rows: Counter[Group] = Counter()
-        self._row_steps: Counter[Group] = Counter()
+        self._groups: dict[Group, _Account] = {}
+        self._owners: dict[str, dict[Group, _Account]] = {}
+        self._shares: dict[str, int] = {}
+        # Seconds on the clock from one step of a size to its next, on average since the engine was last idle. Where
+        # much is refused, whatever leaves is replaced at once, so what is in flight just now tells too little.
+        self._pace: dict[Group, float] = {}
 
     def admit(self, generation: Generation) -> float:
         """Books a request and returns the predicted seconds until its last picture.
@@ -40,90 +64,170 @@ class Backlog:
         """
         allowed = generation.deadline - generation.admitted_at
         with self._lock:
-            alone = self._run_seconds(generation, 0, self._costs.best_seconds)
-            predicted = self._predict(generation)
+            alone = self.alone_seconds(generation)
+            idle = not self._groups
+            for sample in generation.samples:
+                self._book(sample, 1)
             # An idle engine may have measured itself in a bad hour. Were it believed, nothing would be admitted
             # that could show it otherwise.
-            expected = predicted if self._samples.total() else alone
-            if alone > allowed:
-                raise DeadlineExceeded(
-                    f"this takes about {alone:.1f} s on an idle server and the deadline is in "
-                    f"{max(0.0, allowed):.1f} s; allow more time or ask for fewer steps"
-                )
-            excess = max(expected - allowed, expected - alone - self._max_seconds)
-            if excess > 0:
-                raise Unavailable(
-                    f"the server is full: the pictures would be ready in about {expected:.0f} s",
-                    reason=Unavailable.FULL,
-                    retry_after=max(MIN_RETRY_SECONDS, excess),
-                )
-            for sample in generation.samples:
-                self._book(sample, 1, sample.steps)
-        return predicted
+            waiting, drawing = (0.0, alone) if idle else self._expected(generation)
+            refusal = self._refusal(allowed, alone, waiting, drawing)
+            if refusal is not None:
+                for sample in generation.samples:
+                    self._book(sample, -1)
+                raise refusal
+        return waiting + drawing
 
-    def stepped(self, samples: list[Sample]) -> None:
-        """Books one step less for each."""
+    def alone_seconds(self, generation: Generation) -> float:
+        """Seconds to draw a request on this engine at its best, with nothing else to do."""
+        first, count = generation.samples[0], len(generation.samples)
+        cap = self._costs.cap(first.group)
+        rows = count * first.rows
+        step = self._costs.best_seconds(first.group, min(cap, rows))
+        decoding = count * self._costs.decode_seconds(first.group)
+        return first.steps * step * max(1.0, rows / cap) + decoding
+
+    def drawing_seconds(self, samples: Sequence[Sample], rows: int) -> list[float]:
+        """Seconds from now to the picture of each of these samples, which begin in a batch of so many rows.
+
+        With it the others of its request that have not begun, as far as they do not fit beside it.
+        """
         with self._lock:
-            for sample in samples:
-                self._row_steps[sample.group] -= sample.rows
+            weights = self._weights()
+            return [self._waves(each) * self._drawing(each, rows, weights) for each in samples]
+
+    def stepped(self, sample: Sample) -> None:
+        """Books one step less."""
+        with self._lock:
+            self._groups[sample.group].row_steps -= sample.rows
+            self._owners[sample.owner][sample.group].row_steps -= sample.rows
+
+    def paced(self, group: Group, now: float) -> None:
+        """Learns that a size has stepped, at this time of the loop's clock."""
+        with self._lock:
+            account = self._groups.get(group)
+            if account is None:
+                return
+            if account.stepped_at is not None:
+                interval = now - account.stepped_at
+                pace = self._pace.get(group, interval)
+                self._pace[group] = pace + WEIGHT_OF_STEP * (interval - pace)
+            account.stepped_at = now
 
     def left(self, sample: Sample) -> None:
         """Takes a sample out of the account: its picture is out, or it will never be."""
         with self._lock:
-            self._book(sample, -1, sample.remaining)
+            self._book(sample, -1)
 
     def seconds(self) -> float:
         """Predicted seconds until all that is admitted is done."""
         with self._lock:
-            return self._total()
+            work = (self._work(group, account) for group, account in self._groups.items())
+            return self._costs.drag * sum(work)
 
     def samples(self) -> int:
         """Samples admitted and not yet out."""
         with self._lock:
-            return self._samples.total()
+            return sum(account.samples for account in self._groups.values())
 
-    def _book(self, sample: Sample, sign: int, steps: int) -> None:
+    def _book(self, sample: Sample, sign: int) -> None:
+        group, owner = sample.group, sample.owner
+        groups = self._owners.setdefault(owner, {})
+        self._shares[owner] = sample.generation.share.weight
+        for accounts in (self._groups, groups):
+            accounts.setdefault(group, _Account()).book(sample, sign)
+            if not accounts[group].samples:
+                del accounts[group]
+        if not groups:
+            del self._owners[owner], self._shares[owner]
+        if not self._groups:
+            self._pace.clear()
+
+    def _refusal(
+        self, allowed: float, alone: float, waiting: float, drawing: float
+    ) -> Text2ImageError | None:
+        if alone > allowed:
+            return DeadlineExceeded(
+                f"this takes about {alone:.1f} s on an idle server and the deadline is in "
+                f"{max(0.0, allowed):.1f} s; allow more time or ask for fewer steps"
+            )
+        excess = max(waiting + drawing - allowed, waiting - self._max_seconds)
+        if excess > 0:
+            return Unavailable(
+                "the server is full: the pictures would be ready in about "
+                f"{waiting + drawing:.0f} s",
+                reason=Unavailable.FULL,
+                retry_after=max(MIN_RETRY_SECONDS, excess),
+            )
+        return None
+
+    def _expected(self, generation: Generation) -> tuple[float, float]:
+        """Seconds that the last sample of a booked request waits for rows, and then until its picture."""
+        sample = generation.samples[-1]
         group = sample.group
-        self._samples[group] += sign
-        self._rows[group] += sign * sample.rows
-        self._row_steps[group] += sign * sample.rows * steps
+        weights = self._weights()
+        full = self._groups[group].rows > self._costs.cap(group)
+        line = self._line(sample, weights[group]) if full else 0.0
+        drawing = self._drawing(sample, 1, weights)
+        return self._in_turns(group, line, weights), drawing
 
-    def _total(self) -> float:
-        return sum(self._group_total(group) for group in self._samples)
+    def _waves(self, sample: Sample) -> float:
+        """Batches that it takes to begin all of a sample's request that has not begun."""
+        new = sum(each.rows for each in sample.generation.samples if not each.step)
+        return max(1.0, new / self._costs.cap(sample.group))
 
-    def _work(self, group: Group, rows: int, row_steps: int, samples: int) -> float:
-        """Seconds of a group's work, in batches as full as so many rows can make them."""
-        occupancy = min(rows, self._costs.cap(group))
+    def _line(self, sample: Sample, weights: dict[str, float]) -> float:
+        """Seconds of its size's steps until a booked sample's owner, in its share of them, has done all its work."""
+        work = {
+            owner: self._work(sample.group, self._owners[owner][sample.group]) for owner in weights
+        }
+        own = work[sample.owner] / weights[sample.owner]
+        return sum(min(work[owner], weights[owner] * own) for owner in weights)
+
+    def _drawing(self, sample: Sample, rows: int, weights: Weights) -> float:
+        """Seconds from a sample's first step to its picture, in a batch of so many rows or what there will be."""
+        group = sample.group
+        rows = max(rows, self._occupancy(group))
+        # Each of those in the batch finishes about once while this one is drawn.
+        decoding = rows / sample.rows * self._costs.decode_seconds(group)
+        drawing = sample.steps * self._costs.seconds(group, rows) + decoding
+        paced = MARGIN * sample.steps * self._pace.get(group, 0.0)
+        return max(paced, self._in_turns(group, drawing, weights))
+
+    def _in_turns(self, group: Group, seconds: float, weights: Weights) -> float:
+        """Seconds on the clock for so many of one size's, which takes turns with the others."""
+        total, weight = seconds, sum(weights[group].values())
+        for other, account in self._groups.items():
+            if other != group:
+                turns = seconds * sum(weights[other].values()) / weight
+                # A size that fills half its batch is taken to stay as busy as it is.
+                busy = 2 * self._occupancy(other) >= self._costs.cap(other)
+                total += turns if busy else min(turns, self._work(other, account))
+        return self._costs.drag * total
+
+    def _weights(self) -> Weights:
+        """What the scheduler takes each owner to weigh in each size."""
+        slowdown = {group: self._slowdown(group) for group in self._groups}
+        weights: Weights = {group: {} for group in self._groups}
+        for owner, groups in self._owners.items():
+            sizes = sum(slowdown[group] for group in groups)
+            for group in groups:
+                weights[group][owner] = self._shares[owner] * slowdown[group] / sizes
+        return weights
+
+    def _slowdown(self, group: Group) -> float:
+        """How many times longer a step takes than that of a lone sample."""
+        account = self._groups[group]
+        alone = max(1, round(account.rows / account.samples))
+        step = self._costs.seconds(group, self._occupancy(group))
+        return step / self._costs.seconds(group, alone)
+
+    def _occupancy(self, group: Group) -> int:
+        """Rows that the next batches of a size will have."""
+        return min(self._groups[group].rows, self._costs.cap(group))
+
+    def _work(self, group: Group, account: _Account) -> float:
+        """Seconds of work, in batches as full as all that is in flight of this size can make them."""
+        occupancy = self._occupancy(group)
         per_row = self._costs.seconds(group, occupancy) / occupancy
-        return row_steps * per_row + samples * self._costs.decode_seconds(group)
-
-    def _predict(self, generation: Generation) -> float:
-        """Seconds from now: as part of a batch if there is room, after the others' work if there is not."""
-        first, count = generation.samples[0], len(generation.samples)
-        group, rows = first.group, first.rows * count
-        others = self._total() - self._group_total(group)
-        shared = self._work(
-            group,
-            self._rows[group] + rows,
-            self._row_steps[group] + rows * first.steps,
-            self._samples[group] + count,
-        )
-        joined = self._run_seconds(generation, self._rows[group], self._costs.seconds)
-        return max(joined, others + shared)
-
-    def _group_total(self, group: Group) -> float:
-        if not self._samples[group]:
-            return 0.0
-        return self._work(group, self._rows[group], self._row_steps[group], self._samples[group])
-
-    def _run_seconds(
-        self, generation: Generation, busy_rows: int, step_seconds: Callable[[Group, int], float]
-    ) -> float:
-        """Seconds to draw the request in batches that it shares with `busy_rows` others."""
-        first = generation.samples[0]
-        rows = first.rows * len(generation.samples)
-        cap = self._costs.cap(first.group)
-        shared = step_seconds(first.group, min(cap, rows + busy_rows))
-        waves = max(1.0, rows / cap)
-        decoding = len(generation.samples) * self._costs.decode_seconds(first.group)
-        return first.steps * shared * waves + decoding
+        return account.row_steps * per_row + account.samples * self._costs.decode_seconds(group)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from text2image.engine.memory import MemoryGuard
 from text2image.engine.sample import Group
+from text2image.engine.scheduler import Room
 
 # A batch is large enough when its throughput is within this share of the best one.
 GOOD_ENOUGH = 0.95
@@ -16,10 +18,15 @@ GOOD_ENOUGH = 0.95
 # more about the device than a longer one does.
 WEIGHT_IF_SHORTER = 0.3
 WEIGHT_IF_LONGER = 0.1
+# How much of what a measurement tells concerns the device as a whole, and not the size of the batch.
+COMMON_SHARE = 0.6
 # Every so many steps the next larger batch is tried: a first measurement that was disturbed must not stand for ever.
 STEPS_BETWEEN_TRIALS = 50
 # Steps without trouble at a lowered cap before it is raised again.
 STEPS_BEFORE_RAISE = 200
+# What the drag remembers: each tick weighs a little less than the next, and the first ones count as undisturbed.
+DRAG_MEMORY = 0.98
+FIRST_TICKS = 10
 
 
 class Curve:
@@ -51,11 +58,17 @@ class Curve:
         return seconds[right - 1] * (1 - share) + seconds[right] * share
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Moves the neighbouring points towards a measurement."""
+        """Moves all points towards a measurement, and the neighbouring ones more.
+
+        A device that slows down does so at every batch size. Were only the sizes in use to follow, the others would
+        look the better for it, and the cap would go to a size that nobody has measured since.
+        """
         ratio = seconds / self.at(rows)
         rate = WEIGHT_IF_SHORTER if ratio < 1 else WEIGHT_IF_LONGER
+        common = ratio ** (rate * COMMON_SHARE)
+        self.seconds = [known * common for known in self.seconds]
         for position, weight in self._neighbours(rows):
-            self.seconds[position] *= ratio ** (rate * weight)
+            self.seconds[position] *= ratio ** (rate * weight * (1 - COMMON_SHARE))
             self._fastest[position] = min(self._fastest[position], self.seconds[position])
 
     def _neighbours(self, rows: int) -> list[tuple[int, float]]:
@@ -90,7 +103,13 @@ class StepCosts:
     """
 
     def __init__(
-        self, reference: Group, points: dict[int, float], *, max_rows: int, decode_seconds: float
+        self,
+        reference: Group,
+        points: dict[int, float],
+        *,
+        max_rows: int,
+        decode_seconds: float,
+        memory: MemoryGuard | None = None,
     ) -> None:
         """Starts from the warm-up's measurements on `reference`.
 
@@ -98,14 +117,26 @@ class StepCosts:
             points: seconds of one step by rows.
             max_rows: a cap that is never exceeded, whatever is measured.
             decode_seconds: seconds to decode one picture.
+            memory: what bounds the caps besides.
         """
         self._reference = reference
         self._curves = {reference: Curve(points)}
         self._max_rows = max_rows
         self._decode_seconds = decode_seconds
+        self._memory = memory or MemoryGuard()
         self._limits: dict[Group, int] = {}
         self._calm: dict[Group, int] = {}
         self._until_trial: dict[Group, int] = {}
+        self._predicted_seconds = self._real_seconds = FIRST_TICKS * max(points.values())
+
+    @property
+    def drag(self) -> float:
+        """Seconds on the clock for each second of predicted work.
+
+        The curves believe fast measurements sooner than slow ones, and know of nothing but steps and decoding. This
+        holds all the rest: other processes, encoding prompts, the steps' own bookkeeping, the gaps in between.
+        """
+        return self._real_seconds / self._predicted_seconds
 
     def seconds(self, group: Group, rows: int) -> float:
         """Predicted seconds of one step of a batch with this many rows."""
@@ -133,16 +164,20 @@ class StepCosts:
         return max(2, min(knee, self._highest(group)))
 
     def _highest(self, group: Group) -> int:
-        return min(self._max_rows, self._limits.get(group, self._max_rows))
+        limit = self._limits.get(group, self._max_rows)
+        return min(self._max_rows, limit, self._memory.rows(group))
 
-    def next_cap(self, group: Group) -> int:
-        """The cap of the very next step: now and then a larger batch than pays off by what is known."""
+    def room(self, group: Group) -> Room:
+        """The rows of the very next step: now and then a larger batch than pays off by what is known is tried."""
         cap = self.cap(group)
+        return Room(cap, most=max(2, self._highest(group)), trial=self._trial(group, cap))
+
+    def _trial(self, group: Group, cap: int) -> int:
         left = self._until_trial.get(group, STEPS_BETWEEN_TRIALS)
         self._until_trial[group] = left - 1 if left else STEPS_BETWEEN_TRIALS
         if left or group not in self._curves:
-            return cap
-        return max(2, min(self._curves[group].after(cap), self._highest(group)))
+            return 0
+        return self._curves[group].after(cap)
 
     def observe_step(self, group: Group, rows: int, seconds: float) -> None:
         """Learns from a step that went well, and lifts a lowered cap after many of them."""
@@ -160,6 +195,11 @@ class StepCosts:
         """Learns from a decode that went well."""
         measured = seconds / samples * self._reference.area / group.area
         self._decode_seconds += WEIGHT_IF_LONGER * (measured - self._decode_seconds)
+
+    def observe_tick(self, predicted: float, seconds: float) -> None:
+        """Learns how long work took that was predicted to take `predicted` seconds."""
+        self._predicted_seconds = DRAG_MEMORY * self._predicted_seconds + predicted
+        self._real_seconds = DRAG_MEMORY * self._real_seconds + seconds
 
     def lower_cap(self, group: Group, failed_rows: int) -> None:
         """Remembers that a batch of this many rows did not fit."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from text2image.engine.memory import DeviceMemory, HostMemory
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,34 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+class CudaMemory:
+    """The memory of one CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._held = 0
+
+    def free(self) -> int | None:
+        free, _ = torch.cuda.mem_get_info(self._device)
+        reserved = torch.cuda.memory_reserved(self._device)
+        cached = reserved - torch.cuda.memory_allocated(self._device)
+        return int(free + cached)
+
+    def restart(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._held = self._held or torch.cuda.memory_allocated(self._device)
+
+    def peak(self) -> int | None:
+        return int(torch.cuda.max_memory_allocated(self._device)) - self._held
+
+
+def memory_of(device: torch.device) -> DeviceMemory | None:
+    """The memory that steps on this device take; None where it cannot be read."""
+    if device.type == "cuda":
+        return CudaMemory(device)
+    return HostMemory() if device.type == "cpu" else None
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from threading import Thread
 
 from text2image.engine.admission import Backlog
 from text2image.engine.loop import Observer, Outcome, StepLoop
-from text2image.engine.models.contract import DeviceLost, Model
+from text2image.engine.memory import MemoryGuard
+from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation
 from text2image.engine.warmup import measure
 from text2image.errors import Text2ImageError, Unavailable
@@ -53,6 +54,7 @@ class Engine:
         *,
         max_batch_rows: int = 0,
         max_backlog_seconds: float = 120.0,
+        memory_reserve: float = 0.0,
         observer: Observer | None = None,
         on_device_lost: Callable[[], None] | None = None,
         load_retry_seconds: float = 15.0,
@@ -62,12 +64,14 @@ class Engine:
             load: loads the model in the engine's thread; it is given a function to report progress to.
             max_batch_rows: most rows in a forward pass; 0 lets the measurements decide.
             max_backlog_seconds: requests that would wait longer are refused.
+            memory_reserve: share of the free device memory that batches leave alone.
             on_device_lost: called in the engine's thread when only a new process can help.
             load_retry_seconds: pause before a model that could not be loaded is tried again.
         """
         self._load = load
         self._max_batch_rows = max_batch_rows
         self._max_backlog_seconds = max_backlog_seconds
+        self._memory_reserve = memory_reserve
         self._observer = observer
         self._on_device_lost = on_device_lost
         self._load_retry_seconds = load_retry_seconds
@@ -275,8 +279,12 @@ class Engine:
             except DeviceLost:
                 raise
             except Exception as error:
-                logger.exception("the model could not be loaded")
-                detail = f"the model could not be loaded: {error}"
+                detail = f"the model could not be loaded: {_why(error)}"
+                # What has words for whoever set it up needs no traceback.
+                if isinstance(error, OutOfMemory | OSError | ValueError):
+                    logger.warning("%s", detail)
+                else:
+                    logger.exception("%s", detail)
                 self._in_event_loop(self._set_state, State.FAILED, detail)
             try:
                 self._commands.get(timeout=self._load_retry_seconds)
@@ -287,8 +295,9 @@ class Engine:
     def _start_up(self) -> StepLoop:
         started = time.monotonic()
         self._model = model = self._load(self._report)
+        memory = MemoryGuard(model.memory, reserve=self._memory_reserve)
         costs = measure(
-            model, max_rows=self._max_batch_rows, clock=time.monotonic, report=self._report
+            model, memory, max_rows=self._max_batch_rows, clock=time.monotonic, report=self._report
         )
         self._backlog = Backlog(costs, self._max_backlog_seconds)
         self._steps = StepLoop(
@@ -298,6 +307,7 @@ class Engine:
             clock=time.monotonic,
             emit=lambda generation, outcome: self._outbox.append((generation, outcome)),
             observer=self._observer,
+            memory=memory,
         )
         logger.info("%s ready in %.1f s", model.info.id, time.monotonic() - started)
         self._in_event_loop(self._set_state, State.READY, "")
@@ -333,3 +343,13 @@ class Engine:
         except RuntimeError:
             # The event loop has closed: nobody is left to be told.
             logger.debug("the event loop is closed")
+
+
+def _why(error: Exception) -> str:
+    """Why a model does not load, in one line."""
+    if isinstance(error, OutOfMemory):
+        return (
+            f"the device has too little free memory ({error}); free some, set T2I_DTYPE=float16 or "
+            "a smaller T2I_MODEL, or T2I_DEVICE=cpu for the host's memory"
+        )
+    return " ".join(str(error).split()) or type(error).__name__

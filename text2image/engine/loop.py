@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
-from text2image.engine.admission import Backlog
+from text2image.engine.admission import MIN_RETRY_SECONDS, Backlog
 from text2image.engine.costs import StepCosts
+from text2image.engine.memory import MEMORY_RETRY_SECONDS, MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
 from text2image.engine.scheduler import Scheduler
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 # While others step, decoding may take this share of a step's time, or one chunk if that is more.
 DECODE_SHARE = 0.5
-MEMORY_RETRY_SECONDS = 5.0
 
 Outcome = Event | Text2ImageError
 R = TypeVar("R")
@@ -57,6 +57,7 @@ class StepLoop:
         clock: Callable[[], float],
         emit: Callable[[Generation, Outcome], None],
         observer: Observer | None = None,
+        memory: MemoryGuard | None = None,
     ) -> None:
         """`emit` receives a generation's events; a `Completed` or an error is the last of them."""
         self._model = model
@@ -65,11 +66,15 @@ class StepLoop:
         self._clock = clock
         self._emit = emit
         self._observer = observer or Observer()
+        self._memory = memory or MemoryGuard()
         self._scheduler = Scheduler()
         self._denoised: deque[Sample] = deque()
         self._deadlines: list[tuple[float, int, Generation]] = []
         self._order = count()
         self._active: set[Generation] = set()
+        # When the last tick ended, unless there was nothing left to do; what this tick should have taken.
+        self._ticked_at: float | None = None
+        self._predicted = 0.0
         self.counters: Counter[str] = Counter()
 
     @property
@@ -78,8 +83,12 @@ class StepLoop:
         return not self._active
 
     def add(self, generation: Generation) -> None:
-        """Takes in an admitted request: its samples join at the next tick."""
+        """Takes in an admitted request: its samples join at the next tick, unless none of them fits in memory."""
         self._active.add(generation)
+        self._memory.refresh(self._clock())
+        if refusal := self._memory.refusal(generation):
+            self._end(generation, refusal)
+            return
         heapq.heappush(self._deadlines, (generation.deadline, next(self._order), generation))
         for sample in generation.samples:
             self._scheduler.add(sample)
@@ -91,10 +100,16 @@ class StepLoop:
 
     def tick(self) -> None:
         """One step of one batch, and as much decoding as does not stall the others."""
+        started = self._clock() if self._ticked_at is None else self._ticked_at
+        self._predicted = 0.0
+        self._memory.refresh(self._clock())
         self._expire()
-        batch = self._scheduler.select(self._costs.next_cap)
+        batch = self._next_batch()
         step_seconds = self._step(batch) if batch else 0.0
         self._decode(DECODE_SHARE * step_seconds if len(self._scheduler) else float("inf"))
+        now = self._clock()
+        self._costs.observe_tick(self._predicted, now - started)
+        self._ticked_at = None if self.idle else now
 
     def fail_all(self, error: Exception) -> None:
         """Ends every request with an internal error, after a fault that no sample can be blamed for."""
@@ -103,6 +118,53 @@ class StepLoop:
 
     # Stepping
 
+    def _next_batch(self) -> list[Sample]:
+        """Who steps next. Ends on the way what comes up for rows too late, before any work is spent on it."""
+        while batch := self._scheduler.select(self._costs.room):
+            late = self._late(batch)
+            if late is None:
+                return batch
+            self._drop(*late)
+        return []
+
+    def _late(self, batch: list[Sample]) -> tuple[Sample, float] | None:
+        """The last of a batch's new samples that would miss its deadline, and by how many seconds."""
+        new = [sample for sample in batch if not sample.step]
+        if not new:
+            return None
+        if len(self._active) == 1:
+            # As at admission: an engine with nothing else to do is believed to be at its best.
+            seconds = [self._backlog.alone_seconds(sample.generation) for sample in new]
+        else:
+            rows = sum(sample.rows for sample in batch)
+            seconds = self._backlog.drawing_seconds(new, rows)
+        now = self._clock()
+        for sample, takes in zip(reversed(new), reversed(seconds), strict=True):
+            late = now + takes - sample.generation.deadline
+            if late > 0:
+                return sample, late
+        return None
+
+    def _drop(self, sample: Sample, late: float) -> None:
+        """Leaves a picture undrawn; what its request has begun is finished."""
+        generation = sample.generation
+        if generation.pending == generation.request.n and not any(
+            each.step for each in generation.samples
+        ):
+            refusal = Unavailable(
+                "the server is full: the work ahead took longer than predicted, and the pictures "
+                f"would be about {late:.1f} s late",
+                reason=Unavailable.FULL,
+                retry_after=max(MIN_RETRY_SECONDS, late),
+            )
+            self._end(generation, refusal, "dropped")
+            return
+        self._scheduler.remove(sample)
+        self._backlog.left(sample)
+        generation.samples.remove(sample)
+        generation.undrawn += 1
+        self._out(generation)
+
     def _step(self, batch: list[Sample]) -> float:
         started = self._clock()
         batch = self._prepared(batch)
@@ -110,16 +172,18 @@ class StepLoop:
             return 0.0
         rows, group = sum(sample.rows for sample in batch), batch[0].group
         retries = self.counters["retries"]
+        self._predicted += self._costs.seconds(group, rows)
         forward_started = self._clock()
         predictions = self._attempt(batch, self._model.predict)
         stepped = [
             sample for sample, prediction in predictions if self._advance(sample, prediction)
         ]
         now = self._clock()
-        self._backlog.stepped(stepped)
+        self._backlog.paced(group, now)
         if self.counters["retries"] == retries:
             self._costs.observe_step(group, rows, now - forward_started)
-        self._scheduler.charge(group, now - started, len(batch))
+        alone = self._costs.seconds(group, batch[0].rows)
+        self._scheduler.charge(group, now - started, alone)
         self.counters["sample_steps"] += len(stepped)
         self._observer.stepped(len(batch), rows, now - forward_started)
         for sample in stepped:
@@ -156,6 +220,7 @@ class StepLoop:
             self._blame(sample, error)
             return False
         sample.step += 1
+        self._backlog.stepped(sample)
         return True
 
     def _attempt(
@@ -227,10 +292,11 @@ class StepLoop:
 
     def _decode_chunk(self) -> None:
         group = self._denoised[0].group
-        limit = self._model.decode_limit(group)
+        limit = min(self._model.decode_limit(group), self._memory.pictures(group))
         alike = [sample for sample in self._denoised if sample.group == group][:limit]
         for sample in alike:
             self._denoised.remove(sample)
+        self._predicted += len(alike) * self._costs.decode_seconds(group)
         started = self._clock()
         pictures = self._attempt(alike, self._model.decode)
         seconds = self._clock() - started
@@ -248,9 +314,24 @@ class StepLoop:
         self._observer.finished(timings)
         self._backlog.left(sample)
         generation.samples.remove(sample)
-        generation.pending -= 1
         self._emit(generation, GeneratedImage(sample.index, sample.seed, pixels, timings))
-        if generation.pending == 0:
+        self._out(generation)
+
+    def _out(self, generation: Generation) -> None:
+        """Counts a picture that is drawn or never will be, and ends the request with the last of them."""
+        generation.pending -= 1
+        if generation.pending:
+            return
+        if generation.undrawn:
+            allowed = generation.deadline - generation.admitted_at
+            self._end(
+                generation,
+                DeadlineExceeded(
+                    f"{generation.undrawn} of {generation.request.n} pictures could not be finished "
+                    f"within {allowed:.1f} s"
+                ),
+            )
+        else:
             self._end(generation, Completed(generation.left_out))
 
     # Ending
@@ -281,7 +362,12 @@ class StepLoop:
             outcome = _internal(error)
         self._end(sample.generation, outcome)
 
-    def _end(self, generation: Generation, outcome: Completed | Text2ImageError) -> None:
+    def _end(
+        self,
+        generation: Generation,
+        outcome: Completed | Text2ImageError,
+        counter: str | None = None,
+    ) -> None:
         """The one place where a request ends; frees all it held."""
         generation.ended = True
         self._active.discard(generation)
@@ -294,7 +380,7 @@ class StepLoop:
             self._backlog.left(sample)
             sample.state = None
         generation.samples.clear()
-        self.counters[_counter_of(outcome)] += 1
+        self.counters[counter or _counter_of(outcome)] += 1
         self._emit(generation, outcome)
 
 

@@ -50,6 +50,11 @@ class Sample:
         return self.steps - self.step
 
     @property
+    def owner(self) -> str:
+        """Whose work it is."""
+        return self.generation.share.owner
+
+    @property
     def seed(self) -> int:
         return self.generation.request.seed_of(self.index)
 
@@ -61,6 +66,7 @@ class Generation:
     Attributes:
         admitted_at, deadline: seconds on the loop's clock.
         pending: pictures not yet out.
+        undrawn: pictures that came up too late to be finished in time.
         left_out: the end of the prompt that the text encoder had no room for.
     """
 
@@ -71,6 +77,7 @@ class Generation:
     share: Share = field(default_factory=Share)
     samples: list[Sample] = field(default_factory=list)
     pending: int = 0
+    undrawn: int = 0
     left_out: str = ""
     ended: bool = False
 

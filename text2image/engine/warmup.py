@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from text2image.engine.costs import StepCosts
+from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
 from text2image.messages import GenerationRequest, StreamOptions
@@ -20,27 +21,37 @@ MAX_STEP_SECONDS = 1.0
 
 
 def measure(
-    model: Model, *, max_rows: int, clock: Callable[[], float], report: Callable[[str], None]
+    model: Model,
+    memory: MemoryGuard,
+    *,
+    max_rows: int,
+    clock: Callable[[], float],
+    report: Callable[[str], None],
 ) -> StepCosts:
     """Step times at 1, 2, 4, ... rows at the model's own size, as far as larger batches fit and are not too slow.
 
     Args:
+        memory: learns what steps take, and ends the series before it is full.
         max_rows: a cap from the settings; 0 for none.
 
     Raises:
         OutOfMemory: not even one picture fits.
     """
     highest = min(model.max_rows, max_rows) if max_rows else model.max_rows
-    batches, points = _grow(model, highest, clock, report)
+    batches, points = _grow(model, memory, highest, clock, report)
     report("measuring once more")
     for _ in range(ROUNDS - 1):
         for rows, samples in batches.items():
             if points[rows] <= MAX_STEP_SECONDS:
                 points[rows] = min(points[rows], _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
     one = batches[1]
+    memory.restart()
     model.decode(one)
+    memory.learn_decode()
     decode_seconds = min(_timed(lambda: model.decode(one), clock) for _ in range(ROUNDS))
-    costs = StepCosts(one[0].group, points, max_rows=highest, decode_seconds=decode_seconds)
+    costs = StepCosts(
+        one[0].group, points, max_rows=highest, decode_seconds=decode_seconds, memory=memory
+    )
     logger.info(
         "steps measured (rows: ms): %s; decoding %.1f ms; batch cap %d rows",
         ", ".join(f"{rows}: {1000 * seconds:.1f}" for rows, seconds in points.items()),
@@ -51,13 +62,21 @@ def measure(
 
 
 def _grow(
-    model: Model, highest: int, clock: Callable[[], float], report: Callable[[str], None]
+    model: Model,
+    memory: MemoryGuard,
+    highest: int,
+    clock: Callable[[], float],
+    report: Callable[[str], None],
 ) -> tuple[dict[int, list[Sample]], dict[int, float]]:
     """Batches of doubling size and a first measurement of each, until one is too slow or too large."""
     batches: dict[int, list[Sample]] = {}
     points: dict[int, float] = {}
     rows = 1
+    memory.restart()
     while rows <= highest:
+        memory.refresh(clock())
+        if points and rows > memory.rows(batches[1][0].group):
+            break
         report(f"measuring a step of {rows} rows")
         samples = _samples(model, rows)
         try:
@@ -70,6 +89,7 @@ def _grow(
             if not points:
                 raise
             break
+        memory.learn_step(samples[0].group, rows)
         batches[rows] = samples
         if points[rows] > MAX_STEP_SECONDS:
             break

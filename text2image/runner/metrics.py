@@ -41,11 +41,6 @@ class RunnerMetrics(Observer):
             "Pictures in flight or waiting",
             multiprocess_mode="livesum",
         )
-        self._ready = Gauge(
-            "text2image_runners_ready",
-            "Runners that take requests",
-            multiprocess_mode="livesum",
-        )
         self._totals = {
             name: Counter(f"text2image_engine_{name}", help_text)
             for name, help_text in {
@@ -58,6 +53,7 @@ class RunnerMetrics(Observer):
                 "sample_steps": "Steps taken, summed over pictures",
                 "steps_saved": "Steps that cancelled pictures had left",
                 "retries": "Batches tried again in halves",
+                "dropped": "Admitted requests ended before their first step, as they would have been late",
             }.items()
         }
         self._seen = dict.fromkeys(self._totals, 0)
@@ -77,7 +73,6 @@ class RunnerMetrics(Observer):
         """Takes over an engine's status; its counters become increments of ours."""
         self._backlog_seconds.set(status.backlog_seconds)
         self._active.set(status.active)
-        self._ready.set(status.state.value == "ready")
         for name, counter in self._totals.items():
             value = getattr(status.counters, name)
             counter.inc(value - self._seen[name])

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import grpc
 
 from text2image import wire
 from text2image.engine.engine import Engine
+from text2image.engine.lazy import loader
 from text2image.errors import Text2ImageError
 from text2image.messages import (
     Completed,
@@ -33,9 +33,6 @@ from text2image.runner.service import RunnerService
 from text2image.settings import Settings
 from text2image.sockets import private_folder
 from text2image.validation import resolve
-
-if TYPE_CHECKING:
-    from text2image.engine.models.contract import Model
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +63,10 @@ class RunnerServer:
         self._socket = settings.socket_of(index)
         self._metrics = RunnerMetrics()
         self._engine = Engine(
-            self._load(index),
+            loader(settings, index),
             max_batch_rows=settings.max_batch_rows,
             max_backlog_seconds=settings.max_backlog_seconds,
+            memory_reserve=settings.memory_reserve,
             observer=self._metrics,
             on_device_lost=lambda: os._exit(_DEVICE_LOST_STATUS),
         )
@@ -100,6 +98,8 @@ class RunnerServer:
             options=[
                 ("grpc.max_send_message_length", wire.MAX_PICTURE_BYTES),
                 ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
+                # Its gateways ping it every few seconds to notice when it hangs.
+                ("grpc.http2.max_ping_strikes", 0),
             ]
         )
         self._server.add_generic_rpc_handlers(
@@ -140,16 +140,6 @@ class RunnerServer:
         images = [event for event in events if isinstance(event, GeneratedImage)]
         left_out = "".join(event.left_out for event in events if isinstance(event, Completed))
         return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), left_out)
-
-    def _load(self, index: int) -> Callable[[Callable[[str], None]], Model]:
-        def load(report: Callable[[str], None]) -> Model:
-            # Torch takes seconds to import, and belongs to the engine's thread.
-            report("importing torch")
-            from text2image.engine.models.loading import load_model
-
-            return load_model(self._settings, index, report)
-
-        return load
 
     async def _keep_metrics(self) -> None:
         async for status in self._engine.watch(min_interval=1.0):

@@ -179,7 +179,7 @@ class WatchStatusResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[State, str]] = ..., detail: _Optional[str] = ..., backlog_seconds: _Optional[float] = ..., active: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("admitted", "completed", "failed", "cancelled", "refused", "batches", "sample_steps", "steps_saved", "retries")
+    __slots__ = ("admitted", "completed", "failed", "cancelled", "refused", "batches", "sample_steps", "steps_saved", "retries", "dropped")
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class Counters(_message.Message):
     SAMPLE_STEPS_FIELD_NUMBER: _ClassVar[int]
     STEPS_SAVED_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     admitted: int
     completed: int
     failed: int
@@ -198,4 +199,5 @@ class Counters(_message.Message):
     sample_steps: int
     steps_saved: int
     retries: int
-    def __init__(self, admitted: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ..., refused: _Optional[int] = ..., batches: _Optional[int] = ..., sample_steps: _Optional[int] = ..., steps_saved: _Optional[int] = ..., retries: _Optional[int] = ...) -> None: ...
+    dropped: int
+    def __init__(self, admitted: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ..., refused: _Optional[int] = ..., batches: _Optional[int] = ..., sample_steps: _Optional[int] = ..., steps_saved: _Optional[int] = ..., retries: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...

@@ -73,3 +73,22 @@ def test_threads_follow_the_cores_that_the_process_may_use(
     file.write_text(quota)
     unlimited = devices.usable_cores(tmp_path / "missing")
     assert devices.usable_cores(file) == (cores or unlimited)
+
+
+def test_on_a_card_what_torch_keeps_cached_is_free_for_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figures = {"memory_reserved": 700, "memory_allocated": 200, "max_memory_allocated": 550}
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    memory = devices.memory_of(torch.device("cuda", 0))
+    assert memory is not None
+    memory.restart()
+    assert memory.free() == 1500
+    assert memory.peak() == 350, "the weights are no step's"
+
+
+def test_a_device_whose_memory_cannot_be_read_has_none() -> None:
+    assert devices.memory_of(torch.device("mps")) is None

@@ -5,20 +5,32 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import draw_alone, settings_for
 from text2image.engine.models.contract import Model
-from text2image.engine.models.loading import EMBEDDED_PATH, load_model, revision_of
+from text2image.engine.models.loading import (
+    EMBEDDED_PATH,
+    load_model,
+    revision_of,
+    why_not_fetched,
+)
 from text2image.settings import Settings
 
 
@@ -39,6 +51,33 @@ def test_a_family_that_we_do_not_draw_with_is_named_in_the_error(tmp_path: Path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ValueError, match="FluxPipeline"):
         load_model(settings_for(str(tmp_path)), 0, lambda detail: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("nobody/nothing", "is not in the cache, and .* T2I_MODEL to a folder"),
+        ("what is this?", "neither a folder that is there nor an id of the hub"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_named_with_what_to_do(name: str, advice: str) -> None:
+    with pytest.raises(OSError, match=rf"^T2I_MODEL={re.escape(name)}: .*{advice}"):
+        load_model(settings_for(name), 0, lambda detail: None)
+
+
+def test_a_hub_that_refuses_is_told_by_its_reason() -> None:
+    response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co"))
+    for kind, advice in (
+        (RepositoryNotFoundError, "knows no such model"),
+        (GatedRepoError, "HF_TOKEN"),
+        (RevisionNotFoundError, "T2I_MODEL_REVISION"),
+        (ConnectionError, "cannot be reached"),
+    ):
+        refusal = OSError("not cached")
+        refusal.__cause__ = (
+            kind("refused") if kind is ConnectionError else kind("refused", response=response)
+        )
+        assert advice in why_not_fetched(refusal)
 
 
 def test_a_hub_model_is_found_by_its_id_and_revision(

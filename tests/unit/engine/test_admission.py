@@ -70,10 +70,29 @@ def test_the_prediction_is_near_what_it_takes(others: int) -> None:
         harness.submit(make_request(steps=20))
     before = harness.clock()
     generation = harness.submit(make_request(steps=20))
-    predicted = harness.backlog.seconds()
     while not generation.ended:
         harness.loop.tick()
-    assert predicted == pytest.approx(harness.clock() - before, rel=0.5)
+    real = harness.clock() - before
+    assert harness.predicted[generation] == pytest.approx(real, rel=0.3)
+
+
+def test_predictions_follow_the_clock_where_steps_and_decoding_do_not_explain_it() -> None:
+    class Sluggish(TimedModel):
+        def prepare(self, samples):  # type: ignore[no-untyped-def]
+            self.clock.now += 0.5 * len(samples)
+            return super().prepare(samples)
+
+    harness = Harness(Sluggish())
+    for _ in range(60):
+        harness.submit(make_request(steps=20))
+    harness.finish()
+    for _ in range(60):
+        harness.submit(make_request(steps=20))
+    before = harness.clock()
+    generation = harness.submit(make_request(steps=20))
+    harness.finish()
+    real = harness.clock() - before
+    assert harness.predicted[generation] == pytest.approx(real, rel=0.3)
 
 
 def test_an_idle_engine_that_measured_itself_in_a_bad_hour_still_admits() -> None:

@@ -99,14 +99,28 @@ def test_invariant_8_a_disturbed_first_measurement_does_not_stand_for_ever() -> 
     truth = {1: 0.10, 2: 0.11, 4: 0.13, 8: 0.17}
     assert costs.cap(NATIVE) == 4
     for _ in range(10 * STEPS_BETWEEN_TRIALS):
-        rows = costs.next_cap(NATIVE)
+        room = costs.room(NATIVE)
+        rows = max(room.cap, room.trial)
         costs.observe_step(NATIVE, rows, truth[rows])
     assert costs.cap(NATIVE) == 8
+
+
+def test_invariant_8_a_device_that_slows_down_as_a_whole_keeps_its_cap() -> None:
+    points = {1: 0.1, 2: 2 / 19, 4: 4 / 36, 8: 8 / 60, 16: 16 / 63, 32: 32 / 64}
+    costs = make_costs(points)
+    caps = set()
+    for _ in range(3 * STEPS_BETWEEN_TRIALS):
+        rows = costs.cap(NATIVE)
+        caps.add(rows)
+        costs.observe_step(NATIVE, rows, 1.5 * points[rows])
+    assert min(caps) >= 8
+    assert costs.cap(NATIVE) == 16
 
 
 def test_invariant_8_trials_are_rare_and_keep_within_what_fits() -> None:
     costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.8})
     costs.lower_cap(NATIVE, failed_rows=12)
-    caps = [costs.next_cap(NATIVE) for _ in range(20 * STEPS_BETWEEN_TRIALS)]
-    assert set(caps) == {4, 6}
-    assert caps.count(6) <= 20
+    rooms = [costs.room(NATIVE) for _ in range(20 * STEPS_BETWEEN_TRIALS)]
+    rows = [min(max(room.cap, room.trial), room.most) for room in rooms]
+    assert set(rows) == {4, 6}
+    assert rows.count(6) <= 20

@@ -14,7 +14,7 @@ import pytest
 
 from tests.doubles import TimedModel, make_request
 from text2image.engine.engine import Engine
-from text2image.engine.models.contract import DeviceLost
+from text2image.engine.models.contract import DeviceLost, OutOfMemory
 from text2image.errors import DeadlineExceeded, Unavailable
 from text2image.messages import (
     Completed,
@@ -104,6 +104,18 @@ async def test_before_the_model_is_loaded_requests_are_refused_with_a_delay() ->
     assert refusal.value.retry_after
     gate.set()
     await until(lambda: engine.status.state is State.READY)
+    await engine.stop()
+
+
+async def test_a_model_that_finds_no_memory_says_what_needs_less() -> None:
+    def load(report: Callable[[str], None]) -> TimedModel:
+        raise OutOfMemory("tried to allocate 9 GiB")
+
+    engine = Engine(load)
+    engine.start()
+    await until(lambda: engine.status.state is State.FAILED)
+    for part in ("9 GiB", "T2I_DTYPE", "T2I_MODEL", "T2I_DEVICE"):
+        assert part in engine.status.detail
     await engine.stop()
 
 

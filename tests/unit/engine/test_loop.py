@@ -137,12 +137,48 @@ def test_invariant_7_a_cancelled_request_takes_no_further_step_and_frees_its_sta
 def test_invariant_7_a_deadline_takes_effect_within_one_step() -> None:
     harness = Harness()
     generation = harness.submit(make_request(steps=100), seconds=20)
-    harness.clock.now += 19.99
+    harness.loop.tick()
+    harness.clock.now += 19.95
     harness.loop.tick()
     steps = len(harness.model.batches)
     harness.loop.tick()
     assert isinstance(harness.ending(generation), DeadlineExceeded)
     assert len(harness.model.batches) == steps
+
+
+def test_invariant_4_what_comes_up_too_late_is_ended_before_any_work_is_spent_on_it() -> None:
+    harness = Harness(max_rows=2)
+    ahead = harness.submit(make_request(steps=20, seed=1))
+    late = harness.submit(make_request(steps=20, seed=2), seconds=3)
+    sample = late.samples[0]
+    harness.model.slowdown = 3.0
+    harness.finish()
+    ending = harness.ending(late)
+    assert isinstance(ending, Unavailable)
+    assert ending.reason == Unavailable.FULL
+    assert ending.retry_after
+    assert not any(sample in batch for batch in harness.model.batches)
+    assert isinstance(harness.ending(ahead), Completed)
+    assert harness.loop.counters["dropped"] == 1
+    assert harness.backlog.samples() == 0
+
+
+def test_invariant_4_of_several_pictures_those_begun_are_finished_and_the_late_ones_never_begun() -> (
+    None
+):
+    harness = Harness(max_rows=2)
+    several = harness.submit(make_request(steps=20, n=3, seed=5), seconds=4.5)
+    other = harness.submit(make_request(steps=20, seed=90))
+    harness.loop.tick()
+    harness.model.slowdown = 3.0
+    harness.finish()
+    assert isinstance(harness.ending(other), Completed)
+    ending = harness.ending(several)
+    assert isinstance(ending, DeadlineExceeded)
+    assert "2 of 3" in ending.message
+    assert [image.seed for image in harness.images(several)] == [5]
+    assert {sample.seed for batch in harness.model.batches for sample in batch} == {90, 5}
+    assert harness.backlog.samples() == 0
 
 
 def test_invariant_7_cancelling_between_the_last_step_and_the_picture_ends_it() -> None:

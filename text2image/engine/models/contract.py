@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from text2image.engine.memory import DeviceMemory
     from text2image.engine.sample import Group, Sample
     from text2image.messages import GenerationRequest, ModelInfo, Pixels
 
@@ -28,6 +29,8 @@ class Model(Protocol):
     info: ModelInfo
     # Rows of the largest batch that is worth measuring on this device.
     max_rows: int
+    # What its steps take of the device; None where that cannot be told.
+    memory: DeviceMemory | None
 
     def group_of(self, request: GenerationRequest) -> Group:
         """What must be equal for samples to share a forward pass."""

@@ -11,6 +11,15 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers.utils import logging as transformers_logging
 
 from text2image.engine import devices
 from text2image.engine.models.contract import Model
@@ -45,22 +54,26 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     dtype = devices.pick_dtype(device, settings.dtype)
     devices.prepare_thread(device, settings.threads, sharers=max(1, settings.runners))
     report(f"loading {settings.model} on {device}")
-    folder = _locate(settings)
+    folder = _locate(settings, report)
     pipeline_class = json.loads((folder / "model_index.json").read_text())["_class_name"]
     if pipeline_class not in FAMILIES:
         raise ValueError(
             f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
         )
     family, make = FAMILIES[pipeline_class]
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder,
-        torch_dtype=dtype,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-        local_files_only=True,
-    ).to(device)
+    # Each part's bar would be a line in the log.
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    with devices.device_errors():
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder,
+            dtype=dtype,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+            local_files_only=True,
+        ).to(device)
     for part in (pipeline.unet, pipeline.vae):
         part.eval().to(memory_format=torch.channels_last)
     network = pipeline.unet
@@ -72,7 +85,7 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     return model
 
 
-def _locate(settings: Settings) -> Path:
+def _locate(settings: Settings, report: Callable[[str], None]) -> Path:
     """The folder of the model, fetched from the hub if it is not a local one."""
     if settings.model == EMBEDDED_MODEL:
         return EMBEDDED_PATH
@@ -81,7 +94,39 @@ def _locate(settings: Settings) -> Path:
         return folder
     if folder.is_dir() or settings.model.startswith((".", "/", "~")):
         raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
-    return Path(DiffusionPipeline.download(settings.model, revision=settings.model_revision))
+    report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
+    try:
+        return Path(DiffusionPipeline.download(settings.model, revision=settings.model_revision))
+    except (OSError, ValueError) as error:
+        raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
+
+
+def why_not_fetched(error: Exception) -> str:
+    """Why the hub gave nothing, and what to do. What diffusers raises tells it in its cause, if at all."""
+    match error.__cause__ or error:
+        case HFValidationError():
+            return "is neither a folder that is there nor an id of the hub, as in owner/name"
+        case GatedRepoError():
+            return (
+                "this model asks for consent; give it on the model's page, and set HF_TOKEN to a "
+                "token of yours"
+            )
+        case RevisionNotFoundError():
+            return "the hub has this model without that T2I_MODEL_REVISION"
+        case RepositoryNotFoundError():
+            return (
+                "the hub knows no such model; check the spelling, and set HF_TOKEN if it is private"
+            )
+        case OfflineModeIsEnabled():
+            return (
+                "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset that, or set "
+                "T2I_MODEL to a folder"
+            )
+        case cause:
+            return (
+                f"is not in the cache, and the hub cannot be reached ({cause}); check the network, "
+                "or set T2I_MODEL to a folder, or to `embedded`, which needs none"
+            )
 
 
 def revision_of(folder: Path) -> str:

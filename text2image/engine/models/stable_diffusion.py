@@ -52,6 +52,7 @@ class StableDiffusion:
         """Takes the parts of a diffusers pipeline; `network` stands in for its U-Net, when it was compiled."""
         self.info = info
         self.max_rows = devices.max_rows(device)
+        self.memory = devices.memory_of(device)
         self._device = device
         self._unet = pipeline.unet if network is None else network
         self._config = pipeline.unet.config

@@ -1,0 +1,214 @@
+"""How large a batch the free memory allows, read from the device now and then, so that no failure has to tell it.
+
+What a step takes is learned while the engine warms up, and taken to grow with rows and with latent pixels. Running out
+of memory all the same is dealt with where it happens (see the step loop); this is what makes it rare, and on a CPU,
+where nobody raises an error before the kernel ends the process, it is the only guard there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Protocol
+
+from text2image.engine.sample import Generation, Group
+from text2image.errors import FieldViolation, InvalidRequest, Text2ImageError, Unavailable
+
+# Rows where nothing is known that would bound them.
+UNBOUNDED = 1 << 30
+# Seconds from one reading of the free memory to the next.
+READING_PAUSE = 1.0
+MEMORY_RETRY_SECONDS = 5.0
+_MIB = 1 << 20
+
+
+class DeviceMemory(Protocol):
+    """A device's memory, as far as it tells. Read in the engine's thread alone."""
+
+    def free(self) -> int | None:
+        """Bytes that a step may take, those included that this process keeps for the next one; None if unknown."""
+        ...
+
+    def restart(self) -> None:
+        """Begins to watch for the peak."""
+        ...
+
+    def peak(self) -> int | None:
+        """Most bytes in use since `restart`, less those in use when it was first called; None if unknown."""
+        ...
+
+
+class MemoryGuard:
+    """The rows that fit. `refresh` and `learn` are the engine thread's; all else may be called from others too."""
+
+    def __init__(self, memory: DeviceMemory | None = None, *, reserve: float = 0.0) -> None:
+        """Bounds nothing without a `memory`; `reserve` is the share of what is free that batches leave alone."""
+        self._memory = memory
+        self._reserve = reserve
+        # Bytes of a step at one latent size, by rows, and of decoding one picture.
+        self._steps: dict[int, int] = {}
+        self._decode = 0
+        self._area = 1
+        self._free: int | None = None
+        self._most_free = 0
+        self._read_at = float("-inf")
+
+    def restart(self) -> None:
+        """Begins to watch what steps take."""
+        if self._memory is not None:
+            self._memory.restart()
+
+    def learn_step(self, group: Group, rows: int) -> None:
+        """Learns from a step that was larger than all before."""
+        self._area = group.area
+        if peak := self._peak():
+            self._steps[rows] = peak
+
+    def learn_decode(self) -> None:
+        """Learns from the decoding of one picture of the size that steps were learned from."""
+        self._decode = self._peak()
+
+    def refresh(self, now: float) -> None:
+        """Reads the free memory, if the last reading has grown old."""
+        if self._memory is None or now < self._read_at + READING_PAUSE:
+            return
+        self._read_at = now
+        self._free = self._memory.free()
+        self._most_free = max(self._most_free, self._free or 0)
+
+    def rows(self, group: Group) -> int:
+        """Rows of the largest step that fits; 0 if none does."""
+        if self._free is None or not self._steps:
+            return UNBOUNDED
+        fixed, per_row = self._line()
+        per_row *= group.area / self._area
+        return max(0, int((self._usable(self._free) - fixed) / per_row)) if per_row else UNBOUNDED
+
+    def pictures(self, group: Group) -> int:
+        """Pictures that may be decoded at once; at least one."""
+        if self._free is None or not self._decode:
+            return UNBOUNDED
+        each = self._decode * group.area / self._area
+        return max(1, int(self._usable(self._free) / each))
+
+    def refusal(self, generation: Generation) -> Text2ImageError | None:
+        """Why a picture does not fit, alone as it may be, or None."""
+        sample, request = generation.samples[0], generation.request
+        if self._free is None:
+            return None
+        need = self.need(sample.group, sample.rows)
+        if need <= self._usable(self._free):
+            return None
+        size = f"{request.width}x{request.height}"
+        takes = f"takes about {need / _MIB:.0f} MiB of the device's memory"
+        if need > self._usable(self._most_free):
+            most = self._usable(self._most_free) / _MIB
+            reason = f"a picture of {size} {takes}, of which it has {most:.0f}; ask for less"
+            return InvalidRequest(FieldViolation("width", reason), FieldViolation("height", reason))
+        return Unavailable(
+            f"a picture of {size} {takes} and {self._usable(self._free) / _MIB:.0f} are free; "
+            "ask for a smaller one, or later",
+            reason=Unavailable.FULL,
+            retry_after=MEMORY_RETRY_SECONDS,
+        )
+
+    def need(self, group: Group, rows: int) -> int:
+        """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
+        fixed, per_row = self._line()
+        scale = group.area / self._area
+        return int(max(fixed + rows * per_row * scale, self._decode * scale))
+
+    def _line(self) -> tuple[float, float]:
+        """Bytes of any step, and those of each row on top, at the size that steps were learned from."""
+        if not self._steps:
+            return 0.0, 0.0
+        least, most = min(self._steps), max(self._steps)
+        if least == most:
+            return 0.0, self._steps[most] / most
+        per_row = (self._steps[most] - self._steps[least]) / (most - least)
+        return max(0.0, self._steps[most] - per_row * most), per_row
+
+    def _usable(self, free: int) -> float:
+        return free * (1 - self._reserve)
+
+    def _peak(self) -> int:
+        peak = self._memory.peak() if self._memory is not None else None
+        return max(0, peak or 0)
+
+
+class HostMemory:
+    """The memory of this process on a CPU: what its container and the machine have left."""
+
+    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+        self._proc = proc
+        self._cgroups = cgroups
+        self._held: int | None = None
+        self._marked = False
+
+    def free(self) -> int | None:
+        known = [
+            free
+            for free in (_free_in_cgroup(self._proc, self._cgroups), self._available())
+            if free is not None
+        ]
+        if not known:
+            return None
+        # The allocator keeps what earlier steps gave back, and gives it to later ones.
+        kept = max(0, (self._status("VmRSS") or 0) - self._held) if self._held is not None else 0
+        return min(known) + kept
+
+    def restart(self) -> None:
+        self._marked = False
+        with contextlib.suppress(OSError):
+            # Resets the high-water mark (proc(5)); a sandbox may not allow it.
+            (self._proc / "self/clear_refs").write_text("5")
+            self._marked = True
+        if self._held is None:
+            self._held = self._status("VmRSS")
+
+    def peak(self) -> int | None:
+        used = self._status("VmHWM" if self._marked else "VmRSS")
+        return None if used is None or self._held is None else used - self._held
+
+    def _available(self) -> int | None:
+        return _kibibytes(self._proc / "meminfo", "MemAvailable")
+
+    def _status(self, name: str) -> int | None:
+        return _kibibytes(self._proc / "self/status", name)
+
+
+def _free_in_cgroup(proc: Path, cgroups: Path) -> int | None:
+    """Bytes left in this process's cgroup (v2) or the tightest of those around it; None where none has a limit."""
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+    folders = [cgroups / own, *(cgroups / own).parents]
+    inside = [folder for folder in folders if folder == cgroups or cgroups in folder.parents]
+    left = [free for folder in inside if (free := _left_in(folder)) is not None]
+    return min(left, default=None)
+
+
+def _left_in(folder: Path) -> int | None:
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    # Files that were read and are not in use: the kernel takes their pages back before it calls memory full.
+    return max(0, int(limit) - used + int(stat.get("inactive_file", 0)))
+
+
+def _kibibytes(file: Path, name: str) -> int | None:
+    """A value of a file in the form of /proc/meminfo, in bytes."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    values = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    value = next(values, None)
+    return None if value is None else int(value) * 1024
