@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import httpx
 
+from loadtests import overload
 from loadtests.drivers import Call, Run, burst, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT, STEPS, Worker, bare_pipeline, engine
 from tests.e2e.harness import Server, serving
@@ -36,9 +38,9 @@ SATURATING_CLIENTS = 40
 LATENCY_BOUND = 4.0
 # Offered rates of the open loop, as shares of the saturation throughput.
 OFFERED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-# Beyond capacity: so many times the saturation throughput, by clients that wait no longer than so many seconds.
-OVERLOAD = 3.0
-PATIENCE = 10.0
+PLOT = "overload.png"
+# A seed that was never used draws a picture that nobody can remember.
+SEEDS = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,11 @@ class Plan:
     lone_calls: int
     seconds: float
     open_seconds: float
+    storm_seconds: float
 
 
-FULL = Plan(turns=3, lone_calls=5, seconds=30.0, open_seconds=30.0)
-QUICK = Plan(turns=2, lone_calls=2, seconds=6.0, open_seconds=10.0)
+FULL = Plan(turns=3, lone_calls=5, seconds=30.0, open_seconds=30.0, storm_seconds=120.0)
+QUICK = Plan(turns=2, lone_calls=2, seconds=6.0, open_seconds=10.0, storm_seconds=24.0)
 
 
 @dataclass(slots=True)
@@ -64,7 +67,7 @@ class Figures:
     served: dict[str, list[float]] = field(default_factory=dict)
     bursts: dict[int, Run] = field(default_factory=dict)
     offered: dict[float, Run] = field(default_factory=dict)
-    overload: Run | None = None
+    storm: overload.Storm | None = None
 
     def best_batch(self) -> int:
         """The batch size at which the bare pipeline draws most pictures per second."""
@@ -86,6 +89,8 @@ def main() -> None:
     ):
         asyncio.run(measure(plan, figures, server, bare, alone))
     options.report.write_text(report(figures, options.quick))
+    if figures.storm:
+        overload.draw(figures.storm, options.report.with_name(PLOT))
     print(options.report.read_text())
 
 
@@ -108,10 +113,9 @@ async def measure(
             run = await open_loop(calls["HTTP"], rate=share * saturation, seconds=plan.open_seconds)
             figures.offered[share] = run
             progress(f"offered {share:.0%} of saturation: p99 {run.percentile(99):.2f} s")
-        impatient = http_call(http, server.url, {"X-Request-Timeout": f"{PATIENCE:g}"})
-        figures.overload = await open_loop(
-            impatient, rate=OVERLOAD * saturation, seconds=plan.open_seconds
-        )
+        patience = {"X-Request-Timeout": f"{overload.PATIENCE:g}"}
+        impatient = http_call(http, server.url, patience)
+        figures.storm = await overload.measure(impatient, server, seconds=plan.storm_seconds)
 
 
 async def measure_lone(
@@ -125,7 +129,7 @@ async def measure_lone(
             times.setdefault("engine in process", []).append(await asyncio.to_thread(alone.seconds))
             for name, call in calls.items():
                 started = time.perf_counter()
-                await call(turn, STEPS)
+                await call(SEEDS.randrange(2**53), STEPS)
                 times.setdefault(name, []).append(time.perf_counter() - started)
         for name, values in times.items():
             figures.lone.setdefault(name, []).append(statistics.median(values))
@@ -243,22 +247,7 @@ Shares of the saturation throughput of {saturation:.2f} pictures/s; the bound on
 |---|---|---|---|---|---|
 {rows((f"{share:.0%}", *latencies(run)) for share, run in figures.offered.items())}
 
-{beyond_capacity(figures.overload, saturation) if figures.overload else ""}"""
-
-
-def beyond_capacity(run: Run, saturation: float) -> str:
-    """What clients see when there are more of them than can be served."""
-    refused = sorted(answer.latency for answer in run.answers if not answer.ok) or [0.0]
-    ended = [answer for answer in run.answers if answer.ok]
-    goodput = len(ended) / max(answer.answered for answer in ended)
-    median, slow = statistics.median(refused), refused[int(0.99 * len(refused))]
-    return f"""## Beyond capacity, Poisson arrivals over HTTP
-
-{OVERLOAD:g} times the saturation throughput, by clients that wait no longer than {PATIENCE:g} s.
-{run.success:.0%} are served, at {goodput:.2f} pictures/s ({goodput / saturation:.0%} of saturation)
-and a p99 of {run.percentile(99):.2f} s. The others are refused within {1000 * median:.0f} ms (median;
-p99 {1000 * slow:.0f} ms).
-"""
+{overload.section(figures.storm, PLOT) if figures.storm else ""}"""
 
 
 def yardsticks(figures: Figures, bound: float) -> list[tuple[str, str, str]]:

@@ -1,0 +1,173 @@
+"""More than can be served: goodput, refusals, memory, and how soon all is well again.
+
+Arrivals come in an open loop at a multiple of what the server was measured to draw, by clients that wait no longer than
+`PATIENCE`. The capacity is measured before and after, in a closed loop of the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib import pyplot
+
+from loadtests.drivers import Answer, Call, Run, closed_loop, open_loop
+from tests.e2e.harness import Server
+
+STORM = 3.0
+PATIENCE = 10.0
+# Shares of the capacity that the curve is measured at, before the storm itself.
+OFFERED = (0.5, 1.0, 1.5, 2.0)
+# More than fit in a batch, so that there is always one waiting.
+SATURATING_CLIENTS = 40
+# Lone pictures after the storm: enough of them to see the latency come down.
+AFTER = 10
+# Seconds between two readings of the memory.
+READING_PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """What was measured.
+
+    Attributes:
+        capacity: pictures per second of a saturated server, before and after.
+        lone: seconds of a lone picture before.
+        curve: by share of the capacity, shorter runs.
+        run: the storm.
+        memory: bytes of all the server's processes through the storm.
+        after: seconds of lone pictures, one after the other, from the end of the storm on.
+    """
+
+    capacity: tuple[float, float]
+    lone: float
+    curve: dict[float, Run]
+    run: Run
+    memory: list[float]
+    after: list[float]
+
+    @property
+    def mean_capacity(self) -> float:
+        return statistics.fmean(self.capacity)
+
+
+async def measure(call: Call, server: Server, *, seconds: float) -> Storm:
+    """Runs the curve and the storm; `call` must give up after `PATIENCE`, and `seconds` is the storm's length."""
+    part = seconds / 4
+    lone = statistics.median([await _lone(call) for _ in range(5)])
+    before = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=part)
+    curve = {
+        share: await open_loop(call, rate=share * before.rate, seconds=part) for share in OFFERED
+    }
+    memory: list[float] = []
+    async with _reading(server, memory):
+        run = await open_loop(call, rate=STORM * before.rate, seconds=seconds)
+    after = [await _lone(call) for _ in range(AFTER)]
+    again = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=part)
+    return Storm((before.rate, again.rate), lone, {**curve, STORM: run}, run, memory, after)
+
+
+async def _lone(call: Call) -> float:
+    started = time.perf_counter()
+    await call(int(started * 1e6), 20)
+    return time.perf_counter() - started
+
+
+@contextlib.asynccontextmanager
+async def _reading(server: Server, readings: list[float]) -> AsyncIterator[None]:
+    async def read() -> None:
+        while True:
+            readings.append(await asyncio.to_thread(server.memory))
+            await asyncio.sleep(READING_PAUSE)
+
+    reader = asyncio.create_task(read())
+    try:
+        yield
+    finally:
+        reader.cancel()
+
+
+def goodput(run: Run) -> float:
+    """Pictures per second once the first arrivals can have been answered, until the last arrival."""
+    first, last = PATIENCE, max(answer.sent for answer in run.answers)
+    drawn = sum(answer.ok and first <= answer.answered <= last for answer in run.answers)
+    return drawn / max(1e-9, last - first)
+
+
+def refusals(run: Run) -> list[float]:
+    """Seconds until each refusal, the quickest first; who waited for nothing all the time is not among them."""
+    return sorted(
+        answer.latency
+        for answer in run.answers
+        if not answer.ok and answer.latency < PATIENCE * 0.95
+    )
+
+
+def section(storm: Storm, plot: str) -> str:
+    """The measurement as a part of the report; `plot` is the picture's file name beside it."""
+    capacity = storm.mean_capacity
+    late = sum(not answer.ok for answer in storm.run.answers) - len(refusals(storm.run))
+    memory = storm.memory[len(storm.memory) // 4 :]
+    lines = "\n".join(
+        f"| {share:.0%} | {goodput(run):.2f} | {goodput(run) / capacity:.0%} | "
+        f"{run.percentile(50):.2f} | {run.percentile(99):.2f} | {_milliseconds(refusals(run))} |"
+        for share, run in storm.curve.items()
+    )
+    return f"""## Beyond capacity, Poisson arrivals over HTTP
+
+By clients that wait no longer than {PATIENCE:g} s. The capacity is {capacity:.2f} pictures/s
+({storm.capacity[0]:.2f} before, {storm.capacity[1]:.2f} after, closed loop of {SATURATING_CLIENTS} clients).
+
+| offered | pictures/s | of capacity | p50, s | p99, s | refused within, ms: median, p99 |
+|---|---|---|---|---|---|
+{lines}
+
+![Goodput, refusals and latency beyond capacity]({plot})
+
+The storm of {STORM:g} times the capacity lasted {storm.run.answers[-1].sent:.0f} s: {len(storm.run.answers)} requests,
+{sum(answer.ok for answer in storm.run.answers)} pictures, {late} requests that were taken in and not finished in time.
+Memory of all processes moved between {min(memory) / 2**20:.0f} and {max(memory) / 2**20:.0f} MiB after its first
+quarter. A lone picture took {storm.lone:.2f} s before, and {", ".join(f"{value:.2f}" for value in storm.after[:5])} s
+right after.
+"""
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "none"
+    slow = seconds[int(0.99 * len(seconds))]
+    return f"{1000 * statistics.median(seconds):.0f}, {1000 * slow:.0f}"
+
+
+def draw(storm: Storm, path: Path) -> None:
+    """Two pictures side by side: goodput against the offered rate, and the storm second by second."""
+    figure, (curve, course) = pyplot.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    shares = sorted(storm.curve)
+    rates = [goodput(storm.curve[share]) / storm.mean_capacity for share in shares]
+    curve.plot([0, 1, max(shares)], [0, 1, 1], color="0.7", linestyle="--", label="ideal")
+    curve.plot(shares, rates, marker="o", label="served")
+    curve.set(xlabel="offered ÷ capacity", ylabel="goodput ÷ capacity", ylim=(0, 1.15))
+    curve.legend(loc="lower right", frameon=False)
+    seconds = range(int(storm.run.answers[-1].sent))
+    course.plot(
+        seconds, [_answered(storm.run.answers, at, ok=True) for at in seconds], label="pictures"
+    )
+    course.plot(
+        seconds, [_answered(storm.run.answers, at, ok=False) for at in seconds], label="refusals"
+    )
+    course.set(
+        xlabel="seconds into the storm", ylabel="answers per second, mean of 5 s", ylim=(0, None)
+    )
+    course.legend(loc="center right", frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _answered(answers: Sequence[Answer], at: int, *, ok: bool) -> float:
+    """Answers per second around second `at`."""
+    return sum(answer.ok is ok and abs(answer.answered - at) <= 2.5 for answer in answers) / 5
