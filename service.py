@@ -7,27 +7,36 @@ BentoML's client between services neither cancels nor outlives 100 calls. They g
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import bentoml
 import click
 
+from text2image.api import bento
 from text2image.api.app import http_app
-from text2image.api.asgi import longest_timeout
 from text2image.api.batch import draw_batch
+from text2image.api.headers import SecurityHeaders, cors_options
 from text2image.api.server import GatewayServer
+from text2image.gateway.auth import openness, require_keys
 from text2image.hardware import gpu_count, runner_count
 from text2image.lifecycle import drain_on_signal
-from text2image.ports import require_free
+from text2image.ports import bound_to, require_free
+from text2image.ready import start_afresh
 from text2image.runner.server import RunnerServer
 from text2image.settings import get_settings
+from text2image.tls import require_usable, tls_of
 
 settings = get_settings()
+tls = tls_of(settings)
 logging.getLogger("text2image").setLevel(logging.INFO)
+bento.mend()
 app = http_app()
+# uvicorn believes any local process in what it says of its clients, unless told whom to believe.
+os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""
 
 # BentoML's own limits stand behind ours and must never be met first, since their answers are not in our words.
-TRAFFIC = {"timeout": longest_timeout(settings) + settings.drain_timeout}
+TRAFFIC = {"timeout": settings.longest_timeout + settings.drain_timeout}
 # Its access log decodes these two headers strictly, so that an odd byte in one would end the request with a 500.
 LOGGING = {"access": {"request_content_type": False, "request_content_length": False}}
 A_YEAR_MS = 365 * 24 * 3600 * 1000
@@ -68,12 +77,27 @@ class Runner:
         return await draw_batch(requests, self.server.generate_many, lambda: self.server.model)
 
 
+def asked_address() -> tuple[str, int]:
+    """Where HTTP is to be served: BentoML's command line overrules the settings."""
+    context = click.get_current_context(silent=True)
+    named = context.params if context else {}
+    return named.get("host") or settings.host, named.get("port") or settings.port
+
+
+def http_address() -> tuple[str, int]:
+    """Where this process serves HTTP: BentoML's command line overrules the settings, and hands its workers a socket."""
+    context = click.get_current_context(silent=True)
+    descriptor = context.params.get("fd") if context else None
+    return (settings.host, settings.port) if descriptor is None else bound_to(descriptor)
+
+
 @bentoml.service(
     name="text2image-gateway",
     workers=settings.gateway_workers,
     traffic=TRAFFIC,
     logging=LOGGING,
-    http={"host": settings.host, "port": settings.port},
+    http={"host": settings.host, "port": settings.port, **cors_options(settings.cors_origins)},
+    ssl=tls.http_options() if tls else {"enabled": False},
     runner_probe={"enabled": False},
     # Its metrics are labelled with whatever path a client makes up, so ours are shown without them.
     metrics={"enabled": False},
@@ -87,17 +111,32 @@ class Gateway:
     @bentoml.on_deployment
     @staticmethod
     def check_ports() -> None:
-        context = click.get_current_context(silent=True)
-        named = context.params if context else {}
-        host, port = named.get("host") or settings.host, named.get("port") or settings.port
+        host, port = asked_address()
         require_free(host, port, "HTTP", "PORT")
         require_free(settings.host, settings.grpc_port, "gRPC", "GRPC_PORT")
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_keys() -> None:
+        require_keys(settings)
+        if warning := openness(settings, asked_address()[0], settings.host):
+            click.echo(warning, err=True)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_certificate() -> None:
+        require_usable(tls)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def prepare_folder() -> None:
+        start_afresh(settings)
 
     @bentoml.on_startup
     async def start(self) -> None:
         self.server = GatewayServer(settings)
         app.state.gateway = self.server.gateway
-        await self.server.start()
+        await self.server.start(*http_address())
         drain_on_signal(self.server.drain)
 
     @bentoml.on_shutdown
@@ -106,3 +145,6 @@ class Gateway:
 
     async def __is_ready__(self) -> bool:
         return self.server.gateway.is_ready
+
+
+Gateway.add_asgi_middleware(SecurityHeaders)  # type: ignore[attr-defined] # it is BentoML's Service

@@ -5,20 +5,27 @@ Variables carry the prefix `T2I_`; HOST, PORT and GRPC_PORT are read as they are
 
 from __future__ import annotations
 
+import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from text2image.addresses import parse_networks
+from text2image.limits import parse_limits
 from text2image.messages import Sampler
 from text2image.sockets import own_folder
 
 EMBEDDED_MODEL = "embedded"
 # Pixels; a picture of this side fits in one message between runner and gateway.
 MAX_SIDE = 4096
+# Seconds that a client may always name, however short the server's own default is.
+LONGEST_NAMED_TIMEOUT = 600.0
+_ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 
 
 class Settings(BaseSettings):
@@ -44,6 +51,20 @@ class Settings(BaseSettings):
         le=65535,
         validation_alias="GRPC_PORT",
         description="Port of gRPC.",
+    )
+
+    tls_cert: Path | None = Field(
+        None,
+        description="Certificate chain in PEM; with it and its key, HTTP and gRPC are served over TLS alone.",
+    )
+    tls_key: Path | None = Field(None, description="Key of the certificate, in PEM, not locked.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="Authorities in PEM; clients must show a certificate that one of them has signed.",
+    )
+    cors_origins: str | None = Field(
+        None,
+        description="Origins whose pages may call HTTP from a browser, with commas between, or `*`; none if unset.",
     )
 
     model: str = Field(
@@ -101,6 +122,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Refuse a request when admitted work would keep it longer than this.",
     )
+    memory_reserve: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the free memory, of the card or on a CPU of the container, that batches leave alone.",
+    )
     request_timeout: float = Field(
         300.0, gt=0, description="Seconds a request may take when its client names none."
     )
@@ -112,14 +139,88 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1 << 20, gt=0, description="Largest request body, HTTP and gRPC.")
 
+    keys_file: Path | None = Field(
+        None,
+        description="File of the API keys that requests must show; without it anybody may do anything. "
+        "`python -m text2image.keys create NAME` makes a key.",
+    )
+    rate_limit: str | None = Field(
+        None,
+        description="Megapixel-steps that each key, or each address without keys, may spend, as `600/minute` or "
+        "`600/minute;5000/day`; no limit if unset. A 512x512 picture of 20 steps is 5.2.",
+    )
+    max_concurrent: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of each key, or of each address without keys, at work at once; no limit if unset.",
+    )
+    trusted_proxies: str | None = Field(
+        None,
+        description="Proxies whose `X-Forwarded-For` is believed: addresses or networks, with commas between them.",
+    )
     redis_url: str | None = Field(
         None,
         description="Redis that several gateways share; without it each gateway process is on its own.",
     )
 
+    cache_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Size of the cache of pictures on disk; 0 switches caching off, in Redis too.",
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Folder of the cache; `text2image` in the user's own cache folder if unset.",
+    )
+    cache_ttl: int = Field(
+        7 * 24 * 3600,
+        gt=0,
+        description="Seconds after its last use that Redis, where it is the cache, forgets a picture.",
+    )
+
     output_dir: Path = Field(Path("generated_images"), description="Folder of the pictures.")
     save_images: bool = Field(True, description="Save every picture in the output folder.")
     log_prompts: bool = Field(False, description="Write prompts to the log.")
+
+    server: str | None = Field(
+        None,
+        description="Host and gRPC port of the server that the page and the command draw with; `HOST` and `GRPC_PORT` "
+        "if unset.",
+    )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate_limit(cls, value: str | None) -> str | None:
+        parse_limits(value or "")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str | None) -> str | None:
+        parse_networks(value or "")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str | None) -> str | None:
+        # One that is written otherwise would never be equal to what a browser sends.
+        for origin in (value or "*").split(","):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; write it as in https://example.com:8443"
+                )
+        return value
+
+    @property
+    def longest_timeout(self) -> float:
+        """The most seconds that a request can take, whatever its client names."""
+        return max(self.request_timeout, LONGEST_NAMED_TIMEOUT)
+
+    @property
+    def picture_cache_dir(self) -> Path:
+        """The cache's folder, which nothing else is kept in."""
+        users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return (self.cache_dir or Path(users, "text2image")) / "pictures"
 
     def socket_of(self, runner: int) -> Path:
         """The private socket of runner `runner`, counted from 0.
@@ -146,4 +247,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    return f"text2image: {variable}={problem['input']}: {problem['msg']}"
+    return (
+        f"text2image: {variable}={problem['input']}: {problem['msg'].removeprefix('Value error, ')}"
+    )

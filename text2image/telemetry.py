@@ -19,7 +19,15 @@ from prometheus_client import (
     multiprocess,
 )
 
-from text2image.errors import Text2ImageError
+from text2image.errors import (
+    PermissionDenied,
+    QuotaExceeded,
+    Text2ImageError,
+    Unauthenticated,
+    Unavailable,
+)
+
+_REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded, Unavailable)
 
 # A small picture on a good card takes a tenth of a second, a queue of large ones on a CPU minutes.
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
@@ -49,9 +57,33 @@ class GatewayMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.runners_ready = Gauge(
+            "text2image_runners_ready",
+            "Runners that take requests. The gateways count them: one that hangs could not say so.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.resends = Counter(
             "text2image_resends",
             "Requests sent again because their runner died.",
+            registry=registry,
+        )
+        self.cache = Counter(
+            "text2image_cache",
+            "Requests with a seed of their own: hit, miss, or shared with an identical one in flight.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "text2image_refusals",
+            "Requests for pictures that were turned away, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.auth_failures = Counter(
+            "text2image_auth_failures",
+            "Calls with an API key that was missing, unknown, expired or without the scope that they need.",
+            ["why"],
             registry=registry,
         )
         self.pictures = Counter(
@@ -73,6 +105,8 @@ class GatewayMetrics:
             self._seconds.labels(transport).observe(time.perf_counter() - began)
         except Text2ImageError as error:
             code = error.grpc_code
+            if isinstance(error, _REFUSALS):
+                self.refusals.labels(error.reason).inc()
             raise
         except (asyncio.CancelledError, GeneratorExit):
             code = "CANCELLED"

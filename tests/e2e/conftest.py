@@ -19,13 +19,16 @@ KNOWN_HTTP_PORT, KNOWN_GRPC_PORT = 3000, 50051
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The shared server. No request of any test may end in an internal error."""
+    """The shared server. No request of any test may end in an internal error.
+
+    It remembers no picture, so that what two tests ask for alike is drawn for each.
+    """
     folder = tmp_path_factory.mktemp("server")
     ports = {
         "http_port": KNOWN_HTTP_PORT if _is_free(KNOWN_HTTP_PORT) else 0,
         "grpc_port": KNOWN_GRPC_PORT if _is_free(KNOWN_GRPC_PORT) else 0,
     }
-    with serving(Server(folder, **ports)) as running:
+    with serving(Server(folder, **ports, T2I_CACHE_BYTES="0")) as running:
         yield running
         metrics = httpx.get(f"{running.url}/metrics").text
     assert 'code="INTERNAL"' not in metrics, running.log

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,6 +85,7 @@ class Server:
             "PYTHONPATH": str(ROOT),
             "T2I_RUNTIME_DIR": str(folder / "run"),
             "T2I_OUTPUT_DIR": str(self.pictures),
+            "T2I_CACHE_DIR": str(folder / "cache"),
             **settings,
         }
 
@@ -169,13 +170,13 @@ class Server:
     def client(self) -> Client:
         return Client(self.address)
 
-    def engine(self) -> Client:
+    def engine(self, runner: int = 0) -> Client:
         """A client of the runner itself: what it says of its state is never older than the question."""
-        return Client(f"unix:{self.folder}/run/runner-0.sock")
+        return Client(f"unix:{self.folder}/run/runner-{runner}.sock")
 
-    def wait_for(self, condition: Callable[[Status], bool], what: str) -> Status:
+    def wait_for(self, condition: Callable[[Status], bool], what: str, runner: int = 0) -> Status:
         """The first status of the engine that fulfils a condition, as WatchStatus reports it."""
-        with self.engine() as engine:
+        with self.engine(runner) as engine:
             try:
                 for status in engine.watch(timeout=WAIT_SECONDS):
                     if condition(status):
@@ -191,10 +192,30 @@ class Server:
 
     def runner(self) -> psutil.Process:
         """The runner's process."""
+        runners = self.runners()
+        assert runners, "there is no runner"
+        return runners[0]
+
+    def runners(self) -> list[psutil.Process]:
+        """The processes of the runners that are there, in the order of their sockets."""
+        return self._workers("text2image-runner")
+
+    def gateways(self) -> list[psutil.Process]:
+        """The processes of the gateway that are there."""
+        return self._workers("text2image-gateway")
+
+    def _workers(self, service: str) -> list[psutil.Process]:
+        found = {}
         for process in self._family():
-            if "text2image-runner" in process.cmdline():
-                return process
-        raise AssertionError("there is no runner")
+            with suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                if service in words:
+                    found[int(words[words.index("--worker-id") + 1])] = process
+        return [found[number] for number in sorted(found)]
+
+    def memory(self) -> int:
+        """Resident bytes of all its processes."""
+        return sum(process.memory_info().rss for process in self._family())
 
     def _family(self) -> list[psutil.Process]:
         try:

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from text2image.errors import DeadlineExceeded
+from text2image.errors import (
+    DeadlineExceeded,
+    PermissionDenied,
+    QuotaExceeded,
+    Text2ImageError,
+    Unavailable,
+)
 from text2image.telemetry import GatewayMetrics, exposition
 
 
@@ -42,6 +48,26 @@ def test_every_end_is_counted_once(error: BaseException | None, code: str) -> No
     labels = {"transport": "rest", "code": code}
     assert registry.get_sample_value("text2image_requests_total", labels) == 1
     assert registry.get_sample_value("text2image_requests_in_flight", {"transport": "rest"}) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "refusals"),
+    [
+        (QuotaExceeded("slow down", retry_after=1), 1),
+        (Unavailable("full", reason=Unavailable.FULL, retry_after=1), 1),
+        (PermissionDenied("not yours"), 1),
+        (DeadlineExceeded("late"), 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_turned_away_is_counted_by_its_reason(
+    error: Text2ImageError, refusals: int
+) -> None:
+    registry = CollectorRegistry()
+    with pytest.raises(type(error)), GatewayMetrics(registry).request("rest"):
+        raise error
+    counted = registry.get_sample_value("text2image_refusals_total", {"reason": error.reason})
+    assert (counted or 0) == refusals
 
 
 def test_killed_processes_are_forgotten(tmp_path: Path) -> None:

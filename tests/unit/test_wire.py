@@ -130,7 +130,7 @@ class Failed(grpc.RpcError):
         errors.Unauthenticated("no key"),
         errors.PermissionDenied("not yours"),
         errors.PayloadTooLarge("too large"),
-        errors.QuotaExceeded("slow down", retry_after=2.5),
+        errors.QuotaExceeded("slow down", retry_after=2.5, subject="key:alice"),
         errors.Cancelled("gone"),
         errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=0.25),
         errors.Unavailable("bye", reason=errors.Unavailable.DRAINING, retry_after=10),

@@ -38,16 +38,25 @@ UNANSWERED_SECONDS = 1.0
 OVERLOADED_RETRY_AFTER = 1.0
 # Seconds that a ready runner may take to describe its model.
 MODEL_TIMEOUT = 10.0
-_UNREACHABLE = Status(state=State.LOADING, detail="starting")
+# A runner that is stopped or stuck in its driver keeps its connections and says nothing. grpc's own threads answer
+# pings, also while Python loads a model, so a ping without an answer means that the whole process stands still.
+PING_INTERVAL_MS = 5000
+PING_TIMEOUT_MS = 5000
+_STARTING = Status(state=State.LOADING, detail="starting")
+_LOST = Status(state=State.FAILED, detail="does not answer")
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
     # grpc itself waits for the socket to come back; a local one is worth asking for more often than its default.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
+    # The better known keepalive_timeout_ms is overruled by this one.
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 # A runner always explains what it refuses. These without an explanation mean that it is gone, or going.
-_LOST = frozenset(
+_BREAKING = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.CANCELLED,
@@ -69,7 +78,7 @@ class RunnerLink:
 
     def __init__(self, name: str, address: str, on_change: Callable[[], None]) -> None:
         self.name = name
-        self.status = _UNREACHABLE
+        self.status = _STARTING
         self.model: ModelInfo | None = None
         self._address = address
         self._on_change = on_change
@@ -163,9 +172,9 @@ class RunnerLink:
 
     def _lost(self) -> None:
         """Believes nothing of this runner until its status stream has begun anew."""
-        if self.status is not _UNREACHABLE and self._watching:
+        if self.status is not _LOST and self._watching:
             self._watching.cancel()
-            self.status = _UNREACHABLE
+            self.status = _LOST
             self._watching = asyncio.create_task(self._watch())
             self._on_change()
 
@@ -182,7 +191,7 @@ class RunnerLink:
                 logger.info("%s is out of reach: %s", self.name, error.details())
             except Exception:
                 logger.exception("%s is not understood", self.name)
-            self.status = _UNREACHABLE
+            self.status = _LOST
             self._on_change()
             await asyncio.sleep(RECALL_PAUSE)
 
@@ -202,7 +211,7 @@ class RunnerLink:
         code, said = error.code(), f"{error.code().name}: {error.details()}"
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded("the deadline passed before the pictures were finished")
-        if code in _LOST:
+        if code in _BREAKING:
             return RunnerLost(said)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             # Not the runner's own refusal, which would have come with a reason: grpc itself has no room.

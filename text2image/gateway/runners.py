@@ -182,6 +182,7 @@ class Runners:
 
     def notify(self) -> None:
         """Wakes whoever waits for a change of status."""
+        self._metrics.runners_ready.set(sum(link.is_ready for link in self._links))
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -1,0 +1,76 @@
+"""Faults are injected into real servers. What a client sees is asserted; how long it takes is told, since it is the
+machine's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from tests.e2e.harness import Server, serving
+from tests.faults.disks import small_disk
+from tests.faults.models import poisoned_model
+from tests.faults.normality import Normality
+
+TIMES = "seconds"
+# A thread for each runner, since they share their cores with the tests; no picture comes from an earlier test.
+ALONE = {"T2I_THREADS": "1", "T2I_MAX_BATCH_ROWS": "8", "T2I_CACHE_BYTES": "0"}
+# Pixels; a picture of this side takes more memory than lies about in a process.
+LARGEST = 512
+# Room for logs, metrics and a few pictures.
+DISK_MEGABYTES = 64
+Timed = Callable[[str], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def timed(record_property: Callable[[str, object], None]) -> Timed:
+    """Takes down how long a block took."""
+
+    @contextmanager
+    def timed(what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        record_property(TIMES, (what, time.monotonic() - began))
+
+    return timed
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows the times, from which docs/reliability.md has its own."""
+    taken = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == TIMES
+    ]
+    if taken:
+        terminalreporter.section("seconds that faults cost")
+        for what, seconds in taken:
+            terminalreporter.line(f"{seconds:7.2f}  {what}")
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
+    """A server with two processes of each kind, and room for hundreds of requests."""
+    settings = {
+        **ALONE,
+        "T2I_RUNNERS": "2",
+        "T2I_GATEWAY_WORKERS": "2",
+        "T2I_MAX_BACKLOG_SECONDS": "3600",
+        "T2I_REQUEST_TIMEOUT": "3600",
+    }
+    with serving(Server(tmp_path_factory.mktemp("pairs"), **settings)) as server:
+        yield Normality(server, runners=2, gateways=2)
+
+
+@pytest.fixture(scope="session")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
+    """A server whose model knows a poisonous word, and whose files lie on a small disk where we may mount one."""
+    model = poisoned_model(tmp_path_factory.mktemp("poisoned") / "model")
+    with (
+        small_disk(tmp_path_factory.mktemp("fragile"), DISK_MEGABYTES) as folder,
+        serving(Server(folder, T2I_MODEL=str(model), T2I_MAX_SIDE=str(LARGEST), **ALONE)) as server,
+    ):
+        yield Normality(server)
