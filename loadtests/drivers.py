@@ -11,6 +11,11 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
+
+import httpx
+
+from text2image.errors import Unavailable
 
 # Draws one picture from the seed and steps that it is given; raises if there is none.
 Call = Callable[[int, int], Awaitable[object]]
@@ -18,11 +23,15 @@ Call = Callable[[int, int], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One call: when it was sent and answered, in seconds since the run began, and whether with a picture."""
+    """One call: when it was sent and answered, in seconds since the run began, and how.
+
+    It is `ok` with a picture and `refused` with a 503; with neither it failed.
+    """
 
     sent: float
     answered: float
     ok: bool
+    refused: bool = False
 
     @property
     def latency(self) -> float:
@@ -76,12 +85,19 @@ class Recorder:
     async def one(self, steps: int) -> None:
         """Calls once with a seed that was never used, so that nothing can be remembered."""
         sent = self.elapsed
+        ok = refused = False
         try:
             await self._call(self._seeds.randrange(2**53), steps)
             ok = True
-        except Exception:
-            ok = False
-        self.answers.append(Answer(sent, self.elapsed, ok))
+        except Exception as error:
+            refused = _is_refusal(error)
+        self.answers.append(Answer(sent, self.elapsed, ok, refused))
+
+
+def _is_refusal(error: Exception) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+    return isinstance(error, Unavailable)
 
 
 async def closed_loop(

@@ -100,18 +100,14 @@ def goodput(run: Run) -> float:
 
 
 def refusals(run: Run) -> list[float]:
-    """Seconds until each refusal, the quickest first; who waited for nothing all the time is not among them."""
-    return sorted(
-        answer.latency
-        for answer in run.answers
-        if not answer.ok and answer.latency < PATIENCE * 0.95
-    )
+    """Seconds until each refusal, the quickest first."""
+    return sorted(answer.latency for answer in run.answers if answer.refused)
 
 
 def section(storm: Storm, plot: str) -> str:
     """The measurement as a part of the report; `plot` is the picture's file name beside it."""
     capacity = storm.mean_capacity
-    late = sum(not answer.ok for answer in storm.run.answers) - len(refusals(storm.run))
+    failed = sum(not answer.ok and not answer.refused for answer in storm.run.answers)
     memory = storm.memory[len(storm.memory) // 4 :]
     lines = "\n".join(
         f"| {share:.0%} | {goodput(run):.2f} | {goodput(run) / capacity:.0%} | "
@@ -130,7 +126,7 @@ By clients that wait no longer than {PATIENCE:g} s. The capacity is {capacity:.2
 ![Goodput, refusals and latency beyond capacity]({plot})
 
 The storm of {STORM:g} times the capacity lasted {storm.run.answers[-1].sent:.0f} s: {len(storm.run.answers)} requests,
-{sum(answer.ok for answer in storm.run.answers)} pictures, {late} requests that were taken in and not finished in time.
+{sum(answer.ok for answer in storm.run.answers)} pictures, {failed} failures other than a 503.
 Memory of all processes moved between {min(memory) / 2**20:.0f} and {max(memory) / 2**20:.0f} MiB after its first
 quarter. A lone picture took {storm.lone:.2f} s before, and {", ".join(f"{value:.2f}" for value in storm.after[:5])} s
 right after.

@@ -19,8 +19,8 @@ TIMES = "seconds"
 ALONE = {"T2I_THREADS": "1", "T2I_MAX_BATCH_ROWS": "8", "T2I_CACHE_BYTES": "0"}
 # Pixels; a picture of this side takes more memory than lies about in a process.
 LARGEST = 512
-# Room for logs, metrics and a few pictures.
-DISK_MEGABYTES = 64
+# Room for a few pictures.
+DISK_MEGABYTES = 16
 Timed = Callable[[str], AbstractContextManager[None]]
 
 
@@ -67,10 +67,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
 
 @pytest.fixture(scope="session")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
-    """A server whose model knows a poisonous word, and whose files lie on a small disk where we may mount one."""
+    """A server whose model knows a poisonous word, and whose pictures lie on a small disk where we may mount one."""
     model = poisoned_model(tmp_path_factory.mktemp("poisoned") / "model")
-    with (
-        small_disk(tmp_path_factory.mktemp("fragile"), DISK_MEGABYTES) as folder,
-        serving(Server(folder, T2I_MODEL=str(model), T2I_MAX_SIDE=str(LARGEST), **ALONE)) as server,
-    ):
+    folder = tmp_path_factory.mktemp("fragile")
+    server = Server(folder, T2I_MODEL=str(model), T2I_MAX_SIDE=str(LARGEST), **ALONE)
+    server.pictures.mkdir()
+    with small_disk(server.pictures, DISK_MEGABYTES), serving(server):
         yield Normality(server)

@@ -22,7 +22,7 @@ def test_what_cannot_be_stored_is_returned_and_said_to_be_not_stored(
     fragile: Normality, fault: Callable[[Path], AbstractContextManager[None]], timed: Timed
 ) -> None:
     server = fragile.server
-    if not server.folder.is_mount():
+    if not server.pictures.is_mount():
         pytest.skip("mounting a disk needs root")
     assert Path(post(server, 5, steps=4).json()["image_path"]).is_file()
     failed = 'text2image_pictures_total{saved="failed"}'
