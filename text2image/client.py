@@ -48,13 +48,14 @@ class Client:
         address: host and port of gRPC, or `unix:` and the path of a socket.
         api_key: shown with every call; an empty one shows none.
         ca: who may vouch for the server, which turns TLS on: certificates in PEM, as a file or as bytes, or True
-            for the authorities that everybody knows. False leaves the connection plain.
+            for the authorities that everybody knows. False leaves the connection plain, even where the
+            environment names some.
         certificate: files with the certificate chain and the key, in PEM, that this client shows to a server that
             asks for them.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the key is no key, or a certificate is none.
+        ValueError: the key is no key, or a certificate is none or is named without `ca`.
     """
 
     def __init__(
@@ -226,12 +227,19 @@ def _credentials(
     ca: Authorities | None, certificate: Certificate | None
 ) -> grpc.ChannelCredentials | None:
     """What TLS needs, or None for a plain connection."""
+    plain = ca is False
     if ca is None:
         named = os.environ.get("T2I_TLS_CA", "")
         ca = True if named == "system" else named
-    if not ca:
-        return None
     chain, key = certificate or _named_certificate()
+    if not ca:
+        # Whoever has a certificate expects TLS, and a plain connection would show the key to everybody on the way.
+        if certificate or (chain and not plain):
+            raise ValueError(
+                "a client's certificate needs TLS: name who may vouch for the server too, "
+                "by ca or T2I_TLS_CA (a file, or the authorities that everybody knows)"
+            )
+        return None
     return grpc.ssl_channel_credentials(
         None if ca is True else _pem(ca),
         private_key=_pem(key) if key else None,

@@ -28,7 +28,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from text2image.limits import Allowance, parse_limits
+from text2image.limits import Allowance, RateLimit, parse_limits
 from text2image.settings import get_settings
 
 PREFIX = "t2i_"
@@ -68,7 +68,7 @@ class ApiKey(BaseModel):
     @classmethod
     def _is_a_limit(cls, value: str | None) -> str | None:
         if value not in (None, NO_LIMIT):
-            parse_limits(value)
+            _own_limits(value)
         return value
 
     def allowance(self, everybody: Allowance) -> Allowance:
@@ -111,14 +111,15 @@ class KeysFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def stamp(self) -> tuple[int, int, int]:
+    def stamp(self) -> tuple[int, ...]:
         """Changes when the file is written, or another takes its place.
 
         Raises:
             OSError: it is not there.
         """
         found = self.path.stat()
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        # The second time cannot be set back by whoever writes.
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
     def read(self) -> Keys:
         """The keys in the file.
@@ -340,9 +341,16 @@ def _rate_limit(text: str) -> str:
     if text == NO_LIMIT:
         return text
     try:
-        return ";".join(map(str, parse_limits(text)))
+        return ";".join(map(str, _own_limits(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _own_limits(text: str) -> tuple[RateLimit, ...]:
+    """The limits that a key has of its own; nothing there would look as if it had the server's."""
+    if not text:
+        raise ValueError(f"an empty limit is none; write {NO_LIMIT} for a key without limits")
+    return parse_limits(text)
 
 
 def _concurrency(text: str) -> int | str:

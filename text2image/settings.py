@@ -26,12 +26,17 @@ MAX_SIDE = 4096
 # Seconds that a client may always name, however short the server's own default is.
 LONGEST_NAMED_TIMEOUT = 600.0
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
+# The name and the password in a URL, which nobody is told.
+_USER = re.compile(r"^(\w+://)?.*@")
 
 
 class Settings(BaseSettings):
     """The settings of the gateway and its runners; `get_settings()` reads them once a process."""
 
-    model_config = SettingsConfigDict(env_prefix="T2I_", extra="ignore", frozen=True)
+    # A variable that is set to nothing counts as unset: nothing is no path, and would be the current folder.
+    model_config = SettingsConfigDict(
+        env_prefix="T2I_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     host: str = Field(
         "127.0.0.1",
@@ -160,7 +165,12 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="Redis that several gateways share; without it each gateway process is on its own.",
+        description="Redis in which several gateways share limits, and pictures if `T2I_CACHE_REDIS_URL` is unset; "
+        "without it each gateway process counts for itself.",
+    )
+    cache_redis_url: str | None = Field(
+        None,
+        description="Redis for the cache of pictures; `T2I_REDIS_URL` if unset, and the disk if that is unset too.",
     )
 
     cache_bytes: int = Field(
@@ -198,6 +208,16 @@ class Settings(BaseSettings):
     @classmethod
     def _check_proxies(cls, value: str | None) -> str | None:
         parse_networks(value or "")
+        return value
+
+    @field_validator("redis_url", "cache_redis_url")
+    @classmethod
+    def _check_redis(cls, value: str | None) -> str | None:
+        if value:
+            # Here, since only a server that has a Redis needs the package.
+            from redis.connection import parse_url
+
+            parse_url(value)  # type: ignore[no-untyped-call]
         return value
 
     @field_validator("cors_origins")
@@ -247,6 +267,5 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    return (
-        f"text2image: {variable}={problem['input']}: {problem['msg'].removeprefix('Value error, ')}"
-    )
+    shown = _USER.sub(r"\1***@", str(problem["input"]))
+    return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"

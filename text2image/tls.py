@@ -86,14 +86,17 @@ class Tls:
         named = [("CERT", self.certificate), ("KEY", self.key)]
         return [*named, ("CLIENT_CA", self.client_ca)] if self.client_ca else named
 
-    def stamp(self) -> tuple[tuple[int, int, int], ...]:
+    def stamp(self) -> tuple[tuple[int, ...], ...]:
         """Changes when a file is written or another takes its place.
 
         Raises:
             OSError: a file is not there.
         """
         stats = [path.stat() for _, path in self._named()]
-        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+        # The second time cannot be set back by whoever writes.
+        return tuple(
+            (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino) for stat in stats
+        )
 
 
 class _Followed:
@@ -102,6 +105,7 @@ class _Followed:
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
         self._seen = tls.stamp()
+        self._told = ""
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         tls = self._tls
@@ -116,12 +120,15 @@ class _Followed:
             stamp = self._tls.stamp()
             if stamp == self._seen:
                 return None
-            self._seen = stamp
             self._tls.check()
             configuration = self.configuration()
         except (OSError, BadCertificate) as error:
-            logger.warning("the certificate was not renewed: %s", error)
+            # Tried again at the next handshake: what is wrong may pass, and leave the files as they are.
+            if str(error) != self._told:
+                self._told = str(error)
+                logger.warning("the certificate was not renewed: %s", error)
             return None
+        self._seen, self._told = stamp, ""
         logger.info("the certificate was renewed")
         return configuration
 

@@ -71,7 +71,7 @@ def test_servers_that_share_a_redis_share_their_pictures(
     with serving(Server(tmp_path / "one", T2I_REDIS_URL=redis.url)) as one:
         first = rest(one, **fields)
         assert first.headers["X-Cache"] == "miss"
-    with serving(Server(tmp_path / "two", T2I_REDIS_URL=redis.url)) as two:
+    with serving(Server(tmp_path / "two", T2I_CACHE_REDIS_URL=redis.url)) as two:
         again = rest(two, **fields)
         assert again.headers["X-Cache"] == "hit"
         assert png_of(again) == png_of(first)

@@ -113,7 +113,7 @@ def ask(dialect: str) -> Ask:
 
 def spent_in_redis(redis: Redis, headers: dict[str, str]) -> int:
     """Pixel-steps that a caller has spent, as the gateways share it."""
-    key = f"text2image:caller:{{address:{headers['X-Forwarded-For']}}}:hour"
+    key = f"text2image:caller:address:{headers['X-Forwarded-For']}:hour"
     return sum(map(int, redis.hgetall(key).values()))
 
 

@@ -14,6 +14,8 @@ from text2image.messages import Status
 
 # Long enough for a fault in the middle.
 LONG = 30
+# As long as a picture may take: it outlasts the arrival of many others.
+LONGEST = 150
 PATIENCE = 120.0
 
 
@@ -58,5 +60,5 @@ def ask_both(
 def is_idle(status: Status) -> bool:
     """Whether every admitted request has ended."""
     counters = status.counters
-    ended = counters.completed + counters.failed + counters.cancelled
+    ended = counters.completed + counters.failed + counters.cancelled + counters.dropped
     return not status.active and counters.admitted == ended

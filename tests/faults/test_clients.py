@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.harness import Server, eventually
 from tests.e2e.test_pictures import assert_same, image_of
-from tests.faults.asking import PATIENCE, draw, draw_by_grpc, is_idle, post
+from tests.faults.asking import LONGEST, PATIENCE, draw, draw_by_grpc, is_idle, post
 from tests.faults.conftest import Timed
 from tests.faults.normality import Normality
 from text2image import wire
@@ -50,15 +50,21 @@ def send(client: socket.socket, body: dict[str, object]) -> None:
     client.sendall(head.encode() + data)
 
 
+def received(client: socket.socket, most: int) -> bytes:
+    data = client.recv(most)
+    assert data, "the server closed the connection in the middle of its answer"
+    return data
+
+
 def read(client: socket.socket, begun: bytes = b"") -> tuple[int, dict[str, Any]]:
     """Status and body of an answer of which so much was read before; a byte at a time to the end of its head."""
     head = begun
     while not head.endswith(b"\r\n\r\n"):
-        head += client.recv(1)
+        head += received(client, 1)
     (length,) = re.findall(rb"content-length: (\d+)", head.lower())
     body = b""
     while len(body) < int(length):
-        body += client.recv(4096)
+        body += received(client, 4096)
     return int(head.split()[1]), json.loads(body)
 
 
@@ -91,8 +97,8 @@ def test_nothing_is_computed_for_clients_that_vanish_by_the_hundred(
         calls = []
         for seed in range(CROWD):
             client = crowd.enter_context(connect(server.http_port))
-            send(client, {"text": "a cat", "steps": 60, "seed": seed})
-            request = pb.GenerateRequest(prompt="a dog", steps=60, seed=seed)
+            send(client, {"text": "a cat", "steps": LONGEST, "seed": seed})
+            request = pb.GenerateRequest(prompt="a dog", steps=LONGEST, seed=seed)
             calls.append(stub.Generate(request))
         eventually(lambda: in_flight(server) == 2 * CROWD, "all are in flight")
     with timed(f"{2 * CROWD} clients vanish: nothing is drawn for them any more"):

@@ -42,7 +42,7 @@ def asked(server: Server, pool: ThreadPoolExecutor) -> Iterator[list[Asked]]:
     with ExitStack() as connections:
         ways = (over_http, over_grpc)
         requests = [ways[seed % 2](server, pool, connections, seed) for seed in SEEDS]
-        busy(server, len(SEEDS))
+        busy(server, [request.picture for request in requests])
         yield requests
 
 

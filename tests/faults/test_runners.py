@@ -9,11 +9,11 @@ import pytest
 from tests.e2e.harness import Server, eventually
 from tests.e2e.test_pictures import assert_same, image_of
 from tests.faults.asking import LONG, ask_both, draw, is_idle, post
-from tests.faults.conftest import Timed
+from tests.faults.conftest import LARGEST, Timed
 from tests.faults.normality import Normality
 from tests.faults.processes import busy, stopped
 from text2image.errors import Unavailable
-from text2image.messages import Picture, State
+from text2image.messages import Picture, Queued, State
 
 SEEDS = range(10, 14)
 
@@ -52,7 +52,7 @@ def test_a_runner_killed_in_mid_step_costs_no_picture(pairs: Normality, timed: T
     resends = server.metric("text2image_resends_total")
     with ThreadPoolExecutor() as pool:
         asked = ask_both(server, pool, SEEDS, steps=LONG)
-        busy(server, len(SEEDS))
+        busy(server, asked)
         with timed("runner killed, mid-step: back to normal"):
             with timed("runner killed, mid-step: its requests answered"):
                 server.runners()[1].kill()
@@ -66,17 +66,22 @@ def test_a_runner_killed_in_mid_decode_costs_no_picture_and_repeats_none(
     pairs: Normality, timed: Timed
 ) -> None:
     server = pairs.server
-    fields = {"steps": 1, "n": 4, "width": 256, "height": 256, "seed": 30}
+    # More pictures than step at once, so that some have yet to be decoded when the first is out.
+    fields = {"steps": 1, "n": 8, "width": LARGEST, "height": LARGEST, "seed": 30}
     with server.client() as client:
         before = client.generate("a red fox", **fields)
+        resends = server.metric("text2image_resends_total")
         events = client.stream("a red fox", **fields)
-        pictures = [next(event for event in events if isinstance(event, Picture))]
+        assert isinstance(next(events), Queued)
         (drawing,) = (index for index in (0, 1) if active(server, index))
+        victim = server.runners()[drawing]
+        pictures = [next(event for event in events if isinstance(event, Picture))]
         with timed("runner killed, mid-decode: back to normal"):
-            server.runners()[drawing].kill()
+            victim.kill()
             pictures += [event for event in events if isinstance(event, Picture)]
             pairs.returns()
-    assert sorted(picture.index for picture in pictures) == list(range(4))
+    assert server.metric("text2image_resends_total") > resends
+    assert sorted(picture.index for picture in pictures) == list(range(8))
     for picture in pictures:
         assert_same(image_of(picture.png), image_of(before[picture.index].png))
 
@@ -88,7 +93,7 @@ def test_a_hung_runner_is_noticed_and_its_work_done_elsewhere(
     before = [draw(server, seed, steps=LONG) for seed in SEEDS]
     with ThreadPoolExecutor() as pool:
         asked = ask_both(server, pool, SEEDS, steps=LONG)
-        busy(server, len(SEEDS))
+        busy(server, asked)
         with stopped(server.runners()[1]):
             with timed("one of two runners hangs: its requests answered"):
                 for future, expected in zip(asked, before, strict=True):

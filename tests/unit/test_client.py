@@ -111,3 +111,17 @@ def test_what_is_no_certificate_is_refused_by_its_name(tmp_path: Path) -> None:
         Client(ca=b"\x30\x82")
     with pytest.raises(ValueError, match=r"ca\.der"):
         Client(ca=True, certificate=(tmp_path / "ca.der", tmp_path / "ca.der"))
+
+
+def test_a_certificate_is_never_named_for_a_connection_that_is_plain(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown = (tmp_path / "client.pem", tmp_path / "client.key")
+    for ca in (None, False, ""):
+        with pytest.raises(ValueError, match="T2I_TLS_CA"):
+            Client(ca=ca, certificate=shown)
+    monkeypatch.setenv("T2I_TLS_CLIENT_CERT", "client.pem")
+    monkeypatch.setenv("T2I_TLS_CLIENT_KEY", "client.key")
+    with pytest.raises(ValueError, match="T2I_TLS_CA"):
+        Client()
+    Client(ca=False).close()

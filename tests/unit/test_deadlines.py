@@ -6,8 +6,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from starlette.requests import Request
 
+from text2image.api import asgi
 from text2image.api.v1_grpc import timeout_of
+from text2image.errors import InvalidRequest
 from text2image.rpc import Context
 from text2image.settings import LONGEST_NAMED_TIMEOUT, Settings
 
@@ -21,3 +24,19 @@ def test_the_deadline_of_a_grpc_client_is_kept_within_the_servers_bounds(
     longest = max(default, LONGEST_NAMED_TIMEOUT)
     expected = {None: default, -1.0: 0.0, 0.5: 0.5, 1e9: longest}[remaining]
     assert timeout_of(context, Settings(request_timeout=default)) == expected
+
+
+def http(timeout: str) -> Request:
+    headers = [(asgi.TIMEOUT_HEADER.lower().encode(), timeout.encode())]
+    return Request({"type": "http", "headers": headers})
+
+
+@pytest.mark.parametrize("timeout", ["10", "10.0", ".5", "1e1"])
+def test_http_takes_a_deadline_as_a_number_of_seconds(timeout: str) -> None:
+    assert asgi.timeout_of(http(timeout)) == float(timeout)
+
+
+@pytest.mark.parametrize("timeout", ["1_0", "", "soon", "nan", "inf", "0", "-1"])
+def test_http_takes_nothing_else_for_a_deadline(timeout: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be a number of seconds"):
+        asgi.timeout_of(http(timeout))

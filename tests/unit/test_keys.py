@@ -103,6 +103,7 @@ def test_a_revoked_key_is_gone_and_a_name_stands_for_one_key_alone(file: KeysFil
         ("create", "alice", "--priority", "0"),
         ("create", "alice", "--priority", "101"),
         ("create", "alice", "--rate-limit", "much"),
+        ("create", "alice", "--rate-limit", ""),
         ("create", "alice", "--concurrency", "0"),
         ("create", "alice", "--expires", "2020-01-31"),
         ("create", "alice", "--expires", "soon"),
@@ -166,6 +167,7 @@ BAD_FILES = {
     "a name twice": f'{{"keys": [{make_key("a").model_dump_json()}, '
     f"{make_key('b').model_copy(update={'name': 'a'}).model_dump_json()}]}}",
     "a bad limit": f'{{"keys": [{make_key("a").model_copy(update={"rate_limit": "x"}).model_dump_json()}]}}',
+    "an empty limit": f'{{"keys": [{make_key("a").model_copy(update={"rate_limit": ""}).model_dump_json()}]}}',
 }
 
 

@@ -56,3 +56,30 @@ def test_the_largest_picture_fits_into_a_message(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("T2I_MAX_SIDE", "4104")
     with pytest.raises(SystemExit, match="T2I_MAX_SIDE=4104"):
         get_settings()
+
+
+def test_a_variable_set_to_nothing_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("T2I_KEYS_FILE", "T2I_TLS_CERT", "T2I_OUTPUT_DIR", "T2I_REDIS_URL", "PORT"):
+        monkeypatch.setenv(variable, "")
+    assert get_settings() == Settings.model_construct()
+
+
+@pytest.mark.parametrize("variable", ["T2I_REDIS_URL", "T2I_CACHE_REDIS_URL"])
+@pytest.mark.parametrize("value", ["localhost:6379", "http://localhost", "redis://localhost:a"])
+def test_what_is_no_redis_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=f"^text2image: {variable}={value}: [^\n]+$"):
+        get_settings()
+    get_settings.cache_clear()
+    monkeypatch.setenv(variable, "rediss://me:secret@redis.internal:6380/1")
+    get_settings()
+
+
+@pytest.mark.parametrize("value", ["rediss://me:s@cret@localhost:port", "me:s@cret@localhost:1"])
+def test_a_password_in_a_url_is_not_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("T2I_REDIS_URL", value)
+    with pytest.raises(SystemExit, match=r"T2I_REDIS_URL=.*\*\*\*@localhost:") as ended:
+        get_settings()
+    assert "cret" not in str(ended.value)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -13,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.certificates import Files
+from tests.descriptors import no_more_files
 from text2image.settings import Settings
 from text2image.tls import Tls, require_usable, tls_of
 
@@ -78,3 +83,34 @@ def test_a_lone_setting_is_refused(settings: dict[str, str]) -> None:
 
 def test_without_settings_there_is_no_tls() -> None:
     assert tls_of(Settings()) is None
+
+
+@pytest.fixture
+def renewed(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    """What grpc asks before each handshake."""
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", lambda _, ask, **__: ask)
+    asked = tls.grpc_credentials()
+    assert callable(asked)
+    return asked
+
+
+def test_a_certificate_that_could_not_be_read_once_is_read_again(
+    files: Files, renewed: Callable[[], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    assert renewed() is None
+    files.certificate.write_bytes(files.certificate.read_bytes() + b"\n")
+    with no_more_files():
+        assert [renewed(), renewed()] == [None, None]
+    assert len(caplog.messages) == 1
+    assert renewed() is not None
+    assert renewed() is None
+
+
+def test_a_certificate_written_in_place_with_its_time_set_back_is_noticed(
+    files: Files, renewed: Callable[[], object]
+) -> None:
+    found = files.certificate.stat()
+    files.certificate.write_bytes(files.certificate.read_bytes())
+    os.utime(files.certificate, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert renewed() is not None

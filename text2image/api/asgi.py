@@ -147,8 +147,8 @@ async def _measured(
 
 
 def marked(response: Response, order: Order, drawing: Drawing) -> Response:
-    """The response with what the cache did for an order, where the order asked for a picture that could be there."""
-    if order.draft.seed is not None:
+    """The response with what the cache did for an order, where there is one and the order's pictures could be there."""
+    if drawing.remembered and order.draft.seed is not None:
         response.headers[CACHE_HEADER] = "hit" if drawing.cached else "miss"
     return response
 
@@ -225,7 +225,8 @@ def timeout_of(request: Request) -> float:
     if named is None:
         return settings.request_timeout
     try:
-        seconds = float(named)
+        # Underscores are Python's own way to write numbers, and no client's.
+        seconds = math.nan if "_" in named else float(named)
     except ValueError:
         seconds = math.nan
     longest = settings.longest_timeout

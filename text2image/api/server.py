@@ -11,7 +11,7 @@ from text2image.gateway.generate import Gateway
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
 from text2image.gateway.shared import SharedState
-from text2image.gateway.shelves import DiskShelf, RedisShelf
+from text2image.gateway.shelves import PICTURE_TIMEOUT, DiskShelf, RedisShelf
 from text2image.gateway.store import Store
 from text2image.hardware import runner_count
 from text2image.lifecycle import Work
@@ -32,14 +32,16 @@ class GatewayServer:
             settings.runner_retries,
             metrics,
         )
-        self._shared = SharedState(settings.redis_url) if settings.redis_url else None
-        self._quotas = Quotas(self._shared)
+        self._books = SharedState(settings.redis_url) if settings.redis_url else None
+        pictures = settings.cache_redis_url or settings.redis_url
+        self._pictures = SharedState(pictures, PICTURE_TIMEOUT) if pictures else None
+        self._quotas = Quotas(self._books)
         self.gateway = Gateway(
             self._runners,
             Store(settings.output_dir) if settings.save_images else None,
             metrics,
             Work(),
-            cache=_cache(settings, self._shared),
+            cache=_cache(settings, self._pictures),
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
             log_prompts=settings.log_prompts,
@@ -76,8 +78,9 @@ class GatewayServer:
         await self._runners.close()
         await self._grpc.stop()
         await self._quotas.close()
-        if self._shared:
-            await self._shared.close()
+        for shared in (self._books, self._pictures):
+            if shared:
+                await shared.close()
 
 
 def _cache(settings: Settings, shared: SharedState | None) -> PictureCache | None:

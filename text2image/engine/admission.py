@@ -21,8 +21,19 @@ MIN_RETRY_SECONDS = 1.0
 MARGIN = 1.2
 # Weight of a step in a size's pace: about as many are remembered as a picture takes.
 WEIGHT_OF_STEP = 0.05
+# How long a pace is believed of a size that has left. Whoever would bring it back is judged by it, and could be refused
+# for ever on the word of a crowd that is long gone.
+PACE_SECONDS = 10.0
 
 Weights = dict[Group, dict[str, float]]
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Seconds on the clock from one step of a size to its next, on average, and when the last one was."""
+
+    seconds: float
+    at: float
 
 
 @dataclass(slots=True)
@@ -51,9 +62,9 @@ class Backlog:
         self._groups: dict[Group, _Account] = {}
         self._owners: dict[str, dict[Group, _Account]] = {}
         self._shares: dict[str, int] = {}
-        # Seconds on the clock from one step of a size to its next, on average since the engine was last idle. Where
-        # much is refused, whatever leaves is replaced at once, so what is in flight just now tells too little.
-        self._pace: dict[Group, float] = {}
+        # Since the engine was last idle. Where much is refused, whatever leaves is replaced at once, so what is in
+        # flight just now tells too little.
+        self._paces: dict[Group, _Pace] = {}
 
     def admit(self, generation: Generation) -> float:
         """Books a request and returns the predicted seconds until its last picture.
@@ -110,9 +121,13 @@ class Backlog:
                 return
             if account.stepped_at is not None:
                 interval = now - account.stepped_at
-                pace = self._pace.get(group, interval)
-                self._pace[group] = pace + WEIGHT_OF_STEP * (interval - pace)
+                pace = self._paces.setdefault(group, _Pace(interval, now))
+                pace.seconds += WEIGHT_OF_STEP * (interval - pace.seconds)
+                pace.at = now
             account.stepped_at = now
+            for other, pace in list(self._paces.items()):
+                if other not in self._groups and now - pace.at > PACE_SECONDS:
+                    del self._paces[other]
 
     def left(self, sample: Sample) -> None:
         """Takes a sample out of the account: its picture is out, or it will never be."""
@@ -133,7 +148,9 @@ class Backlog:
     def _book(self, sample: Sample, sign: int) -> None:
         group, owner = sample.group, sample.owner
         groups = self._owners.setdefault(owner, {})
-        self._shares[owner] = sample.generation.share.weight
+        if sign > 0:
+            # What leaves may have come with an older weight.
+            self._shares[owner] = sample.generation.share.weight
         for accounts in (self._groups, groups):
             accounts.setdefault(group, _Account()).book(sample, sign)
             if not accounts[group].samples:
@@ -141,7 +158,7 @@ class Backlog:
         if not groups:
             del self._owners[owner], self._shares[owner]
         if not self._groups:
-            self._pace.clear()
+            self._paces.clear()
 
     def _refusal(
         self, allowed: float, alone: float, waiting: float, drawing: float
@@ -173,13 +190,17 @@ class Backlog:
 
     def _waves(self, sample: Sample) -> float:
         """Batches that it takes to begin all of a sample's request that has not begun."""
-        new = sum(each.rows for each in sample.generation.samples if not each.step)
+        new = sum(each.rows for each in sample.generation.samples if not each.begun)
         return max(1.0, new / self._costs.cap(sample.group))
 
     def _line(self, sample: Sample, weights: dict[str, float]) -> float:
         """Seconds of its size's steps until a booked sample's owner, in its share of them, has done all its work."""
+        group = sample.group
+        per_row, decoding = self._per_row(group), self._costs.decode_seconds(group)
+        accounts = {owner: self._owners[owner][group] for owner in weights}
         work = {
-            owner: self._work(sample.group, self._owners[owner][sample.group]) for owner in weights
+            owner: account.row_steps * per_row + account.samples * decoding
+            for owner, account in accounts.items()
         }
         own = work[sample.owner] / weights[sample.owner]
         return sum(min(work[owner], weights[owner] * own) for owner in weights)
@@ -191,8 +212,9 @@ class Backlog:
         # Each of those in the batch finishes about once while this one is drawn.
         decoding = rows / sample.rows * self._costs.decode_seconds(group)
         drawing = sample.steps * self._costs.seconds(group, rows) + decoding
-        paced = MARGIN * sample.steps * self._pace.get(group, 0.0)
-        return max(paced, self._in_turns(group, drawing, weights))
+        drawing = self._in_turns(group, drawing, weights)
+        pace = self._paces.get(group)
+        return max(drawing, MARGIN * sample.steps * pace.seconds) if pace else drawing
 
     def _in_turns(self, group: Group, seconds: float, weights: Weights) -> float:
         """Seconds on the clock for so many of one size's, which takes turns with the others."""
@@ -228,6 +250,10 @@ class Backlog:
 
     def _work(self, group: Group, account: _Account) -> float:
         """Seconds of work, in batches as full as all that is in flight of this size can make them."""
+        decoding = account.samples * self._costs.decode_seconds(group)
+        return account.row_steps * self._per_row(group) + decoding
+
+    def _per_row(self, group: Group) -> float:
+        """Seconds of a step for each of its rows."""
         occupancy = self._occupancy(group)
-        per_row = self._costs.seconds(group, occupancy) / occupancy
-        return account.row_steps * per_row + account.samples * self._costs.decode_seconds(group)
+        return self._costs.seconds(group, occupancy) / occupancy

@@ -36,6 +36,7 @@ class Curve:
         self.rows = sorted(points)
         self.seconds = [points[rows] for rows in self.rows]
         self._fastest = list(self.seconds)
+        self._knee = self._find_knee()
 
     def at(self, rows: float) -> float:
         """Predicted seconds of a step with this many rows; fractions stand for smaller pictures."""
@@ -70,6 +71,7 @@ class Curve:
         for position, weight in self._neighbours(rows):
             self.seconds[position] *= ratio ** (rate * weight * (1 - COMMON_SHARE))
             self._fastest[position] = min(self._fastest[position], self.seconds[position])
+        self._knee = self._find_knee()
 
     def _neighbours(self, rows: int) -> list[tuple[int, float]]:
         right = bisect_left(self.rows, rows)
@@ -83,6 +85,9 @@ class Curve:
 
     def knee(self) -> int:
         """The smallest grid batch whose throughput is within 5 % of the best."""
+        return self._knee
+
+    def _find_knee(self) -> int:
         throughput = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         good = GOOD_ENOUGH * max(throughput)
         return next(rows for rows, rate in zip(self.rows, throughput, strict=True) if rate >= good)
@@ -99,7 +104,8 @@ class Curve:
 class StepCosts:
     """Step and decode times of every group, and the batch caps that follow from them.
 
-    Written by the engine's thread. Other threads may read: they only look up what is there.
+    Written by the engine's thread. Other threads may read: they look up what is there, and what they derive from it is
+    forgotten with it.
     """
 
     def __init__(
@@ -121,6 +127,8 @@ class StepCosts:
         """
         self._reference = reference
         self._curves = {reference: Curve(points)}
+        # By area, of sizes that have not stepped yet.
+        self._scaled: dict[int, Curve] = {}
         self._max_rows = max_rows
         self._decode_seconds = decode_seconds
         self._memory = memory or MemoryGuard()
@@ -182,8 +190,12 @@ class StepCosts:
     def observe_step(self, group: Group, rows: int, seconds: float) -> None:
         """Learns from a step that went well, and lifts a lowered cap after many of them."""
         if group not in self._curves:
-            self._curves[group] = self._curve(group)
+            # Its own from here on: what others derived for another size of this area stays as it is.
+            self._curves[group] = self._derived(group)
         self._curves[group].learn(rows, seconds)
+        if group == self._reference:
+            # Anew, not emptied: a reader that is just deriving from the old curve puts it into the old ones.
+            self._scaled = {}
         limit = self._limits.get(group)
         if limit is not None and rows >= limit - 1:
             self._calm[group] = self._calm.get(group, 0) + 1
@@ -207,5 +219,12 @@ class StepCosts:
         self._calm[group] = 0
 
     def _curve(self, group: Group) -> Curve:
-        known = self._curves.get(group)
-        return known or self._curves[self._reference].scaled(group.area / self._reference.area)
+        if known := self._curves.get(group):
+            return known
+        scaled = self._scaled
+        if group.area not in scaled:
+            scaled[group.area] = self._derived(group)
+        return scaled[group.area]
+
+    def _derived(self, group: Group) -> Curve:
+        return self._curves[self._reference].scaled(group.area / self._reference.area)

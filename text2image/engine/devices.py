@@ -119,9 +119,11 @@ class CudaMemory:
         cached = reserved - torch.cuda.memory_allocated(self._device)
         return int(free + cached)
 
-    def restart(self) -> None:
+    def restart(self) -> int | None:
         torch.cuda.reset_peak_memory_stats(self._device)
-        self._held = self._held or torch.cuda.memory_allocated(self._device)
+        used = int(torch.cuda.memory_allocated(self._device))
+        self._held = self._held or used
+        return used - self._held
 
     def peak(self) -> int | None:
         return int(torch.cuda.max_memory_allocated(self._device)) - self._held

@@ -82,6 +82,7 @@ class Engine:
         self._detail = "starting"
         self._model: Model | None = None
         self._backlog: Backlog | None = None
+        self._memory = MemoryGuard()
         self._steps: StepLoop | None = None
         self._streams: dict[Generation, asyncio.Queue[Outcome]] = {}
         self._outbox: list[tuple[Generation, Outcome]] = []
@@ -148,7 +149,7 @@ class Engine:
             DeadlineExceeded: the time limit passed, or cannot be kept.
             Internal: the request failed on its own.
         """
-        generation, predicted = self._admit(request, options, time_limit, share)
+        generation, predicted = await self._admit(request, options, time_limit, share)
         steps = self._ready_loop()
         stream: asyncio.Queue[Outcome] = asyncio.Queue()
         self._streams[generation] = stream
@@ -190,7 +191,7 @@ class Engine:
             # A thread that is still loading ends with the process.
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
-    def _admit(
+    async def _admit(
         self,
         request: GenerationRequest,
         options: StreamOptions,
@@ -210,6 +211,11 @@ class Engine:
                 deadline=now + time_limit,
                 share=share,
             )
+            if self._memory.refusal(generation):
+                # The thread reads the memory only while it works; the refusal goes by what is free now.
+                await self._in_thread(lambda: self._memory.refresh(time.monotonic()))
+                if refusal := self._memory.refusal(generation):
+                    raise refusal
             predicted = self._backlog.admit(generation)
         except Text2ImageError:
             self._refused += 1
@@ -217,6 +223,17 @@ class Engine:
         self._admitted += 1
         self._notify()
         return generation, predicted
+
+    async def _in_thread(self, work: Command) -> None:
+        """Lets the thread do something between two ticks, and waits until it is done."""
+        done = asyncio.Event()
+
+        def command() -> None:
+            work()
+            self._in_event_loop(done.set)
+
+        self._commands.put(command)
+        await done.wait()
 
     def _ready_loop(self) -> StepLoop:
         if self._steps is None:
@@ -295,7 +312,7 @@ class Engine:
     def _start_up(self) -> StepLoop:
         started = time.monotonic()
         self._model = model = self._load(self._report)
-        memory = MemoryGuard(model.memory, reserve=self._memory_reserve)
+        self._memory = memory = MemoryGuard(model.memory, reserve=self._memory_reserve)
         costs = measure(
             model, memory, max_rows=self._max_batch_rows, clock=time.monotonic, report=self._report
         )

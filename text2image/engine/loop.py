@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # While others step, decoding may take this share of a step's time, or one chunk if that is more.
 DECODE_SHARE = 0.5
+# When a pause makes a whole line late, a tick tries no more batches than this for one that is in time: what has begun
+# waits meanwhile.
+MOST_BATCHES_TRIED = 8
 
 Outcome = Event | Text2ImageError
 R = TypeVar("R")
@@ -83,7 +86,7 @@ class StepLoop:
         return not self._active
 
     def add(self, generation: Generation) -> None:
-        """Takes in an admitted request: its samples join at the next tick, unless none of them fits in memory."""
+        """Takes in an admitted request: its samples join at the next tick, if there is still memory for them."""
         self._active.add(generation)
         self._memory.refresh(self._clock())
         if refusal := self._memory.refusal(generation):
@@ -115,23 +118,29 @@ class StepLoop:
         """Ends every request with an internal error, after a fault that no sample can be blamed for."""
         for generation in list(self._active):
             self._end(generation, _internal(error))
+        self._ticked_at = None
 
     # Stepping
 
     def _next_batch(self) -> list[Sample]:
         """Who steps next. Ends on the way what comes up for rows too late, before any work is spent on it."""
-        while batch := self._scheduler.select(self._costs.room):
+        batch: list[Sample] = []
+        for _ in range(MOST_BATCHES_TRIED):
+            batch = self._scheduler.select(self._costs.room)
             late = self._late(batch)
-            if late is None:
+            if not late:
                 return batch
-            self._drop(*late)
-        return []
+            # Without these the others may be in time.
+            for sample, seconds in late[len(late) // 2 :]:
+                if not sample.generation.ended:
+                    self._drop(sample, seconds)
+        return [sample for sample in batch if sample.begun]
 
-    def _late(self, batch: list[Sample]) -> tuple[Sample, float] | None:
-        """The last of a batch's new samples that would miss its deadline, and by how many seconds."""
-        new = [sample for sample in batch if not sample.step]
+    def _late(self, batch: list[Sample]) -> list[tuple[Sample, float]]:
+        """A batch's new samples that would miss their deadlines, and by how many seconds."""
+        new = [sample for sample in batch if not sample.begun]
         if not new:
-            return None
+            return []
         if len(self._active) == 1:
             # As at admission: an engine with nothing else to do is believed to be at its best.
             seconds = [self._backlog.alone_seconds(sample.generation) for sample in new]
@@ -139,17 +148,17 @@ class StepLoop:
             rows = sum(sample.rows for sample in batch)
             seconds = self._backlog.drawing_seconds(new, rows)
         now = self._clock()
-        for sample, takes in zip(reversed(new), reversed(seconds), strict=True):
-            late = now + takes - sample.generation.deadline
-            if late > 0:
-                return sample, late
-        return None
+        late = (
+            now + takes - sample.generation.deadline
+            for sample, takes in zip(new, seconds, strict=True)
+        )
+        return [(sample, excess) for sample, excess in zip(new, late, strict=True) if excess > 0]
 
     def _drop(self, sample: Sample, late: float) -> None:
         """Leaves a picture undrawn; what its request has begun is finished."""
         generation = sample.generation
         if generation.pending == generation.request.n and not any(
-            each.step for each in generation.samples
+            each.begun for each in generation.samples
         ):
             refusal = Unavailable(
                 "the server is full: the work ahead took longer than predicted, and the pictures "
@@ -220,6 +229,7 @@ class StepLoop:
             self._blame(sample, error)
             return False
         sample.step += 1
+        sample.begun = self._scheduler.has_rows(sample)
         self._backlog.stepped(sample)
         return True
 

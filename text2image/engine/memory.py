@@ -3,11 +3,15 @@
 What a step takes is learned while the engine warms up, and taken to grow with rows and with latent pixels. Running out
 of memory all the same is dealt with where it happens (see the step loop); this is what makes it rare, and on a CPU,
 where nobody raises an error before the kernel ends the process, it is the only guard there is.
+
+The kernel's files about a host's memory are all that the engine's thread reads while it steps: no disk is behind
+them, once a second they cost about a millisecond, and another thread's reading would not be of this step's time.
 """
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -29,8 +33,8 @@ class DeviceMemory(Protocol):
         """Bytes that a step may take, those included that this process keeps for the next one; None if unknown."""
         ...
 
-    def restart(self) -> None:
-        """Begins to watch for the peak."""
+    def restart(self) -> int | None:
+        """Begins to watch for the peak, and returns the bytes in use now, counted as `peak` counts them."""
         ...
 
     def peak(self) -> int | None:
@@ -45,8 +49,10 @@ class MemoryGuard:
         """Bounds nothing without a `memory`; `reserve` is the share of what is free that batches leave alone."""
         self._memory = memory
         self._reserve = reserve
-        # Bytes of a step at one latent size, by rows, and of decoding one picture.
+        # Bytes of a step at one latent size, by rows; those that were kept before the last `restart`; those that
+        # decoding one picture adds to them.
         self._steps: dict[int, int] = {}
+        self._kept = 0
         self._decode = 0
         self._area = 1
         self._free: int | None = None
@@ -54,9 +60,9 @@ class MemoryGuard:
         self._read_at = float("-inf")
 
     def restart(self) -> None:
-        """Begins to watch what steps take."""
+        """Begins to watch what steps, or a decoding, take."""
         if self._memory is not None:
-            self._memory.restart()
+            self._kept = max(0, self._memory.restart() or 0)
 
     def learn_step(self, group: Group, rows: int) -> None:
         """Learns from a step that was larger than all before."""
@@ -66,7 +72,8 @@ class MemoryGuard:
 
     def learn_decode(self) -> None:
         """Learns from the decoding of one picture of the size that steps were learned from."""
-        self._decode = self._peak()
+        # What the steps before have kept does not grow with the picture.
+        self._decode = max(0, self._peak() - self._kept)
 
     def refresh(self, now: float) -> None:
         """Reads the free memory, if the last reading has grown old."""
@@ -89,7 +96,7 @@ class MemoryGuard:
         if self._free is None or not self._decode:
             return UNBOUNDED
         each = self._decode * group.area / self._area
-        return max(1, int(self._usable(self._free) / each))
+        return max(1, int((self._usable(self._free) - self._kept) / each))
 
     def refusal(self, generation: Generation) -> Text2ImageError | None:
         """Why a picture does not fit, alone as it may be, or None."""
@@ -116,7 +123,7 @@ class MemoryGuard:
         """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
         fixed, per_row = self._line()
         scale = group.area / self._area
-        return int(max(fixed + rows * per_row * scale, self._decode * scale))
+        return int(max(fixed + rows * per_row * scale, self._kept + self._decode * scale))
 
     def _line(self) -> tuple[float, float]:
         """Bytes of any step, and those of each row on top, at the size that steps were learned from."""
@@ -134,6 +141,37 @@ class MemoryGuard:
     def _peak(self) -> int:
         peak = self._memory.peak() if self._memory is not None else None
         return max(0, peak or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _CgroupFiles:
+    """A cgroup's files, and the values in its memory.stat that count the pages of files and the kernel's caches."""
+
+    limit: str
+    used: str
+    inactive: str
+    active: str
+    mapped: str
+    slab: str
+
+
+_V2 = _CgroupFiles(
+    "memory.max",
+    "memory.current",
+    "inactive_file",
+    "active_file",
+    "file_mapped",
+    "slab_reclaimable",
+)
+# Version 1 does not tell of the kernel's caches.
+_V1 = _CgroupFiles(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+    "total_active_file",
+    "total_mapped_file",
+    "",
+)
 
 
 class HostMemory:
@@ -157,14 +195,16 @@ class HostMemory:
         kept = max(0, (self._status("VmRSS") or 0) - self._held) if self._held is not None else 0
         return min(known) + kept
 
-    def restart(self) -> None:
+    def restart(self) -> int | None:
         self._marked = False
         with contextlib.suppress(OSError):
             # Resets the high-water mark (proc(5)); a sandbox may not allow it.
             (self._proc / "self/clear_refs").write_text("5")
             self._marked = True
+        used = self._status("VmRSS")
         if self._held is None:
-            self._held = self._status("VmRSS")
+            self._held = used
+        return None if used is None or self._held is None else used - self._held
 
     def peak(self) -> int | None:
         used = self._status("VmHWM" if self._marked else "VmRSS")
@@ -178,29 +218,41 @@ class HostMemory:
 
 
 def _free_in_cgroup(proc: Path, cgroups: Path) -> int | None:
-    """Bytes left in this process's cgroup (v2) or the tightest of those around it; None where none has a limit."""
+    """Bytes left in this process's cgroup (v2 or v1) or the tightest of those around it; None where none tells."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
         return None
-    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    folders = [cgroups / own, *(cgroups / own).parents]
-    inside = [folder for folder in folders if folder == cgroups or cgroups in folder.parents]
-    left = [free for folder in inside if (free := _left_in(folder)) is not None]
+    left = []
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        # In v1 each controller has a tree of its own.
+        root, files = (cgroups / "memory", _V1) if controllers else (cgroups, _V2)
+        lowest = root / own.lstrip("/")
+        inside = [
+            each for each in (lowest, *lowest.parents) if each == root or root in each.parents
+        ]
+        left += [free for folder in inside if (free := _left_in(folder, files)) is not None]
     return min(left, default=None)
 
 
-def _left_in(folder: Path) -> int | None:
+def _left_in(folder: Path, files: _CgroupFiles) -> int | None:
     try:
-        limit = (folder / "memory.max").read_text().strip()
+        limit = (folder / files.limit).read_text().strip()
         if limit == "max":
             return None
-        used = int((folder / "memory.current").read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used = int((folder / files.used).read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+        stat = {name: int(value) for name, value in map(str.split, lines)}
+        left = int(limit) - used
     except (OSError, ValueError):
         return None
-    # Files that were read and are not in use: the kernel takes their pages back before it calls memory full.
-    return max(0, int(limit) - used + int(stat.get("inactive_file", 0)))
+    # The kernel takes back the pages of files that were read, and what it keeps for itself, before it calls memory
+    # full; those that are mapped, as the code that runs is, it would only have to read again.
+    idle_files = max(0, stat.get(files.active, 0) - stat.get(files.mapped, 0))
+    return max(0, left + stat.get(files.inactive, 0) + idle_files + stat.get(files.slab, 0))
 
 
 def _kibibytes(file: Path, name: str) -> int | None:

@@ -4,10 +4,12 @@ Samples of one size step together, as many as the batch cap has rows for. One th
 step. A row that comes free goes to the owner that was charged least in that size, and among its own to the sample that
 came first; beginning a sample charges its owner rows × steps ÷ weight. This is start-time fair queueing (Goyal, Vin &
 Cheng 1996): it gives the shares of deficit round robin without a quantum, so no owner is ever further from its share
-than one sample.
+than one sample. One that comes with nothing in line starts where an owner that always waits stands: at the work begun
+in that size ÷ the weight of all in it.
 
 Sizes cannot share a forward pass, so they take turns by stride scheduling (Waldspurger & Weihl 1995): each is charged
-the time its step took ÷ the weight of the owners in it, and the one charged least is next. An owner's weight is spread
+the time its step took ÷ the weight of the owners in it, and the one charged least is next; one that comes starts at the
+time of all steps ÷ the weight of all owners. An owner's weight is spread
 over its sizes, so it gets its share of the device however many sizes it sends, and in such a way that none of its
 pictures is slowed down more than another by those that it shares the device with.
 """
@@ -40,7 +42,6 @@ class Room:
 class _Line:
     """One owner's samples of one size; `charged` is the work that it began, divided by its weight."""
 
-    weight: int
     charged: float = 0.0
     running: int = 0
     # Dicts keep the order of admission and drop a sample in constant time.
@@ -54,7 +55,7 @@ class _Lane:
     Attributes:
         charged: time that its steps took, divided by weight.
         slowdown: how many times longer its last step took than that of a lone sample.
-        served: the highest charge at which a line has begun a sample.
+        served: the charge of a line that gets just its share, where one that has nothing in it starts.
         running: samples that have rows, in the order in which they got them, and what each was charged.
     """
 
@@ -65,11 +66,22 @@ class _Lane:
     running: dict[Sample, float] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Owner:
+    """Who has samples here: its weight, and the sizes that it is spread over."""
+
+    weight: int
+    lanes: dict[Group, _Lane] = field(default_factory=dict)
+
+
 class Scheduler:
     """The samples that have steps left, in groups that may step together."""
 
     def __init__(self) -> None:
         self._lanes: dict[Group, _Lane] = {}
+        self._owners: dict[str, _Owner] = {}
+        # The charge of a size that gets just its share, where one that has nothing here starts.
+        self._time = 0.0
 
     def __len__(self) -> int:
         return sum(
@@ -88,12 +100,13 @@ class Scheduler:
         """Lets a sample join from the next step on, as soon as there are rows for it."""
         lane = self._lanes.get(sample.group)
         if lane is None:
-            # A group that was away has saved up no claim on the others' time.
-            charged = min((other.charged for other in self._lanes.values()), default=0.0)
-            lane = self._lanes[sample.group] = _Lane(charged)
+            # A group that was away has saved up no claim on the others' time, nor does coming anew give it one.
+            lane = self._lanes[sample.group] = _Lane(self._time)
         weight = sample.generation.share.weight
-        line = lane.lines.setdefault(sample.owner, _Line(weight))
-        line.weight = weight
+        owner = self._owners.setdefault(sample.owner, _Owner(weight))
+        owner.weight = weight
+        owner.lanes[sample.group] = lane
+        line = lane.lines.setdefault(sample.owner, _Line())
         if not line.waiting:
             # Nor has an owner that had nothing waiting.
             line.charged = max(line.charged, lane.served)
@@ -105,12 +118,13 @@ class Scheduler:
             return []
         group = min(self._lanes, key=lambda candidate: self._lanes[candidate].charged)
         lane, rows = self._lanes[group], room(group)
+        self._time = max(self._time, lane.charged)
         chosen = fill(lane.running, rows.most)
         if len(chosen) < len(lane.running):
             return chosen
         free = min(rows.cap, rows.most) - sum(sample.rows for sample in chosen)
         while waiting := [line for line in lane.lines.values() if line.waiting]:
-            line = min(waiting, key=lambda candidate: candidate.charged)
+            line = min(waiting, key=lambda candidate: (candidate.charged, candidate.running))
             sample = next(iter(line.waiting))
             # Nobody overtakes one that finds too few rows free: it might wait for ever.
             if sample.rows > free and chosen:
@@ -131,7 +145,13 @@ class Scheduler:
         if lane is None:
             return
         lane.slowdown = max(1.0, seconds / alone)
-        lane.charged += seconds / sum(self._weight(owner, lane) for owner in lane.lines)
+        lane.charged += seconds / self._weights(lane)
+        self._time += seconds / sum(owner.weight for owner in self._owners.values())
+
+    def has_rows(self, sample: Sample) -> bool:
+        """Whether a sample has begun and keeps its rows; a trial's guest has none."""
+        lane = self._lanes.get(sample.group)
+        return lane is not None and sample in lane.running
 
     def remove(self, sample: Sample) -> None:
         """Takes out a sample that has no steps left or is no longer wanted, if it is here."""
@@ -146,13 +166,16 @@ class Scheduler:
         else:
             del line.waiting[sample]
         if not line.running and not line.waiting:
-            del lane.lines[sample.owner]
+            del lane.lines[sample.owner], self._owners[sample.owner].lanes[sample.group]
+        if not self._owners[sample.owner].lanes:
+            del self._owners[sample.owner]
         if not lane.lines:
             del self._lanes[sample.group]
 
     def _begin(self, sample: Sample, line: _Line, lane: _Lane) -> None:
-        price = sample.rows * sample.steps / self._weight(sample.owner, lane)
-        lane.served = max(lane.served, line.charged)
+        work = sample.rows * sample.steps
+        price = work / self._weight(sample.owner, lane)
+        lane.served = max(lane.served, line.charged) + work / self._weights(lane)
         lane.running[sample] = price
         line.charged += price
         line.running += 1
@@ -160,8 +183,12 @@ class Scheduler:
 
     def _weight(self, owner: str, lane: _Lane) -> float:
         """What an owner weighs in one size: the more its pictures are slowed down in it, the more."""
-        sizes = (other.slowdown for other in self._lanes.values() if owner in other.lines)
-        return lane.lines[owner].weight * lane.slowdown / sum(sizes)
+        share = self._owners[owner]
+        return share.weight * lane.slowdown / sum(other.slowdown for other in share.lanes.values())
+
+    def _weights(self, lane: _Lane) -> float:
+        """What all owners in one size weigh there."""
+        return sum(self._weight(owner, lane) for owner in lane.lines)
 
 
 def fill(samples: Iterable[Sample], cap: int) -> list[Sample]:

@@ -75,7 +75,8 @@ def _grow(
     memory.restart()
     while rows <= highest:
         memory.refresh(clock())
-        if points and rows > memory.rows(batches[1][0].group):
+        # One step alone does not tell what rows take from what any step does.
+        if rows > 2 and rows > memory.rows(batches[1][0].group):
             break
         report(f"measuring a step of {rows} rows")
         samples = _samples(model, rows)

@@ -55,6 +55,7 @@ class KeyRing:
             KeysError: it cannot be used.
         """
         self._file = file
+        self._told = ""
         self._stamp = self._look()
         self._by_hash = self._read()
 
@@ -73,12 +74,15 @@ class KeyRing:
         stamp = self._look()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             self._by_hash = self._read()
         except KeysError as error:
-            logger.error("%s; going on with the keys from before", error)
+            # Read again at the next request: what kept it from being read may pass, and leave the file as it is.
+            if str(error) != self._told:
+                self._told = str(error)
+                logger.error("%s; going on with the keys from before", error)
         else:
+            self._stamp, self._told = stamp, ""
             logger.info("%s now holds %d keys", self._file.path, len(self._by_hash))
 
     def _look(self) -> tuple[int, ...] | None:
@@ -173,15 +177,24 @@ def require_keys(settings: Settings) -> None:
 
 
 def openness(settings: Settings, *hosts: str) -> str | None:
-    """A warning where whoever reaches one of the hosts that are listened on may do anything, else None."""
+    """A warning where strangers may do anything on one of the hosts that are listened on, or read keys, else None."""
     open_hosts = sorted({host for host in hosts if not _is_loopback(host)})
-    if settings.keys_file or not open_hosts:
+    if not open_hosts:
         return None
-    return (
-        f"WARNING: listening on {', '.join(open_hosts)} without API keys: whoever reaches this machine may draw "
-        "pictures and read the metrics. Set T2I_KEYS_FILE=keys.json, make a key with "
-        "`python -m text2image.keys create NAME`, and start again; or serve on HOST=127.0.0.1 alone."
-    )
+    listening = f"WARNING: listening on {', '.join(open_hosts)}"
+    if not (settings.keys_file or settings.tls_client_ca):
+        return (
+            f"{listening} without API keys: whoever reaches this machine may draw pictures and read the metrics. "
+            "Set T2I_KEYS_FILE=keys.json, make a key with `python -m text2image.keys create NAME`, and start again; "
+            "or serve on HOST=127.0.0.1 alone."
+        )
+    # A proxy that is named is taken to be the one that serves TLS.
+    if not (settings.tls_cert or settings.trusted_proxies):
+        return (
+            f"{listening} without TLS: API keys can be read by whoever is between a client and this machine. "
+            "Set T2I_TLS_CERT and T2I_TLS_KEY; or let a proxy serve TLS, and name it in T2I_TRUSTED_PROXIES."
+        )
+    return None
 
 
 def _is_loopback(host: str) -> bool:

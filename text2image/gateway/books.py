@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from redis.exceptions import ResponseError
+
 from text2image.gateway.shared import OutOfReach, SharedState
 from text2image.limits import Allowance, RateLimit
+
+logger = logging.getLogger(__name__)
 
 SLICES = 60
 # How long a request that runs is counted in Redis after its gateway has last said so, in seconds.
@@ -170,6 +175,8 @@ class LocalBook:
         self._sweep_at = max(SWEEP_FROM, 2 * len(self._accounts))
 
 
+# Each script first takes something away: those that do may also add, in a Redis that is full.
+
 # KEYS: who runs, then a hash of slices for each limit. ARGV: work, id ("" only looks), cap (0 for none),
 # milliseconds to hold, then quota and window in milliseconds for each limit.
 # Answers now, whether it was booked, how many ran before, and the slices of each limit as they were before.
@@ -230,6 +237,7 @@ _HOLD = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 1, #KEYS do
+  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
   redis.call('ZADD', KEYS[i], now + ARGV[1], ARGV[i + 1])
   redis.call('PEXPIRE', KEYS[i], ARGV[1])
 end
@@ -246,19 +254,23 @@ class SharedBook:
         self._holding: asyncio.Task[None] | None = None
         # A hold that comes after the release would count what runs no more.
         self._in_turn = asyncio.Lock()
+        self._told = False
 
     async def book(self, entry: Entry) -> Page:
         """Takes an entry if it fits into all of its caller's limits, wherever they were spent.
 
         Raises:
-            OutOfReach: Redis does not answer. If the entry's running is capped, it is told once it does.
+            OutOfReach: Redis does not answer, or takes no entries. If the entry's running is capped, it is told once
+                it does.
         """
         if entry.allowance.max_concurrent is not None:
             self._running[entry.id] = _keys(entry)[0]
             if self._holding is None or self._holding.done():
                 self._holding = asyncio.create_task(self._keep_holding())
         page = await self._ask(entry, entry.id)
-        if not page.booked:
+        if page.booked:
+            self._told = False
+        else:
             self._running.pop(entry.id, None)
         return page
 
@@ -266,7 +278,7 @@ class SharedBook:
         """Where a caller stands; nothing is booked.
 
         Raises:
-            OutOfReach: Redis does not answer.
+            OutOfReach: Redis does not answer, or not with what it should.
         """
         return (await self._ask(entry, "")).spendings
 
@@ -314,13 +326,20 @@ class SharedBook:
                     )
 
     async def _run(self, script: str, keys: list[str], *arguments: str | int) -> Any:
-        return await self._state.ask(
-            lambda redis: cast(Any, redis.eval(script, len(keys), *keys, *map(str, arguments)))
-        )
+        try:
+            return await self._state.ask(
+                lambda redis: cast(Any, redis.eval(script, len(keys), *keys, *map(str, arguments)))
+            )
+        except ResponseError as error:
+            # A copy that takes no writes, for one: as good as away for the books, and no reason to wait with asking.
+            if not self._told:
+                self._told = True
+                logger.warning("limits are not shared: Redis does not keep the books: %s", error)
+            raise OutOfReach from None
 
 
 def _keys(entry: Entry) -> list[str]:
-    """Of a caller all in one place, should Redis be a cluster."""
-    stem = f"{_PREFIX}{{{entry.caller}}}:"
+    """Who runs, then the slices of each limit."""
+    stem = f"{_PREFIX}{entry.caller}:"
     periods = [limit.period for limit in entry.allowance.limits]
     return [stem + name for name in ("running", *periods)]

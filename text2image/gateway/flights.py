@@ -21,6 +21,8 @@ from text2image.telemetry import GatewayMetrics
 
 # Progress that waits for a client who reads slowly; of more than this, the oldest is dropped.
 MAX_PROGRESS = 16
+# Whoever is refused a seat is told to wait no less, in seconds.
+MIN_RETRY_SECONDS = 1.0
 
 # Starts a drawing that must end by a deadline, in the event loop's time; closing the generator ends it.
 Draw = Callable[[float, Ticket], AsyncGenerator[ClientEvent, None]]
@@ -53,9 +55,10 @@ class Flights:
         flight = self._flights.get(key)
         if flight is None or flight.over:
             flight = self._start(key)
+            seat = flight.board(draw, deadline)
         else:
+            seat = flight.board(draw, deadline)
             self._metrics.cache.labels("shared").inc()
-        seat = flight.board(draw, deadline)
         ticket.cancel = lambda: seat.put(draining())
         if ticket.expired:
             ticket.cancel()
@@ -89,13 +92,21 @@ class _Flight:
         self.task = asyncio.create_task(self._fly())
         # In the order of their coming.
         self._seats: dict[_Seat, None] = {}
+        # When the pictures are predicted, and the deadline that they were admitted with.
         self._ready_at: float | None = None
+        self._admitted_for = 0.0
         self._progress: dict[int, Progress] = {}
         self._pictures: dict[int, Picture] = {}
 
     def board(self, draw: Draw, deadline: float) -> _Seat:
-        """A seat whose events begin with what has happened so far."""
+        """A seat whose events begin with what has happened so far.
+
+        Raises:
+            Unavailable: the pictures would come after the deadline.
+        """
         seat = _Seat(draw, deadline)
+        if refusal := self._refusal(seat):
+            raise refusal
         if self._ready_at is not None:
             seconds = self._ready_at - asyncio.get_running_loop().time()
             seat.put(Queued(max(0.0, seconds)))
@@ -115,7 +126,7 @@ class _Flight:
     async def _fly(self) -> None:
         while self._seats:
             first = next(iter(self._seats))
-            deadline = max(seat.deadline for seat in self._seats)
+            self._admitted_for = deadline = max(seat.deadline for seat in self._seats)
             try:
                 completed = await self._attempt(first.draw, deadline)
             except Exception as error:
@@ -143,6 +154,10 @@ class _Flight:
                 if self._ready_at is not None:
                     return
                 self._ready_at = asyncio.get_running_loop().time() + seconds
+                for seat in list(self._seats):
+                    if refusal := self._refusal(seat):
+                        seat.put(refusal)
+                        del self._seats[seat]
             case Progress(index=index):
                 if index in self._pictures:
                     return
@@ -157,6 +172,17 @@ class _Flight:
     def _tell(self, event: ClientEvent) -> None:
         for seat in self._seats:
             seat.put(event)
+
+    def _refusal(self, seat: _Seat) -> Unavailable | None:
+        """What a runner would say to a request with this seat's deadline, in the place of the one it admitted."""
+        if self._ready_at is None or seat.deadline >= min(self._ready_at, self._admitted_for):
+            return None
+        seconds = self._ready_at - asyncio.get_running_loop().time()
+        return Unavailable(
+            f"the server is full: the pictures would be ready in about {seconds:.0f} s",
+            reason=Unavailable.FULL,
+            retry_after=max(MIN_RETRY_SECONDS, self._ready_at - seat.deadline),
+        )
 
     def _fail(self, error: Text2ImageError, first: _Seat, deadline: float) -> None:
         """Fails all whom an error concerns; those who are left start over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +12,7 @@ from functools import partial
 from text2image import validation
 from text2image.gateway import metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
-from text2image.gateway.cache import PictureCache, Recalled
+from text2image.gateway.cache import PictureCache, Recalled, key_of
 from text2image.gateway.flights import Flights
 from text2image.gateway.quota import Quotas, Receipt
 from text2image.gateway.runners import Runners
@@ -37,6 +37,9 @@ from text2image.telemetry import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
+# Digits of a picture's key that tell its file from others of the same prompt.
+MARK_DIGITS = 12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -56,10 +59,14 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """All pictures of an order, in the order of their index; `message` tells people how it went."""
+    """All pictures of an order, in the order of their index; `message` tells people how it went.
+
+    `remembered` tells whether the gateway keeps pictures to answer with.
+    """
 
     pictures: list[Picture]
     message: str
+    remembered: bool
 
     @property
     def cached(self) -> bool:
@@ -148,7 +155,8 @@ class Gateway:
                 # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
                 events = self._draw(job, deadline, ticket)
             else:
-                key = (model, request, order.options)
+                # One caller's limits and shares are no other's, so one drawing is never that of two callers.
+                key = (model, request, order.options, order.caller)
                 events = self._flights.join(
                     key, partial(self._recall_or_draw, job), deadline, ticket
                 )
@@ -174,7 +182,8 @@ class Gateway:
                 elif isinstance(event, Completed):
                     left_out = event.left_out
         pictures.sort(key=lambda picture: picture.index)
-        return Drawing(pictures, self.message(pictures, left_out))
+        message = self.message(pictures, left_out)
+        return Drawing(pictures, message, remembered=self._cache is not None)
 
     async def _recall_or_draw(
         self, job: _Job, deadline: float, ticket: Ticket
@@ -187,7 +196,7 @@ class Gateway:
             events = self._replay(job, recalled)
         else:
             self.metrics.cache.labels("miss").inc()
-            events = self._draw_and_keep(job, self._cache, deadline, ticket)
+            events = self._draw(job, deadline, ticket, self._cache)
         async with aclosing(events):
             async for event in events:
                 yield event
@@ -196,55 +205,53 @@ class Gateway:
         self._log("recalling", job.request)
         yield Queued(0.0)
         for picture in recalled.pictures:
-            yield await self._still_saved(job, picture, recalled.left_out)
+            yield await asyncio.to_thread(self._still_saved, job, picture)
         yield Completed(recalled.left_out)
 
-    async def _still_saved(self, job: _Job, picture: Picture, left_out: str) -> Picture:
-        """The picture where it was saved, or saved again if that file is gone."""
+    def _still_saved(self, job: _Job, picture: Picture) -> Picture:
+        """The picture where it was saved, or saved again if this gateway has no such file.
+
+        A hit costs its caller nothing, so however many there are, and whatever their titles, they make one file.
+        """
         store = self._store
         if store is None:
             return replace(picture, path="")
-        if await asyncio.to_thread(store.holds, picture.path, picture.png):
-            return picture
-        path = await asyncio.to_thread(self._save, picture.png, job.title)
-        picture = replace(picture, path=path)
-        if path and self._cache:
-            await self._cache.keep(job.request, job.model, [picture], left_out)
-        return picture
-
-    async def _draw_and_keep(
-        self, job: _Job, cache: PictureCache, deadline: float, ticket: Ticket
-    ) -> AsyncGenerator[ClientEvent, None]:
-        pictures = []
-        async with aclosing(self._draw(job, deadline, ticket)) as events:
-            async for event in events:
-                if isinstance(event, Picture):
-                    pictures.append(event)
-                elif isinstance(event, Completed):
-                    await cache.keep(job.request, job.model, pictures, event.left_out)
-                yield event
+        title = job.request.prompt
+        mark = key_of(job.request, picture.index, job.model)[:MARK_DIGITS]
+        for path in (picture.path, store.path_of(title, mark)):
+            if store.holds(path, picture.png):
+                return replace(picture, path=path)
+        path = self._save(lambda store: store.save_once(picture.png, title, mark))
+        return replace(picture, path=path)
 
     async def _draw(
-        self, job: _Job, deadline: float, ticket: Ticket
+        self, job: _Job, deadline: float, ticket: Ticket, cache: PictureCache | None = None
     ) -> AsyncGenerator[ClientEvent, None]:
-        """A job's events as a runner draws it, its pictures encoded and saved."""
+        """A job's events as a runner draws it, its pictures encoded, saved, and kept in the cache."""
+        drawn: list[tuple[Picture, ModelInfo]] = []
         work = work_of(job.request)
         async with self._quotas.reserved(job.caller, work, job.receipt) as reservation:
             self._log("drawing", job.request)
             share = job.caller.share
             events = self.runners.generate(job.request, job.options, deadline, ticket, share)
             async with aclosing(events):
-                async for event in events:
+                async for event, model in events:
                     # The first event of any: a runner has admitted it.
                     reservation.taken = True
                     if isinstance(event, GeneratedImage):
                         # Encoding and the disk take milliseconds that other requests need not wait for.
-                        yield await asyncio.to_thread(self._finish, event, job)
-                    else:
-                        yield event
+                        picture = await asyncio.to_thread(self._finish, event, job, model)
+                        drawn.append((picture, model))
+                        yield picture
+                        continue
+                    if isinstance(event, Completed) and cache:
+                        # A runner that began anew may serve another model than the one that was asked for.
+                        for picture, drawn_with in drawn:
+                            await cache.keep(job.request, drawn_with, [picture], event.left_out)
+                    yield event
 
-    def _finish(self, image: GeneratedImage, job: _Job) -> Picture:
-        parameters = metadata.describe(job.request, image.seed, job.model)
+    def _finish(self, image: GeneratedImage, job: _Job, model: ModelInfo) -> Picture:
+        parameters = metadata.describe(job.request, image.seed, model)
         png = metadata.encode(image.pixels, parameters)
         return Picture(
             index=image.index,
@@ -252,17 +259,17 @@ class Gateway:
             width=image.pixels.width,
             height=image.pixels.height,
             png=png,
-            path=self._save(png, job.title),
+            path=self._save(lambda store: store.save(png, job.title)),
             timings=image.timings,
         )
 
-    def _save(self, png: bytes, title: str) -> str:
+    def _save(self, save: Callable[[Store], str]) -> str:
         """Where the picture was saved, or nothing: a full disk is no reason to withhold it."""
         if self._store is None:
             self.metrics.pictures.labels("no").inc()
             return ""
         try:
-            path = self._store.save(png, title)
+            path = save(self._store)
         except NotSaved:
             self.metrics.pictures.labels("failed").inc()
             return ""

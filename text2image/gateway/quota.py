@@ -63,7 +63,9 @@ class Quotas:
     async def reserved(
         self, caller: Caller, work: int, receipt: Receipt
     ) -> AsyncIterator[Reservation]:
-        """Holds `work` pixel-steps and one of the caller's places while the block runs, and fills in the receipt.
+        """Holds `work` pixel-steps and one of the caller's places while the block runs.
+
+        The receipt is filled in, and emptied again where the work is given back.
 
         Raises:
             QuotaExceeded: a limit is used up, or too many of the caller's requests run.
@@ -82,6 +84,9 @@ class Quotas:
             reservation.taken = False
             raise
         finally:
+            if not reservation.taken:
+                # It tells of a charge that is about to be given back.
+                receipt.standing = None
             await self._release(entry, page, shared_page, refund=not reservation.taken)
 
     async def standing(self, caller: Caller) -> tuple[Spending, ...]:
@@ -110,7 +115,8 @@ class Quotas:
             shared_page = await asyncio.shield(asking)
         except OutOfReach:
             return page, None
-        except asyncio.CancelledError:
+        except BaseException:
+            receipt.standing = None
             self._local.release(entry, page, refund=True)
             self._start(self._undo(entry, asking))
             raise
@@ -121,10 +127,10 @@ class Quotas:
         return page, shared_page
 
     async def _undo(self, entry: Entry, asking: asyncio.Task[Page]) -> None:
-        """Gives back what was asked for by somebody who did not wait for the answer."""
+        """Gives back what was asked for by somebody who did not wait for the answer, or was told what went wrong."""
         assert self._shared
         page = None
-        with contextlib.suppress(OutOfReach):
+        with contextlib.suppress(Exception):
             page = await asking
         await self._shared.release(entry, page, refund=page is not None and page.booked)
 

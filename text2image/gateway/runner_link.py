@@ -43,7 +43,9 @@ MODEL_TIMEOUT = 10.0
 PING_INTERVAL_MS = 5000
 PING_TIMEOUT_MS = 5000
 _STARTING = Status(state=State.LOADING, detail="starting")
-_LOST = Status(state=State.FAILED, detail="does not answer")
+_SILENT = Status(state=State.FAILED, detail="does not answer")
+# How grpc says that a ping was not answered; a connection that broke is that of a process that ended, and restarts.
+_UNANSWERED_PING = ("ping timeout", "keepalive timeout")
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
     # grpc itself waits for the socket to come back; a local one is worth asking for more often than its default.
@@ -137,7 +139,7 @@ class RunnerLink:
         except grpc.aio.AioRpcError as error:
             failure = self._translated(error)
             if isinstance(failure, RunnerLost):
-                self._lost()
+                self._lost(error)
             raise failure from None
         except asyncio.CancelledError:
             if ticket.expired:
@@ -170,16 +172,17 @@ class RunnerLink:
         if seconds > self.status.backlog_seconds:
             self.status = replace(self.status, backlog_seconds=seconds)
 
-    def _lost(self) -> None:
+    def _lost(self, error: grpc.aio.AioRpcError) -> None:
         """Believes nothing of this runner until its status stream has begun anew."""
-        if self.status is not _LOST and self._watching:
+        if not (self.status is _STARTING or self.status is _SILENT) and self._watching:
             self._watching.cancel()
-            self.status = _LOST
+            self.status = _status_after(error)
             self._watching = asyncio.create_task(self._watch())
             self._on_change()
 
     async def _watch(self) -> None:
         while True:
+            status = _STARTING
             try:
                 # Where nobody listens the call waits inside grpc, so nothing here polls.
                 async for message in self._stub.WatchStatus(
@@ -189,9 +192,10 @@ class RunnerLink:
                 logger.info("%s has ended its status stream", self.name)
             except grpc.aio.AioRpcError as error:
                 logger.info("%s is out of reach: %s", self.name, error.details())
+                status = _status_after(error)
             except Exception:
                 logger.exception("%s is not understood", self.name)
-            self.status = _LOST
+            self.status = status
             self._on_change()
             await asyncio.sleep(RECALL_PAUSE)
 
@@ -224,3 +228,9 @@ class RunnerLink:
         internal = Internal()
         logger.error("internal error %s: %s answered %s", internal.error_id, self.name, said)
         return internal
+
+
+def _status_after(error: grpc.aio.AioRpcError) -> Status:
+    """What is known of a runner when its connection is lost."""
+    details = (error.details() or "").lower()
+    return _SILENT if any(words in details for words in _UNANSWERED_PING) else _STARTING

@@ -89,12 +89,12 @@ class Runners:
 
     @property
     def model(self) -> ModelInfo:
-        """The model that all runners serve.
+        """The model that all runners serve; those of a new one while they take the place of others may differ.
 
         Raises:
             Unavailable: none has been ready yet.
         """
-        for link in self._links:
+        for link in sorted(self._links, key=lambda link: not link.is_ready):
             if link.model:
                 return link.model
         raise self._nobody()
@@ -106,8 +106,8 @@ class Runners:
         deadline: float,
         ticket: Ticket,
         share: Share,
-    ) -> AsyncGenerator[Event, None]:
-        """Streams a request's events from the runner that has least to do.
+    ) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+        """Streams a request's events from the runner that has least to do, each with the model that runner serves.
 
         When that runner dies, the request is sent again: it is complete down to its seed, so the pictures are the
         same. None is reported twice; progress may begin again. `deadline` is in the event loop's time.
@@ -120,6 +120,8 @@ class Runners:
         losses = 0
         link = self._least_loaded()
         while True:
+            assert link.model, "a ready runner has told its model"
+            model = link.model
             try:
                 calls = link.generate(request, options, deadline, ticket, share)
                 async with aclosing(calls) as events:
@@ -128,7 +130,7 @@ class Runners:
                             continue
                         if isinstance(event, GeneratedImage) and event.index in drawn:
                             continue
-                        yield event
+                        yield event, model
                         queued = True
                         if isinstance(event, GeneratedImage):
                             drawn.add(event.index)

@@ -6,7 +6,6 @@ alone: the others must not pay for a Redis that is away.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -15,12 +14,13 @@ from typing import TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
 
-# Seconds that an answer may take, and that pass before a Redis that failed is asked again.
+# Seconds that an answer may take, that connecting may, and that pass before a Redis that failed is asked again.
 ANSWER_TIMEOUT = 0.5
+CONNECT_TIMEOUT = 2.0
 PAUSE = 2.0
 
 T = TypeVar("T")
@@ -31,11 +31,20 @@ class OutOfReach(Exception):
 
 
 class SharedState:
-    """A Redis by its URL. `ask` it from one event loop."""
+    """A Redis by its URL. `ask` it from one event loop.
 
-    def __init__(self, url: str) -> None:
-        # One attempt: asking twice could do twice what was asked for, and would take longer than is waited for.
-        self._redis: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+    An answer may take `answer_timeout` seconds, `ANSWER_TIMEOUT` if that is None. What takes longer than other things
+    has a state of its own, since one late answer counts as a Redis that is away.
+    """
+
+    def __init__(self, url: str, answer_timeout: float | None = None) -> None:
+        self._redis: Redis = Redis.from_url(
+            url,
+            # One attempt: asking twice could do twice what was asked for, and would take longer than is waited for.
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=answer_timeout or ANSWER_TIMEOUT,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+        )
         self._away_until = 0.0
 
     async def ask(self, question: Callable[[Redis], Awaitable[T]]) -> T:
@@ -43,6 +52,7 @@ class SharedState:
 
         Raises:
             OutOfReach: it did not answer, or failed a moment ago.
+            ResponseError: it answered that it does not do this; it may well do other things.
         """
         began = time.monotonic()
         if began < self._away_until:
@@ -50,18 +60,22 @@ class SharedState:
         if self._away_until:
             self._away_until = began + PAUSE
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                answer = await question(self._redis)
-        except (RedisError, OSError, TimeoutError) as error:
+            answer = await question(self._redis)
+        except ResponseError:
+            self._is_here()
+            raise
+        except (RedisError, OSError) as error:
             if not self._away_until:
-                reason = str(error) or f"no answer within {ANSWER_TIMEOUT:g} s"
-                logger.warning("Redis is out of reach (%s); going on without it", reason)
+                logger.warning("Redis is out of reach (%s); going on without it", error)
             self._away_until = time.monotonic() + PAUSE
             raise OutOfReach from None
-        if self._away_until:
-            logger.info("Redis is back")
-            self._away_until = 0.0
+        self._is_here()
         return answer
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    def _is_here(self) -> None:
+        if self._away_until:
+            logger.info("Redis is back")
+            self._away_until = 0.0

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from text2image.gateway.shared import OutOfReach, SharedState
@@ -29,6 +28,8 @@ logger = logging.getLogger(__name__)
 FULL_AGAIN = 0.9
 # Seconds that a process waits for others to let go of the folder before it forgets what it wanted to keep.
 LOCK_PATIENCE = 0.25
+# Seconds that Redis may take for a picture of many megabytes: less than drawing it takes.
+PICTURE_TIMEOUT = 2.0
 _LEDGER = ".bytes"
 _DRAFT = ".part"
 _PREFIX = "text2image:picture:"
@@ -160,35 +161,35 @@ def _total(ledger: BinaryIO) -> int | None:
 
 
 class RedisShelf:
-    """Entries in a shared Redis, which forgets each that was not used for `seconds`."""
+    """Entries in a shared Redis, 6.2 or newer, which forgets each that was not used for `seconds`."""
 
     def __init__(self, shared: SharedState, seconds: int) -> None:
         self._shared = shared
         self._seconds = seconds
-        self._told = False
+        # What it refuses to do: a full one still gives what it has, which must not make it news that it is full.
+        self._told: set[str] = set()
 
     async def get(self, key: str) -> bytes | None:
-        found = await self._ask(lambda redis: redis.getex(_PREFIX + key, ex=self._seconds))
+        found = await self._ask(
+            "give back", lambda redis: redis.getex(_PREFIX + key, ex=self._seconds)
+        )
         return found if isinstance(found, bytes) else None
 
     async def put(self, key: str, entry: bytes) -> None:
-        await self._ask(lambda redis: redis.set(_PREFIX + key, entry, ex=self._seconds))
+        await self._ask("keep", lambda redis: redis.set(_PREFIX + key, entry, ex=self._seconds))
 
     async def drop(self, key: str) -> None:
-        await self._ask(lambda redis: redis.unlink(_PREFIX + key))
+        await self._ask("drop", lambda redis: redis.unlink(_PREFIX + key))
 
-    async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> object:
-        async def asked(redis: Redis) -> object:
-            try:
-                return await question(redis)
-            except ResponseError as error:
-                # It is there and refuses, being full for one; what else is asked of it may well be answered.
-                if not self._told:
-                    self._told = True
-                    logger.warning("Redis does not keep pictures: %s", error)
-                return None
-
+    async def _ask(self, what: str, question: Callable[[Any], Awaitable[Any]]) -> object:
         try:
-            return await self._shared.ask(asked)
+            answer = await self._shared.ask(question)
         except OutOfReach:
             return None
+        except ResponseError as error:
+            if what not in self._told:
+                self._told.add(what)
+                logger.warning("Redis does not %s pictures: %s", what, error)
+            return None
+        self._told.discard(what)
+        return answer

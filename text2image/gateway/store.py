@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -52,9 +53,33 @@ class Store:
         Raises:
             NotSaved: the folder cannot be written, or the disk is full.
         """
+        with self._saving():
+            stem = f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}"
+            with _draft(self._folder, png) as draft:
+                return str(_publish(draft, self._folder, stem))
+
+    def save_once(self, png: bytes, title: str, mark: str) -> str:
+        """Writes a picture under a name made of `title` and `mark`, which is its own alone, and returns its path.
+
+        What lies there by another content is replaced, so there is never more than this one file.
+
+        Raises:
+            NotSaved: the folder cannot be written, or the disk is full.
+        """
+        path = self.path_of(title, mark)
+        with self._saving(), _draft(self._folder, png) as draft:
+            draft.replace(path)
+        return path
+
+    def path_of(self, title: str, mark: str) -> str:
+        """Where `save_once` writes."""
+        return str(self._folder / f"{slug(title)}_{mark}.png")
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            return str(_write(self._folder, f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}", png))
+            yield
         except OSError as error:
             # The error's own text may name the file, and with it words of the prompt.
             reason = error.strerror or type(error).__name__
@@ -62,7 +87,7 @@ class Store:
             raise NotSaved(reason) from error
 
     def holds(self, path: str, png: bytes) -> bool:
-        """Whether the file that `save` returned is still there, and still this picture."""
+        """Whether a file that was saved is still there, and still this picture."""
         file = Path(path)
         try:
             return file.parent == self._folder and file.read_bytes() == png
@@ -87,11 +112,13 @@ def slug(title: str) -> str:
     return kept or NAMELESS
 
 
-def _write(folder: Path, stem: str, png: bytes) -> Path:
+@contextlib.contextmanager
+def _draft(folder: Path, png: bytes) -> Iterator[Path]:
+    """A whole file of the picture, to be given its name."""
     draft = folder / f".{secrets.token_hex(8)}.part"
     try:
         draft.write_bytes(png)
-        return _publish(draft, folder, stem)
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
 

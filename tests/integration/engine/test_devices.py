@@ -79,15 +79,17 @@ def test_on_a_card_what_torch_keeps_cached_is_free_for_the_next_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     figures = {"memory_reserved": 700, "memory_allocated": 200, "max_memory_allocated": 550}
-    for name, value in figures.items():
-        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    for name in figures:
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: figures[name])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     memory = devices.memory_of(torch.device("cuda", 0))
     assert memory is not None
-    memory.restart()
+    assert memory.restart() == 0
     assert memory.free() == 1500
     assert memory.peak() == 350, "the weights are no step's"
+    figures["memory_allocated"] = 300
+    assert memory.restart() == 100, "what has been kept since the first start"
 
 
 def test_a_device_whose_memory_cannot_be_read_has_none() -> None:

@@ -26,6 +26,8 @@ from tests.doubles import make_request
 from tests.integration.engine.conftest import draw_alone, settings_for
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import (
+    _STRIDE_BYTES,
+    _WHOLE_BYTES,
     EMBEDDED_PATH,
     load_model,
     revision_of,
@@ -122,6 +124,50 @@ def test_the_revision_changes_with_the_weights_and_with_nothing_else(tmp_path: P
     data[-1] ^= 1
     weights.write_bytes(data)
     assert revision_of(copy) != revision_of(EMBEDDED_PATH)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_the_revision_changes_with_weights_in_the_middle_of_a_file(
+    tmp_path: Path, share: float
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(EMBEDDED_PATH, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.chmod(0o644)
+    spoil(weights, int(share * weights.stat().st_size), 1)
+    assert revision_of(copy) != revision_of(EMBEDDED_PATH)
+
+
+def test_the_revision_changes_with_any_part_of_weights_that_are_too_large_to_read_whole(
+    tmp_path: Path,
+) -> None:
+    weights = tmp_path / "unet.safetensors"
+    with weights.open("wb") as file:
+        file.truncate(4 * _WHOLE_BYTES + 12345)
+    revisions = [revision_of(tmp_path)]
+    for start in (_WHOLE_BYTES + 1, 2 * _WHOLE_BYTES + _STRIDE_BYTES // 2):
+        spoil(weights, start, _STRIDE_BYTES)
+        revisions.append(revision_of(tmp_path))
+    spoil(weights, weights.stat().st_size - 1, 1)
+    revisions.append(revision_of(tmp_path))
+    assert len(set(revisions)) == len(revisions)
+
+
+def spoil(weights: Path, start: int, count: int) -> None:
+    with weights.open("r+b") as file:
+        file.seek(start)
+        data = file.read(count)
+        file.seek(start)
+        file.write(bytes(byte ^ 1 for byte in data))
+
+
+def test_the_revision_of_a_model_from_the_hub_changes_with_its_commit(tmp_path: Path) -> None:
+    revisions = set()
+    for folder in ("snapshots/1234", "snapshots/5678", "mine/1234", "mine/5678"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model_index.json").write_text("{}")
+        revisions.add(revision_of(tmp_path / folder))
+    assert len(revisions) == 3
 
 
 def test_a_compiled_network_draws_the_same_picture(

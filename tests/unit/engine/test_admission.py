@@ -6,6 +6,8 @@ import pytest
 
 from tests.doubles import TimedModel, make_request
 from tests.harness import NATIVE, Harness
+from text2image.engine.costs import StepCosts
+from text2image.engine.sample import Group
 from text2image.errors import DeadlineExceeded, Unavailable
 from text2image.messages import Completed, GenerationRequest
 
@@ -104,3 +106,66 @@ def test_an_idle_engine_that_measured_itself_in_a_bad_hour_still_admits() -> Non
     harness.finish()
     assert isinstance(harness.ending(generation), Completed)
     assert harness.costs.seconds(NATIVE, 2) < 2.5, "it learned nothing from the steps it took"
+
+
+def test_invariant_4_what_was_refused_in_a_crowd_is_admitted_some_time_after_it_has_left() -> None:
+    """Although the engine was never idle in between, and nobody drew the size that would show how fast it is now."""
+    harness = Harness(max_rows=16)
+    large = make_request(steps=20, width=256, height=256)
+    crowd = [
+        harness.submit(make_request(steps=20, width=width, height=128))
+        for width in range(128, 208, 8)
+        for _ in range(8)
+    ]
+    one = harness.submit(large)
+    while not one.ended:
+        harness.loop.tick()
+    harness.submit(make_request(steps=1000))
+    for each in crowd:
+        harness.loop.cancel(each)
+    with pytest.raises(Unavailable):
+        harness.submit(large, seconds=10)
+    until = harness.clock() + 12
+    while harness.clock() < until:
+        harness.loop.tick()
+    assert not harness.loop.idle
+    generation = harness.submit(large, seconds=10)
+    while not generation.ended:
+        harness.loop.tick()
+    assert isinstance(harness.ending(generation), Completed)
+
+
+def test_an_owner_whose_weight_has_changed_keeps_the_new_one_when_older_work_leaves() -> None:
+    def predicted(*, older: bool) -> float:
+        harness = Harness()
+        for _ in range(60):
+            harness.submit(make_request(steps=20), owner="a")
+        before = harness.submit(owner="raised", weight=1) if older else None
+        for _ in range(60):
+            harness.submit(make_request(steps=20), owner="raised", weight=9)
+        if before is not None:
+            harness.loop.cancel(before)
+        newcomer = [harness.submit(make_request(steps=20), owner="b") for _ in range(9)][-1]
+        return harness.predicted[newcomer]
+
+    assert predicted(older=True) == pytest.approx(predicted(older=False))
+
+
+@pytest.mark.parametrize("owners", [1, 100])
+def test_admission_looks_a_size_up_as_often_for_many_owners_as_for_one(
+    owners: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = Harness()
+    for number in range(100):
+        harness.submit(make_request(steps=20), owner=f"owner {number % owners}")
+    looked_up = 0
+
+    def cap(costs: StepCosts, group: Group) -> int:
+        nonlocal looked_up
+        looked_up += 1
+        return original(costs, group)
+
+    original = StepCosts.cap
+    monkeypatch.setattr(StepCosts, "cap", cap)
+    harness.submit(make_request(steps=20), owner="newcomer")
+    assert looked_up <= 8

@@ -124,3 +124,43 @@ def test_invariant_8_trials_are_rare_and_keep_within_what_fits() -> None:
     rows = [min(max(room.cap, room.trial), room.most) for room in rooms]
     assert set(rows) == {4, 6}
     assert rows.count(6) <= 20
+
+
+def test_a_size_that_has_not_stepped_follows_what_the_native_one_learns() -> None:
+    costs = make_costs({1: 0.1, 2: 0.11, 4: 0.13, 8: 0.17})
+    larger, turned = Group(16, 32), Group(32, 16)
+    before, cap = costs.seconds(larger, 2), costs.cap(NATIVE)
+    for _ in range(200):
+        costs.observe_step(NATIVE, 8, 1.7)
+        costs.observe_step(NATIVE, 1, 0.2)
+    assert costs.seconds(larger, 2) > 2 * before
+    assert costs.cap(NATIVE) < cap
+    assert costs.seconds(turned, 2) == costs.seconds(larger, 2)
+
+
+def test_two_sizes_of_one_area_learn_apart() -> None:
+    costs = make_costs({1: 0.1, 2: 0.11, 4: 0.13, 8: 0.17})
+    wide, tall = Group(16, 32), Group(32, 16)
+    before = costs.seconds(wide, 4)
+    costs.observe_step(tall, 4, 10 * before)
+    assert costs.seconds(tall, 4) > costs.seconds(wide, 4) == before
+
+
+def test_a_size_that_has_not_stepped_is_derived_once_until_the_native_one_learns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    derived: list[float] = []
+
+    def scaled(curve: Curve, ratio: float) -> Curve:
+        derived.append(ratio)
+        return original(curve, ratio)
+
+    original = Curve.scaled
+    monkeypatch.setattr(Curve, "scaled", scaled)
+    costs = make_costs({1: 0.1, 2: 0.2, 4: 0.4})
+    for rows in (1, 2, 3, 4):
+        costs.seconds(Group(32, 32), rows)
+    assert derived == [4.0]
+    costs.observe_step(NATIVE, 2, 0.1)
+    costs.seconds(Group(32, 32), 2)
+    assert derived == [4.0, 4.0]

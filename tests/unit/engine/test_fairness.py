@@ -139,6 +139,33 @@ def test_two_owners_who_always_wait_get_shares_in_proportion_to_their_weights(
     assert apart <= (2 * most_steps + batch) / a + (2 * most_steps + batch) / b
 
 
+def test_sizes_that_come_anew_for_each_picture_do_not_keep_another_from_its_turns() -> None:
+    device = Device()
+    one = device.add(make_sample("one", steps=20))
+    fickle: dict[Group, Sample] = {}
+    for _ in range(100):
+        for group in (Group(8, 8), Group(8, 16)):
+            if group not in fickle or fickle[group].step:
+                fickle[group] = device.add(make_sample("fickle", group=group, steps=1))
+        device.step()
+    assert one.step == 20
+
+
+@pytest.mark.parametrize("in_line", [4, 8])
+def test_a_stream_of_new_owners_does_not_overtake_anothers_second_picture_for_ever(
+    in_line: int,
+) -> None:
+    device = Device()
+    several = [device.add(make_sample("several", steps=20)) for _ in range(4)]
+    line: list[Sample] = []
+    for number in range(500):
+        line = [sample for sample in line if not sample.step]
+        while len(line) < in_line:
+            line.append(device.add(make_sample(f"new {number}.{len(line)}", steps=20)))
+        device.step()
+    assert all(sample.step == 20 for sample in several)
+
+
 def test_weights_hold_across_sizes_too() -> None:
     device = Device()
     small, large = SIZES[0], SIZES[2]

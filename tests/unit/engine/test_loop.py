@@ -8,6 +8,7 @@ from tests.doubles import POISON, TimedModel, make_request
 from tests.harness import NATIVE, Harness
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
 from text2image.engine.sample import Sample
+from text2image.engine.scheduler import Room
 from text2image.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
 from text2image.messages import Completed, Progress, StreamOptions
 
@@ -181,6 +182,47 @@ def test_invariant_4_of_several_pictures_those_begun_are_finished_and_the_late_o
     assert harness.backlog.samples() == 0
 
 
+def test_invariant_4_a_guest_of_a_trial_that_comes_up_too_late_is_refused_and_not_drawn() -> None:
+    harness = Harness(max_rows=4)
+    rooms = iter([Room(2, trial=4)])
+    harness.costs.room = lambda group: next(rooms, Room(2))  # type: ignore[method-assign]
+    ahead = harness.submit(make_request(steps=20, seed=1))
+    guest = harness.submit(make_request(steps=20, seed=2), seconds=10)
+    sample = guest.samples[0]
+    harness.loop.tick()
+    assert sample in harness.model.batches[0]
+    harness.clock.now += 8.6
+    harness.finish()
+    ending = harness.ending(guest)
+    assert isinstance(ending, Unavailable)
+    assert ending.reason == Unavailable.FULL
+    assert not any(sample in batch for batch in harness.model.batches[1:])
+    assert isinstance(harness.ending(ahead), Completed)
+
+
+def test_invariant_4_a_long_line_that_a_pause_made_late_is_dropped_in_parts_while_others_step() -> (
+    None
+):
+    harness = Harness(max_rows=16)
+    line = [
+        harness.submit(make_request(steps=steps, seed=seed), owner=f"owner {seed}", seconds=1000)
+        for seed, steps in enumerate(4 * [20] + 4 * [10] + 92 * [20])
+    ]
+    for _ in range(10):
+        harness.loop.tick()
+    harness.clock.now = 996.5
+    begun = [sample for each in line for sample in each.samples if sample.step]
+    steps = len(harness.model.batches)
+    while harness.loop.counters["dropped"] < 80:
+        before = harness.loop.counters["dropped"]
+        harness.loop.tick()
+        assert 8 < harness.loop.counters["dropped"] - before <= 32
+    assert len(harness.model.batches) > steps + 2
+    assert all(set(begun) <= set(batch) for batch in harness.model.batches[steps:])
+    harness.finish()
+    assert all(isinstance(harness.ending(sample.generation), Completed) for sample in begun)
+
+
 def test_invariant_7_cancelling_between_the_last_step_and_the_picture_ends_it() -> None:
     class CancelsItself(TimedModel):
         def decode(self, samples):  # type: ignore[no-untyped-def]
@@ -245,6 +287,17 @@ def test_a_fault_of_the_loop_itself_ends_everything_once_and_leaves_it_usable() 
     harness.finish()
     assert isinstance(harness.ending(after), Completed)
     assert harness.backlog.seconds() == 0
+
+
+def test_an_hour_without_work_after_a_fault_of_the_loop_is_not_taken_for_slowness() -> None:
+    harness = Harness()
+    harness.submit()
+    harness.loop.tick()
+    harness.loop.fail_all(RuntimeError("a fault of the loop"))
+    harness.clock.now += 3600
+    harness.submit()
+    harness.finish()
+    assert harness.costs.drag == pytest.approx(1, rel=0.1)
 
 
 def test_a_lost_device_is_not_blamed_on_a_sample() -> None:

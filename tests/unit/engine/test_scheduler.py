@@ -10,14 +10,20 @@ from hypothesis import strategies as st
 from tests.doubles import make_request
 from text2image.engine.sample import Generation, Group, Sample
 from text2image.engine.scheduler import Room, Scheduler, fill
-from text2image.messages import StreamOptions
+from text2image.messages import Share, StreamOptions
 
 SMALL, LARGE = Group(8, 8), Group(32, 32)
 
 
-def make_sample(group: Group = SMALL, rows: int = 2, steps: int = 4) -> Sample:
+def make_sample(group: Group = SMALL, rows: int = 2, steps: int = 4, owner: str = "") -> Sample:
     generation = Generation.create(
-        make_request(steps=steps), StreamOptions(), group=group, rows=rows, now=0.0, deadline=1e9
+        make_request(steps=steps),
+        StreamOptions(),
+        group=group,
+        rows=rows,
+        now=0.0,
+        deadline=1e9,
+        share=Share(owner),
     )
     return generation.samples[0]
 
@@ -59,6 +65,25 @@ def test_a_trial_takes_others_along_for_one_step_and_no_longer() -> None:
     assert scheduler.select(lambda group: Room(4, most=6, trial=8)) == samples[:3]
     assert scheduler.select(lambda group: Room(4)) == samples[:2]
     assert scheduler.select(lambda group: Room(2, trial=4)) == samples[:2]
+
+
+def test_of_two_owners_charged_alike_the_one_with_fewer_rows_is_next() -> None:
+    scheduler = Scheduler()
+    first, second, newcomer = make_sample(), make_sample(), make_sample(owner="newcomer")
+    scheduler.add(first)
+    scheduler.add(second)
+    assert scheduler.select(lambda group: Room(2)) == [first]
+    scheduler.add(newcomer)
+    assert scheduler.select(lambda group: Room(4)) == [first, newcomer]
+
+
+def test_a_guest_of_a_trial_has_no_rows_until_it_begins() -> None:
+    scheduler = Scheduler()
+    samples = [make_sample() for _ in range(2)]
+    for sample in samples:
+        scheduler.add(sample)
+    assert scheduler.select(lambda group: Room(2, trial=4)) == samples
+    assert [scheduler.has_rows(sample) for sample in samples] == [True, False]
 
 
 def test_only_samples_of_one_size_share_a_batch() -> None:

@@ -14,6 +14,7 @@ from text2image.messages import (
     Completed,
     Event,
     GeneratedImage,
+    ModelInfo,
     Pixels,
     Progress,
     Queued,
@@ -46,8 +47,15 @@ STORY: tuple[Event, ...] = (
 class ScriptedRunner:
     """Plays the next script for each request, and the last one for all further requests."""
 
-    def __init__(self, socket: Path, *scripts: Sequence[Step], status: Status = READY) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        *scripts: Sequence[Step],
+        status: Status = READY,
+        model: ModelInfo = MODEL,
+    ) -> None:
         self.socket = socket
+        self.model = model
         self.requests: list[pb.GenerateRequest] = []
         self.cancelled = asyncio.Event()
         self._scripts = list(scripts or [STORY])
@@ -112,7 +120,7 @@ class ScriptedRunner:
             raise
 
     async def get_model(self, _: object, context: rpc.Context) -> pb.GetModelResponse:
-        return wire.model_to(MODEL)
+        return wire.model_to(self.model)
 
     async def watch_status(
         self, _: object, context: rpc.Context

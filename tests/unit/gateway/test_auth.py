@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tests.descriptors import no_more_files
 from text2image.addresses import parse_networks
 from text2image.errors import PermissionDenied, Text2ImageError, Unauthenticated
 from text2image.gateway.auth import (
@@ -152,6 +153,29 @@ def test_another_file_of_the_same_time_and_length_is_noticed(
     assert guard.caller(showing(SECRET), Scope.GENERATE).name == "key:alina"
 
 
+def test_a_file_written_in_place_with_its_time_set_back_is_noticed(
+    file: KeysFile, registry: CollectorRegistry
+) -> None:
+    guard = guarding(file, registry)
+    found = file.path.stat()
+    file.path.write_text(file.path.read_text().replace('"alice"', '"alina"'))
+    os.utime(file.path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert guard.caller(showing(SECRET), Scope.GENERATE).name == "key:alina"
+
+
+def test_a_file_that_could_not_be_read_once_is_read_again(
+    file: KeysFile, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = guarding(file, registry)
+    file.remove("alice")
+    with no_more_files():
+        for _ in range(3):
+            assert guard.caller(showing(SECRET), Scope.GENERATE).name == "key:alice"
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
+    with pytest.raises(Unauthenticated):
+        guard.caller(showing(SECRET), Scope.GENERATE)
+
+
 def test_no_server_starts_with_a_keys_file_that_cannot_be_used(tmp_path: Path) -> None:
     settings = Settings(keys_file=tmp_path / "keys.json")
     with pytest.raises(SystemExit, match=r"keys\.json: No such file.*text2image\.keys create"):
@@ -180,4 +204,23 @@ def test_who_listens_to_everybody_without_keys_is_warned(
     if warning:
         assert "T2I_KEYS_FILE" in warning
         assert "text2image.keys create" in warning
-    assert openness(Settings(keys_file=file.path), *hosts) is None
+    encrypted = {"tls_cert": file.path, "tls_key": file.path}
+    assert openness(Settings(keys_file=file.path, **encrypted), *hosts) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"keys_file": "keys"}, "without TLS"),
+        ({"keys_file": "keys", "trusted_proxies": "10.0.0.1"}, None),
+        ({"tls_cert": "cert", "tls_key": "key"}, "without API keys"),
+        ({"tls_cert": "cert", "tls_key": "key", "tls_client_ca": "ca"}, None),
+    ],
+    ids=["keys in plain", "keys behind a proxy", "TLS for all", "mutual TLS"],
+)
+def test_keys_in_plain_are_warned_of_and_certificates_let_nobody_else_in(
+    settings: dict[str, str], expected: str | None
+) -> None:
+    warning = openness(Settings(**settings), "0.0.0.0")
+    assert (expected in warning) if warning and expected else warning is expected
+    assert openness(Settings(**settings), "127.0.0.1") is None

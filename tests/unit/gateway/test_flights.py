@@ -189,6 +189,32 @@ async def test_each_has_a_deadline_of_its_own(airport: Airport) -> None:
     assert len(airport.drawings.deadlines) == 1
 
 
+async def test_who_comes_too_late_for_its_deadline_is_refused_at_once(airport: Airport) -> None:
+    """As it would be by the runner, whether it comes before or after that has told how long it will take."""
+    first, hasty = airport.reader(seconds=300), airport.reader(seconds=60)
+    await airport.drawing()
+    airport.drawings.say(Queued(100.0))
+    late = airport.reader(seconds=60)
+    for refused in (hasty, late, airport.reader(seconds=60)):
+        with pytest.raises(Unavailable, match="ready in about 100 s") as raised:
+            await asyncio.wait_for(refused, 10)
+        assert raised.value.reason == Unavailable.FULL
+        assert raised.value.retry_after == pytest.approx(40, abs=5)
+    patient = airport.reader(seconds=150)
+    await eventually(lambda: airport.shared() is not None)
+    airport.drawings.say(DONE)
+    assert len(await first) == len(await patient) == 2
+    assert len(airport.drawings.deadlines) == 1
+
+
+async def test_whom_the_runner_admitted_is_never_refused(airport: Airport) -> None:
+    """The way of the answer takes time, so what was predicted just in time looks too late on arrival."""
+    first = airport.reader(seconds=60)
+    await airport.drawing()
+    airport.drawings.say(Queued(60.0), DONE)
+    assert await first == [Queued(60.0), DONE]
+
+
 @pytest.mark.parametrize("error", [DeadlineExceeded("too late"), FULL])
 async def test_who_has_more_time_starts_over_when_the_first_ones_time_is_too_short(
     airport: Airport, error: Text2ImageError

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
+from starlette.responses import Response
 
 from tests.samples import MODEL
-from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner
+from tests.unit.gateway.scripted import BREAK, HANG, STORY, ScriptedRunner
+from text2image import validation
+from text2image.api.asgi import marked
 from text2image.errors import InvalidRequest, Unavailable
 from text2image.gateway import metadata
 from text2image.gateway.auth import Caller
@@ -85,7 +88,7 @@ async def test_pictures_are_stored_and_carry_their_parameters(
 
 def check_file(picture: Picture) -> None:
     path = Path(picture.path)
-    assert path.name.startswith("snow_fox_")
+    assert path.name.startswith(("snow_fox_", "fox_snow_"))
     assert path.read_bytes() == picture.png
     draft = metadata.parse(Image.open(io.BytesIO(picture.png)).text[metadata.CHUNK])
     assert (draft.prompt, draft.seed, draft.steps) == ("a fox, snow", picture.seed, MODEL.steps)
@@ -195,6 +198,67 @@ async def test_a_recalled_picture_whose_file_is_gone_is_saved_again_once(
         assert list((tmp_path / "pictures").iterdir()) == files
 
 
+async def test_however_often_a_picture_is_recalled_and_by_how_many_it_makes_one_file_more(
+    runners: Runners, tmp_path: Path
+) -> None:
+    """Gateways with folders of their own and one cache; a hit costs nothing, so it may not fill a disk either."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    gateways = [gateway(runners, Store(folder), cache=tmp_path / "cache") for folder in folders]
+    written = []
+    for number in range(3):
+        for asked in gateways:
+            drawing = await asked.draw(replace(ORDER, title=f"snow fox {number}"))
+            for picture in drawing.pictures:
+                check_file(picture)
+        written.append(
+            [{path.stat().st_mtime_ns for path in folder.iterdir()} for folder in folders]
+        )
+    assert written[0] == written[1] == written[2]
+    assert [len(list(folder.iterdir())) for folder in folders] == [2, 2]
+    for path in folders[1].iterdir():
+        path.write_bytes(b"another picture")
+    await gateways[1].draw(ORDER)
+    assert len(list(folders[1].iterdir())) == 2
+
+
+async def test_a_picture_is_kept_and_described_as_that_of_the_model_that_drew_it(
+    runner: ScriptedRunner, tmp_path: Path
+) -> None:
+    """A request that is sent again may come to a runner with another model than the one it was asked of."""
+    newer = replace(MODEL, revision="newer")
+    runner.play([STORY[0], BREAK], STORY)
+    runners = Runners([runner.socket], 1, GatewayMetrics(CollectorRegistry()))
+    runners.start()
+    async for status in runners.statuses():
+        if status.state is State.READY:
+            break
+    try:
+        runner.model = newer
+        asked = gateway(runners, None, cache=tmp_path / "cache")
+        drawing = await asked.draw(ORDER)
+        cache = PictureCache(DiskShelf(tmp_path / "cache", 1 << 20))
+        request = validation.resolve(ORDER.draft, MODEL)
+        assert await cache.recall(request, MODEL) is None
+        assert await cache.recall(request, newer)
+        for picture in drawing.pictures:
+            assert "Model hash: newer" in Image.open(io.BytesIO(picture.png)).text[metadata.CHUNK]
+    finally:
+        await runners.close()
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("seed", [7, None])
+async def test_the_cache_is_told_of_only_where_there_is_one_and_it_could_have_the_picture(
+    runners: Runners, tmp_path: Path, remembers: bool, seed: int | None
+) -> None:
+    asked = gateway(runners, None, cache=tmp_path / "cache" if remembers else None)
+    order = replace(ORDER, draft=replace(ORDER.draft, seed=seed))
+    expected = ["miss", "hit"] if remembers and seed is not None else [None, None]
+    for told in expected:
+        response = marked(Response(), order, await asked.draw(order))
+        assert response.headers.get("X-Cache") == told
+
+
 async def test_a_recalled_picture_that_cannot_be_saved_is_given_and_it_is_said(
     runners: Runners, tmp_path: Path
 ) -> None:
@@ -234,8 +298,9 @@ async def test_the_same_at_once_is_drawn_and_saved_once(
         replace(ORDER, draft=replace(ORDER.draft, n=1)),
         replace(ORDER, draft=replace(ORDER.draft, prompt="a cat")),
         replace(ORDER, options=StreamOptions(progress_every=1)),
+        replace(ORDER, caller=Caller("address:127.0.0.2", Share("address:127.0.0.2"))),
     ],
-    ids=["seed", "n", "prompt", "options"],
+    ids=["seed", "n", "prompt", "options", "caller"],
 )
 async def test_what_differs_is_not_shared(
     runner: ScriptedRunner, runners: Runners, other: Order

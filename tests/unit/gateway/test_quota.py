@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 
 from tests.redis import RedisServer
 from tests.samples import MODEL
@@ -272,23 +274,75 @@ async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
 
 
 async def test_a_redis_that_was_away_is_asked_by_one_alone(
-    state: SharedState, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "PAUSE", 0.0)
-    monkeypatch.setattr(shared, "ANSWER_TIMEOUT", 0.1)
+    state = SharedState(redis.url, 0.1)
+    redis.process.send_signal(signal.SIGSTOP)
     asked = 0
 
-    async def never(_: object) -> None:
+    async def ask(connection: Redis) -> object:
         nonlocal asked
         asked += 1
-        await asyncio.Event().wait()
+        return await connection.ping()
 
     with pytest.raises(OutOfReach):
-        await state.ask(never)
+        await state.ask(ask)
     monkeypatch.setattr(shared, "PAUSE", WAIT_SECONDS)
-    results = await asyncio.gather(*(state.ask(never) for _ in range(9)), return_exceptions=True)
+    results = await asyncio.gather(*(state.ask(ask) for _ in range(9)), return_exceptions=True)
     assert asked == 2
     assert all(isinstance(result, OutOfReach) for result in results)
+    await state.close()
+
+
+async def test_a_redis_that_takes_no_entries_is_told_once_and_stays_in_reach(
+    redis: RedisServer, state: SharedState, caplog: pytest.LogCaptureFixture
+) -> None:
+    quotas = Quotas(state)
+    alice = caller("10/hour", cap=5)
+
+    async def spend() -> None:
+        async with quotas.reserved(alice, 2 * MEGA, Receipt()) as reservation:
+            reservation.taken = True
+
+    with redis.connection as connection:
+        for times in (1, 2):
+            # As one that another has taken the place of.
+            connection.replicaof("127.0.0.1", "1")
+            for _ in range(2):
+                await spend()
+                assert await state.ask(lambda asked: asked.ping())
+                await quotas.standing(alice)
+            assert len(caplog.messages) == times
+            assert "limits are not shared" in caplog.text
+            connection.replicaof("no", "one")
+            if times == 1:
+                await spend()
+    with pytest.raises(QuotaExceeded):
+        await spend()
+    await quotas.close()
+
+
+async def test_a_full_redis_keeps_the_books_all_the_same(
+    redis: RedisServer, state: SharedState, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.connection as connection:
+        connection.config_set("maxmemory", "1")
+    one, other = SharedBook(state, HOLD), SharedBook(state, HOLD)
+    allowance = allowing("10/hour", 1)
+    entry = Entry("1", "alice", 4 * MEGA, allowance)
+    page = await one.book(entry)
+    assert page.booked
+    # Longer than a place is kept that is not held.
+    await asyncio.sleep(1.5 * HOLD)
+    refused = await other.book(Entry("2", "alice", MEGA, allowance))
+    assert (refused.booked, refused.running) == (False, 1)
+    assert refused.spendings[0].left == 6 * MEGA
+    await one.release(entry, page, refund=True)
+    assert (await other.book(Entry("3", "alice", 10 * MEGA, allowance))).booked
+    assert not caplog.messages
+    for book in (one, other):
+        await book.close()
 
 
 async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState) -> None:
@@ -315,6 +369,34 @@ async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState)
 
     await eventually(all_is_there)
     await quotas.close()
+
+
+async def test_who_could_not_be_booked_for_another_reason_holds_no_place(
+    state: SharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quotas = Quotas(state)
+    alice = caller("10/hour", cap=1)
+
+    async def broken(_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as context:
+        context.setattr(state, "ask", broken)
+        with pytest.raises(MemoryError):
+            async with quotas.reserved(alice, 10 * MEGA, Receipt()):
+                pass
+        # Until the attempt to give it back in Redis is over.
+        await quotas.close()
+    async with quotas.reserved(alice, 10 * MEGA, Receipt()) as reservation:
+        reservation.taken = True
+    await quotas.close()
+
+
+async def test_a_receipt_does_not_show_what_was_given_back() -> None:
+    receipt = Receipt()
+    async with Quotas().reserved(caller("10/hour"), MEGA, receipt):
+        assert receipt.standing
+    assert receipt.standing is None
 
 
 async def test_a_refusal_says_which_limit_how_much_is_left_and_when_it_fits() -> None:

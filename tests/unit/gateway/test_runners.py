@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.samples import REQUEST
+from tests.samples import MODEL, REQUEST
 from tests.unit.gateway.scripted import BREAK, HANG, STORY, ScriptedRunner, image
 from text2image.errors import (
     DeadlineExceeded,
@@ -64,11 +65,14 @@ async def until(runners: Runners, condition: Callable[[], bool]) -> None:
                 return
 
 
-def stream(
+async def stream(
     runners: Runners, ticket: Ticket | None = None, seconds: float = 30.0
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     deadline = asyncio.get_running_loop().time() + seconds
-    return runners.generate(REQUEST, StreamOptions(), deadline, ticket or Ticket(), Share())
+    told = runners.generate(REQUEST, StreamOptions(), deadline, ticket or Ticket(), Share())
+    async with aclosing(told):
+        async for event, _ in told:
+            yield event
 
 
 async def collect(runners: Runners, **options: object) -> list[Event]:
@@ -169,6 +173,34 @@ async def test_it_is_sent_to_another_runner_if_there_is_one(
     assert len(other.requests) == 1
 
 
+async def test_every_event_tells_the_model_that_it_was_drawn_with(
+    tmp_path: Path, connect: Connect
+) -> None:
+    """A runner that begins anew may find another model in its folder."""
+    newer = replace(MODEL, revision="newer")
+    runner = ScriptedRunner(tmp_path / "0", [STORY[0], image(0), BREAK], STORY)
+    runners = await connect(runner)
+    deadline = asyncio.get_running_loop().time() + 30
+    told = runners.generate(REQUEST, StreamOptions(), deadline, Ticket(), Share())
+    drawn = {}
+    async with aclosing(told):
+        async for event, model in told:
+            if isinstance(event, GeneratedImage):
+                drawn[event.index] = model
+                runner.model = newer
+    assert drawn == {0: MODEL, 1: newer}
+
+
+async def test_the_model_is_that_of_a_runner_who_is_there(tmp_path: Path, connect: Connect) -> None:
+    newer = replace(MODEL, revision="newer")
+    runners = await connect(
+        old := ScriptedRunner(tmp_path / "0"), ScriptedRunner(tmp_path / "1", model=newer)
+    )
+    assert runners.model == MODEL
+    old.show(Status(state=State.FAILED))
+    await until(runners, lambda: runners.model == newer)
+
+
 async def test_a_request_that_loses_every_runner_is_given_up(
     tmp_path: Path, connect: Connect
 ) -> None:
@@ -211,7 +243,7 @@ async def test_closing_the_stream_ends_the_runners_call(tmp_path: Path, connect:
     runner = ScriptedRunner(tmp_path / "0", [STORY[0], HANG])
     events = stream(await connect(runner))
     assert await anext(events) == STORY[0]
-    await events.aclose()  # type: ignore[attr-defined]
+    await events.aclose()
     await asyncio.wait_for(runner.cancelled.wait(), 30)
 
 

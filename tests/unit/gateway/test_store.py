@@ -75,7 +75,18 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "write_bytes", fill)
     with pytest.raises(NotSaved, match="No space left"):
         Store(tmp_path).save(b"png", "a fox")
+    with pytest.raises(NotSaved, match="No space left"):
+        Store(tmp_path).save_once(b"png", "a fox", "0123")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mark_is_one_file_with_its_latest_picture(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for content in (b"cut", b"whole", b"whole"):
+        path = store.save_once(content, "a fox", "0123")
+        assert path == store.path_of("a fox", "0123") == str(tmp_path / "fox_0123.png")
+        assert store.holds(path, content)
+    assert [str(file) for file in tmp_path.iterdir()] == [path]
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
