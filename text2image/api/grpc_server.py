@@ -13,7 +13,7 @@ from text2image.settings import Settings
 from text2image.tls import tls_of
 
 # A request may be larger than what is read of it, so that it is refused in the words of its contract and not of grpc.
-REFUSABLE_FACTOR = 4
+REFUSABLE_FACTOR = 8
 # Seconds that the last answers may take to reach their clients.
 STOP_GRACE = 2.0
 _SERVICES = (v1_grpc.SERVICE.full_name, seed_grpc.SERVICE.full_name)
