@@ -115,7 +115,9 @@ async def measure(
             progress(f"offered {share:.0%} of saturation: p99 {run.percentile(99):.2f} s")
         patience = {"X-Request-Timeout": f"{overload.PATIENCE:g}"}
         impatient = http_call(http, server.url, patience)
-        figures.storm = await overload.measure(impatient, server, seconds=plan.storm_seconds)
+        figures.storm = await overload.measure(
+            calls["HTTP"], impatient, server, seconds=plan.storm_seconds
+        )
 
 
 async def measure_lone(

@@ -56,17 +56,22 @@ class Storm:
         return statistics.fmean(self.capacity)
 
 
-async def measure(call: Call, server: Server, *, seconds: float) -> Storm:
-    """Runs the curve and the storm; `call` must give up after `PATIENCE`, and `seconds` is the storm's length."""
+async def measure(call: Call, impatient: Call, server: Server, *, seconds: float) -> Storm:
+    """Runs the curve and the storm, which lasts so many seconds.
+
+    `impatient` gives up after `PATIENCE`. `call` does not: refused clients of a closed loop would ask again at once
+    for ever, and their number would be measured instead of the capacity.
+    """
     part = seconds / 4
     lone = statistics.median([await _lone(call) for _ in range(5)])
     before = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=part)
     curve = {
-        share: await open_loop(call, rate=share * before.rate, seconds=part) for share in OFFERED
+        share: await open_loop(impatient, rate=share * before.rate, seconds=part)
+        for share in OFFERED
     }
     memory: list[float] = []
     async with _reading(server, memory):
-        run = await open_loop(call, rate=STORM * before.rate, seconds=seconds)
+        run = await open_loop(impatient, rate=STORM * before.rate, seconds=seconds)
     after = [await _lone(call) for _ in range(AFTER)]
     again = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=part)
     return Storm((before.rate, again.rate), lone, {**curve, STORM: run}, run, memory, after)
