@@ -21,7 +21,7 @@ from text2image.errors import (
     Text2ImageError,
     Unauthenticated,
 )
-from text2image.gateway.auth import Caller, Credentials
+from text2image.gateway.auth import Caller, Credentials, key_in
 from text2image.gateway.generate import Drawing, Gateway, Order
 from text2image.gateway.quota import Receipt
 from text2image.limits import MEGA
@@ -48,13 +48,10 @@ def gateway_of(request: Request) -> Gateway:
 
 def credentials_of(request: Request) -> Credentials:
     """Where the client calls from, and the API key it shows as `Authorization: Bearer` or as `X-API-Key`."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    bearer = token.strip() if scheme.lower() == "bearer" else ""
-    key = bearer or request.headers.get("X-API-Key", "").strip()
     return Credentials(
         address=request.client.host if request.client else "",
         forwarded_for=",".join(request.headers.getlist("X-Forwarded-For")),
-        api_key=key or None,
+        api_key=key_in(request.headers),
     )
 
 

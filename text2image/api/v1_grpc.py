@@ -7,7 +7,7 @@ from contextlib import aclosing
 from urllib.parse import unquote
 
 from text2image import wire
-from text2image.gateway.auth import Credentials
+from text2image.gateway.auth import Credentials, key_in
 from text2image.gateway.generate import Gateway, Order
 from text2image.rpc import Context, Handler, Malformed, abort, checked
 from text2image.settings import Settings
@@ -80,14 +80,11 @@ class ImageGeneration:
 def credentials_of(context: Context) -> Credentials:
     """Where the client calls from, and the API key it shows as `authorization: Bearer` or as `x-api-key`."""
     shown = [(name, str(value)) for name, value in context.invocation_metadata() or ()]
-    first = dict(reversed(shown))
-    scheme, _, token = first.get("authorization", "").partition(" ")
-    bearer = token.strip() if scheme.lower() == "bearer" else ""
-    key = bearer or first.get("x-api-key", "").strip()
     return Credentials(
         address=_address_of(context.peer()),
         forwarded_for=",".join(value for name, value in shown if name == "x-forwarded-for"),
-        api_key=key or None,
+        # The first of each name counts, as it does in HTTP.
+        api_key=key_in(dict(reversed(shown))),
     )
 
 

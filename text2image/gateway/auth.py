@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -93,6 +93,13 @@ class KeyRing:
 
     def _read(self) -> dict[str, ApiKey]:
         return {key.sha256: key for key in self._file.read().keys}
+
+
+def key_in(headers: Mapping[str, str]) -> str | None:
+    """The API key in a request's headers or metadata, by lower-case names; a bearer token comes before `x-api-key`."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return bearer or headers.get("x-api-key", "").strip() or None
 
 
 class Authenticator:
