@@ -1,7 +1,8 @@
 """How long a step takes by batch size, measured and kept up to date, and what follows: the batch cap.
 
 The curve of a group is kept at a grid of row counts, filled by the warm-up. A later measurement between two grid
-points moves both, the nearer one more, so that the curve follows the machine without forgetting its shape.
+points moves both, the nearer one more, so that the curve follows the machine without forgetting its shape. One far
+beyond its end becomes a new point: a warm-up on a busy machine may have given up early.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ GOOD_ENOUGH = 0.95
 # more about the device than a longer one does.
 WEIGHT_IF_SHORTER = 0.3
 WEIGHT_IF_LONGER = 0.1
+# A batch whose step takes longer is not worth having: cancelling and joining would be sluggish.
+MAX_STEP_SECONDS = 1.0
+# A batch this much larger than the grid's last one is a point of its own.
+NEW_POINT = 1.5
 # How much of what a measurement tells concerns the device as a whole, and not the size of the batch.
 COMMON_SHARE = 0.6
 # Every so many steps the next larger batch is tried: a first measurement that was disturbed must not stand for ever.
@@ -64,6 +69,12 @@ class Curve:
         A device that slows down does so at every batch size. Were only the sizes in use to follow, the others would
         look the better for it, and the cap would go to a size that nobody has measured since.
         """
+        if rows >= NEW_POINT * self.rows[-1]:
+            self.rows.append(rows)
+            self.seconds.append(seconds)
+            self._fastest.append(seconds)
+            self._knee = self._find_knee()
+            return
         ratio = seconds / self.at(rows)
         rate = WEIGHT_IF_SHORTER if ratio < 1 else WEIGHT_IF_LONGER
         common = ratio ** (rate * COMMON_SHARE)
@@ -93,8 +104,10 @@ class Curve:
         return next(rows for rows, rate in zip(self.rows, throughput, strict=True) if rate >= good)
 
     def after(self, rows: int) -> int:
-        """The next larger batch of the grid; the same where there is none."""
-        return next((larger for larger in self.rows if larger > rows), rows)
+        """The next larger batch: of the grid, beyond its end a doubled one, and the same if that took too long."""
+        if larger := next((known for known in self.rows if known > rows), 0):
+            return larger
+        return 2 * rows if self.at(2 * rows) <= MAX_STEP_SECONDS else rows
 
     def scaled(self, ratio: float) -> Curve:
         """The curve of pictures with `ratio` times the pixels: a row costs as much as `ratio` rows here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from text2image.engine.costs import StepCosts
+from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
@@ -16,8 +16,6 @@ logger = logging.getLogger(__name__)
 # Each size is measured in several rounds and its best counts: what disturbs a measurement only ever makes it longer,
 # and seldom lasts for a whole round.
 ROUNDS = 3
-# A batch whose step takes longer is not worth having: cancelling and joining would be sluggish.
-MAX_STEP_SECONDS = 1.0
 
 
 def measure(

@@ -96,13 +96,31 @@ def test_learning_moves_the_prediction_towards_the_measurement(rows: int, second
 def test_invariant_8_a_disturbed_first_measurement_does_not_stand_for_ever() -> None:
     """The device gains from batches of 8, but was busy with something else when they were measured."""
     costs = make_costs({1: 0.10, 2: 0.11, 4: 0.13, 8: 0.80})
-    truth = {1: 0.10, 2: 0.11, 4: 0.13, 8: 0.17}
+    truth = {1: 0.10, 2: 0.11, 4: 0.13, 8: 0.17, 16: 0.34, 32: 0.68}
     assert costs.cap(NATIVE) == 4
     for _ in range(10 * STEPS_BETWEEN_TRIALS):
         room = costs.room(NATIVE)
         rows = max(room.cap, room.trial)
         costs.observe_step(NATIVE, rows, truth[rows])
     assert costs.cap(NATIVE) == 8
+
+
+def test_invariant_8_a_warm_up_that_was_given_up_early_is_made_good_later() -> None:
+    """The machine was so busy that one row took longer than a batch may, so larger ones were not measured."""
+    costs = make_costs({1: 1.7})
+    truth = {2: 0.11, 4: 0.13, 8: 0.17, 16: 0.33, 32: 0.66, 64: 1.32}
+    for _ in range(20 * STEPS_BETWEEN_TRIALS):
+        room = costs.room(NATIVE)
+        rows = max(room.cap, room.trial)
+        costs.observe_step(NATIVE, rows, truth[rows])
+    assert costs.cap(NATIVE) == 8
+
+
+def test_no_batch_is_tried_that_would_take_longer_than_a_step_may() -> None:
+    costs = make_costs({1: 0.2, 2: 0.3, 4: 0.5, 8: 0.8})
+    for _ in range(4 * STEPS_BETWEEN_TRIALS):
+        assert costs.room(NATIVE).trial <= 8
+        costs.observe_step(NATIVE, 8, 0.8)
 
 
 def test_invariant_8_a_device_that_slows_down_as_a_whole_keeps_its_cap() -> None:
