@@ -14,6 +14,11 @@ from text2image.tls import tls_of
 
 # A request may be larger than what is read of it, so that it is refused in the words of its contract and not of grpc.
 REFUSABLE_FACTOR = 8
+# A client that went without a word, as a machine that was unplugged does, is noticed after the sum of both.
+PING_INTERVAL_MS = 20_000
+PING_TIMEOUT_MS = 10_000
+# Clients that want to notice the same of us may ping this often.
+CLIENT_PING_MS = 5_000
 # Seconds that the last answers may take to reach their clients.
 STOP_GRACE = 2.0
 _SERVICES = (v1_grpc.SERVICE.full_name, seed_grpc.SERVICE.full_name)
@@ -37,6 +42,9 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_body_bytes * REFUSABLE_FACTOR),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
+                ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", CLIENT_PING_MS),
                 # Several workers share the port; a lone one must not share it with a stranger.
                 ("grpc.so_reuseport", int(settings.gateway_workers > 1)),
             ]
