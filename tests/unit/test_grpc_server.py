@@ -1,4 +1,4 @@
-"""The public gRPC port notices clients that go without a word."""
+"""The public gRPC port notices clients that go without a word, and lets them ping it for the same."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from text2image.settings import Settings
 from text2image.v1 import image_generation_pb2 as pb
 
 PING_MS = 100
+# The head of an HTTP/2 PING frame with the ACK flag (RFC 9113, section 6.7).
+ANSWERED_PING = b"\x00\x00\x08\x06\x01"
 
 
 class Watched:
@@ -49,6 +51,7 @@ class Cable:
         self._intact = asyncio.Event()
         self._intact.set()
         self._relays: set[asyncio.Task[None]] = set()
+        self.answered_pings = 0
 
     async def __aenter__(self) -> Cable:
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
@@ -71,6 +74,7 @@ class Cable:
     async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(1 << 16):
             await self._intact.wait()
+            self.answered_pings += data.count(ANSWERED_PING)
             sink.write(data)
 
 
@@ -101,3 +105,21 @@ async def test_a_client_that_went_without_a_word_is_noticed(
         await call.read()
         cable.cut()
         await asyncio.wait_for(gateway.left.wait(), 30)
+
+
+async def test_a_client_that_pings_while_it_waits_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_server, "CLIENT_PING_MS", PING_MS // 2)
+    options = [("grpc.keepalive_time_ms", PING_MS), ("grpc.http2.max_pings_without_data", 0)]
+    gateway = Watched()
+    async with (
+        serving(gateway, tmp_path) as port,
+        Cable(port) as cable,
+        grpc.aio.insecure_channel(cable.address, options) as channel,
+    ):
+        call = wire.stub(channel).WatchStatus(pb.WatchStatusRequest())
+        await call.read()
+        while cable.answered_pings < 6:
+            assert not call.done(), await call.details()
+            await asyncio.sleep(PING_MS / 1000)

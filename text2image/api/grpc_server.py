@@ -44,7 +44,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
                 ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", CLIENT_PING_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
                 # Several workers share the port; a lone one must not share it with a stranger.
                 ("grpc.so_reuseport", int(settings.gateway_workers > 1)),
             ]
