@@ -2,6 +2,7 @@
 
 Wiring only. The gateway depends on the runner so that BentoML starts it; requests do not travel that way, because
 BentoML's client between services neither cancels nor outlives 100 calls. They go over gRPC, on a socket of our own.
+With runners elsewhere (`T2I_RUNNERS`) the gateway starts none; `bentoml serve service:Runner` starts one alone.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ from typing import Any
 import bentoml
 import click
 
+from text2image import logs
 from text2image.api import bento
 from text2image.api.app import http_app
 from text2image.api.batch import draw_batch
-from text2image.api.headers import SecurityHeaders, cors_options
+from text2image.api.headers import SecurityHeaders, TraceId, cors_options
 from text2image.api.server import GatewayServer
+from text2image.engine.lazy import loader
+from text2image.engine.readahead import read_ahead
 from text2image.gateway.auth import openness, require_keys
 from text2image.hardware import gpu_count, runner_count
-from text2image.lifecycle import drain_on_signal
+from text2image.lifecycle import drain_on_signal, end_with_parent
+from text2image.page import Page, require_streamlit
 from text2image.ports import bound_to, require_free
 from text2image.ready import start_afresh
-from text2image.runner.server import RunnerServer
+from text2image.runner.server import RunnerServer, exposure
 from text2image.settings import get_settings
-from text2image.tls import require_usable, tls_of
+from text2image.tls import require_usable, runner_tls_of, tls_of
 
 settings = get_settings()
 tls = tls_of(settings)
 logging.getLogger("text2image").setLevel(logging.INFO)
+logs.set_up(settings.log_format)
 bento.mend()
 app = http_app()
 # uvicorn believes any local process in what it says of its clients, unless told whom to believe.
@@ -45,6 +51,7 @@ A_YEAR_MS = 365 * 24 * 3600 * 1000
 @bentoml.service(
     name="text2image-runner",
     workers=runner_count(settings),
+    http={"host": settings.host, "port": settings.port},
     resources={"gpu": gpus} if (gpus := gpu_count()) else {},
     traffic=TRAFFIC,
     logging=LOGGING,
@@ -56,10 +63,26 @@ class Runner:
     def __init__(self) -> None:
         # BentoML counts a service's workers from 1, and a restarted one takes the number of the dead.
         index = ((bentoml.server_context.worker_index or 1) - 1) % runner_count(settings)
-        self.server = RunnerServer(settings, index)
+        self.server = RunnerServer(settings, index, loader(settings, index))
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_address() -> None:
+        require_usable(runner_tls_of(settings))
+        for index in range(runner_count(settings)):
+            if address := settings.listen_address_of(index):
+                require_free(*address, "runners", "T2I_RUNNER_LISTEN")
+        if warning := exposure(settings):
+            click.echo(warning, err=True)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def read_files() -> None:
+        read_ahead(settings)
 
     @bentoml.on_startup
     async def start(self) -> None:
+        end_with_parent()
         await self.server.start()
         drain_on_signal(lambda: self.server.drain(settings.drain_timeout))
 
@@ -106,7 +129,8 @@ def http_address() -> tuple[str, int]:
 class Gateway:
     """HTTP and gRPC."""
 
-    runner = bentoml.depends(Runner)
+    if not settings.runners:
+        runner = bentoml.depends(Runner)
 
     @bentoml.on_deployment
     @staticmethod
@@ -114,6 +138,9 @@ class Gateway:
         host, port = asked_address()
         require_free(host, port, "HTTP", "PORT")
         require_free(settings.host, settings.grpc_port, "gRPC", "GRPC_PORT")
+        if settings.page_port:
+            require_streamlit()
+            require_free(settings.host, settings.page_port, "the page", "T2I_PAGE_PORT")
 
     @bentoml.on_deployment
     @staticmethod
@@ -126,14 +153,22 @@ class Gateway:
     @staticmethod
     def check_certificate() -> None:
         require_usable(tls)
+        require_usable(runner_tls_of(settings))
 
     @bentoml.on_deployment
     @staticmethod
     def prepare_folder() -> None:
         start_afresh(settings)
 
+    @bentoml.on_deployment
+    @staticmethod
+    def show_page() -> None:
+        if settings.page_port:
+            Page().start()
+
     @bentoml.on_startup
     async def start(self) -> None:
+        end_with_parent()
         self.server = GatewayServer(settings)
         app.state.gateway = self.server.gateway
         await self.server.start(*http_address())
@@ -147,4 +182,5 @@ class Gateway:
         return self.server.gateway.is_ready
 
 
-Gateway.add_asgi_middleware(SecurityHeaders)  # type: ignore[attr-defined] # it is BentoML's Service
+for middleware in (SecurityHeaders, TraceId):
+    Gateway.add_asgi_middleware(middleware)  # type: ignore[attr-defined] # it is BentoML's Service

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 DRAINING_RETRY_AFTER = 10.0
 # Seconds that stopped work may take to end, and then connections whose clients neither read nor leave.
 LINGER = 10.0
+# Of prctl(2).
+_PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -85,6 +89,16 @@ class Work:
             ticket.expire()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), LINGER)
+
+
+def end_with_parent() -> None:
+    """Has the kernel send this process SIGTERM when its supervisor ends, however that happens.
+
+    Otherwise workers of a supervisor that was killed would go on, hold the ports, and be found by nobody. Only Linux
+    does this.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def drain_on_signal(drain: Callable[[], Awaitable[None]]) -> None:

@@ -109,11 +109,17 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a picture's time went, in seconds."""
+    """Where a picture's time went, in seconds; `encoding` is that of its prompt."""
 
     queued: float
     denoising: float
     decoding: float
+    encoding: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds from its admission to its pixels, less those that it waited for its decoding."""
+        return self.queued + self.encoding + self.denoising + self.decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +206,19 @@ class Counters:
     steps_saved: int = 0
     retries: int = 0
     dropped: int = 0
+    out_of_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """An engine's state and load; `backlog_seconds` is the predicted time until all admitted work is done."""
+    """An engine's state and load; `backlog_seconds` is the predicted time until all admitted work is done.
+
+    `pace` is the seconds that a million pixel-steps add to it, 0 where that is not known.
+    """
 
     state: State
     detail: str = ""
     backlog_seconds: float = 0.0
     active: int = 0
     counters: Counters = field(default_factory=Counters)
+    pace: float = 0.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from text2image.hardware import runner_count
 from text2image.messages import ModelInfo, State, Status
 from text2image.ports import address_of, reachable
-from text2image.settings import Settings
+from text2image.settings import Settings, is_url
 from text2image.sockets import private_folder
 
 _KNOWN_ADDRESSES = ("127.0.0.1:50051", "localhost:50051")
@@ -82,7 +82,7 @@ def _trouble(before: Status | None, status: Status) -> str:
     if before and status.detail.count(_STARTING) > before.detail.count(_STARTING):
         return (
             "text2image: a runner was lost while it was loading, and is waited for. If that goes on, the machine "
-            "may be short of memory: set a smaller T2I_MODEL, T2I_DTYPE=bfloat16 or fewer T2I_RUNNERS.\n"
+            "may be short of memory: set a smaller T2I_MODEL, T2I_DTYPE=bfloat16 or fewer T2I_RUNNER_WORKERS.\n"
         )
     return ""
 
@@ -109,9 +109,12 @@ def block_of(settings: Settings, model: ModelInfo, host: str, port: int) -> str:
     scheme = "https" if settings.tls_cert else "http"
     url = f"{scheme}://{address_of(reachable(host), port)}"
     grpc = address_of(reachable(settings.host), settings.grpc_port)
-    pictures = settings.output_dir.resolve() if settings.save_images else "not saved"
+    folder = settings.output_dir
+    pictures = folder if is_url(folder) else Path(folder).resolve()
     count = runner_count(settings)
     runners = f"; {count} runners share the work" if count > 1 else ""
+    if settings.runners:
+        runners = f", on runners at {settings.runners}"
     rows = {
         "Model": f"{model.id}, revision {model.revision}, "
         f"{model.width}x{model.height} in {model.steps} steps",
@@ -119,8 +122,10 @@ def block_of(settings: Settings, model: ModelInfo, host: str, port: int) -> str:
         "HTTP": f"{url}   the API is shown at /",
         "gRPC": f"{grpc}   text2image.v1, with reflection",
         "Metrics": f"{url}/metrics",
-        "Page": "`make ui` shows it",
-        "Pictures": f"{pictures}",
+        "Page": f"http://{address_of(reachable(settings.host), settings.page_port)}"
+        if settings.page_port
+        else "`make ui` shows it",
+        "Pictures": f"{pictures}" if settings.save_images else "not saved",
         "Guards": ", ".join(_guards(settings)),
     }
     key = '-H "Authorization: Bearer $T2I_API_KEY" ' if settings.keys_file else ""

@@ -18,16 +18,28 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from text2image.addresses import parse_networks
 from text2image.limits import parse_limits
 from text2image.messages import Sampler
+from text2image.ports import parse_runners, split_port
 from text2image.sockets import own_folder
 
+# What lies here is found by its name: the embedded model, or the one that a Bento was built with in its place.
+MODELS = Path(__file__).parents[1] / "models"
 EMBEDDED_MODEL = "embedded"
 # Pixels; a picture of this side fits in one message between runner and gateway.
 MAX_SIDE = 4096
 # Seconds that a client may always name, however short the server's own default is.
 LONGEST_NAMED_TIMEOUT = 600.0
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
+_COLLECTOR = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 # The name and the password in a URL, which nobody is told.
 _USER = re.compile(r"^(\w+://)?.*@")
+
+
+def brought_model(models: Path = MODELS) -> str:
+    """The name of the model that comes with the code."""
+    brought = [path.parent.relative_to(models) for path in models.rglob("model_index.json")]
+    if not brought or Path(EMBEDDED_MODEL) in brought:
+        return EMBEDDED_MODEL
+    return min(brought).as_posix()
 
 
 class Settings(BaseSettings):
@@ -73,7 +85,7 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        EMBEDDED_MODEL,
+        default_factory=brought_model,
         description="`embedded`, a folder in diffusers format, or the id of a model on the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
@@ -108,8 +120,29 @@ class Settings(BaseSettings):
         0, ge=0, description="Threads for torch on a CPU; 0 takes the cores the process may use."
     )
 
-    runners: int = Field(
+    runners: str | None = Field(
+        None,
+        description="Runners elsewhere, with commas between: `host:port`, `unix:/path`, or `dns:///name:port` for all "
+        "addresses behind a name; the server starts its own if unset.",
+    )
+    runner_workers: int = Field(
         0, ge=0, description="Runner processes; 0 starts one per GPU, or one without a GPU."
+    )
+    runner_listen: str | None = Field(
+        None,
+        description="`host:port` at which the first runner here takes work from gateways elsewhere, and each further "
+        "one at the next port.",
+    )
+    runner_tls_cert: Path | None = Field(
+        None,
+        description="Certificate chain in PEM that gateways and runners show each other over TCP.",
+    )
+    runner_tls_key: Path | None = Field(
+        None, description="Key of that certificate, in PEM, not locked."
+    )
+    runner_tls_ca: Path | None = Field(
+        None,
+        description="Authorities in PEM that must have signed what the other side shows.",
     )
     gateway_workers: int = Field(1, ge=1, description="Gateway processes that share the two ports.")
     runtime_dir: Path | None = Field(
@@ -188,15 +221,49 @@ class Settings(BaseSettings):
         description="Seconds after its last use that Redis, where it is the cache, forgets a picture.",
     )
 
-    output_dir: Path = Field(Path("generated_images"), description="Folder of the pictures.")
+    output_dir: str | Path = Field(
+        Path("generated_images"),
+        description="Folder of the pictures, or a URL that fsspec knows, as `s3://bucket/folder`.",
+    )
     save_images: bool = Field(True, description="Save every picture in the output folder.")
     log_prompts: bool = Field(False, description="Write prompts to the log.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="Form of the log: `text`, `json`, or by `auto` text on a terminal and JSON elsewhere.",
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Collector that takes traces by OTLP over HTTP, as in `http://localhost:4318`; none without it.",
+    )
 
+    page_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port at which the server shows the page too; no page if unset.",
+    )
     server: str | None = Field(
         None,
         description="Host and gRPC port of the server that the page and the command draw with; `HOST` and `GRPC_PORT` "
         "if unset.",
     )
+
+    @field_validator("runners")
+    @classmethod
+    def _check_runners(cls, value: str | None) -> str | None:
+        if value and value.strip().isdigit():
+            raise ValueError(
+                "it names the addresses of runners; how many run here is set by T2I_RUNNER_WORKERS"
+            )
+        parse_runners(value or "")
+        return value
+
+    @field_validator("runner_listen")
+    @classmethod
+    def _check_runner_listen(cls, value: str | None) -> str | None:
+        if value:
+            split_port(value)
+        return value
 
     @field_validator("rate_limit")
     @classmethod
@@ -218,6 +285,13 @@ class Settings(BaseSettings):
             from redis.connection import parse_url
 
             parse_url(value)  # type: ignore[no-untyped-call]
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp_endpoint(cls, value: str | None) -> str | None:
+        if value and not _COLLECTOR.fullmatch(value):
+            raise ValueError("write it as in http://localhost:4318")
         return value
 
     @field_validator("cors_origins")
@@ -249,6 +323,18 @@ class Settings(BaseSettings):
         """
         folder = self.runtime_dir or own_folder() / str(self.grpc_port)
         return folder / f"runner-{runner}.sock"
+
+    def listen_address_of(self, runner: int) -> tuple[str, int] | None:
+        """Host and port at which runner `runner` takes work from other machines; None where it takes none."""
+        if not self.runner_listen:
+            return None
+        host, port = split_port(self.runner_listen)
+        return host, port + runner
+
+
+def is_url(folder: str | Path) -> bool:
+    """Whether a folder is elsewhere, and named by a URL."""
+    return "://" in str(folder)
 
 
 @lru_cache(maxsize=1)

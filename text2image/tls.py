@@ -1,4 +1,4 @@
-"""TLS on both ports: one certificate, one check at the start, and what BentoML and grpc each want to be given.
+"""TLS on both ports, and between gateways and runners: one check at the start, and what BentoML and grpc each want.
 
 Both take TLS 1.2 and 1.3. A certificate that is renewed on disk is shown by gRPC from the next connection on; HTTP
 reads it once, when its process starts.
@@ -18,6 +18,9 @@ from text2image.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# The settings of a certificate, its key, and the authorities of the other side.
+_PUBLIC = ("T2I_TLS_CERT", "T2I_TLS_KEY", "T2I_TLS_CLIENT_CA")
+_INTERNAL = ("T2I_RUNNER_TLS_CERT", "T2I_RUNNER_TLS_KEY", "T2I_RUNNER_TLS_CA")
 # Of TLS 1.2 only what has forward secrecy and authenticated encryption; BentoML's default has neither.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -28,11 +31,15 @@ class BadCertificate(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What the server shows, and with `client_ca` the authorities whose certificates its clients must show."""
+    """What the server shows, and with `client_ca` the authorities whose certificates its clients must show.
+
+    `variables` name the settings of the three, for people.
+    """
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
+    variables: tuple[str, str, str] = _PUBLIC
 
     def check(self) -> None:
         """Does nothing if a server could start with these files.
@@ -40,26 +47,27 @@ class Tls:
         Raises:
             BadCertificate: it could not.
         """
-        for setting, path in self._named():
-            _require(setting, path, b"PRIVATE KEY" if setting == "KEY" else b"CERTIFICATE")
+        certificate, key, authorities = self.variables
+        for variable, path in self._named():
+            _require(variable, path, b"PRIVATE KEY" if variable == key else b"CERTIFICATE")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             # An empty password, lest a locked key is asked for on the terminal.
             context.load_cert_chain(self.certificate, self.key, password=lambda: "")
         except ssl.SSLError as error:
             if "MISMATCH" in (error.reason or ""):
-                why = f"is not the key of T2I_TLS_CERT={self.certificate}"
+                why = f"is not the key of {certificate}={self.certificate}"
             else:
                 why = (
-                    f"cannot be used with T2I_TLS_CERT={self.certificate}: one of them is damaged, "
+                    f"cannot be used with {certificate}={self.certificate}: one of them is damaged, "
                     "or the key is locked with a password"
                 )
-            raise _bad("KEY", self.key, why) from None
+            raise _bad(key, self.key, why) from None
         if self.client_ca:
             try:
                 context.load_verify_locations(self.client_ca)
             except ssl.SSLError:
-                raise _bad("CLIENT_CA", self.client_ca, "is damaged") from None
+                raise _bad(authorities, self.client_ca, "is damaged") from None
 
     def http_options(self) -> dict[str, Any]:
         """The `ssl` of a BentoML service."""
@@ -82,9 +90,17 @@ class Tls:
             require_client_authentication=self.client_ca is not None,
         )
 
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """The credentials of a grpc client that shows the same certificate, as the files are now."""
+        return grpc.ssl_channel_credentials(
+            self.client_ca.read_bytes() if self.client_ca else None,
+            self.key.read_bytes(),
+            self.certificate.read_bytes(),
+        )
+
     def _named(self) -> list[tuple[str, Path]]:
-        named = [("CERT", self.certificate), ("KEY", self.key)]
-        return [*named, ("CLIENT_CA", self.client_ca)] if self.client_ca else named
+        paths = (self.certificate, self.key, self.client_ca)
+        return [(name, path) for name, path in zip(self.variables, paths, strict=True) if path]
 
     def stamp(self) -> tuple[tuple[int, ...], ...]:
         """Changes when a file is written or another takes its place.
@@ -150,6 +166,24 @@ def tls_of(settings: Settings) -> Tls | None:
     return None
 
 
+def runner_tls_of(settings: Settings) -> Tls | None:
+    """How connections between gateways and runners on other machines are to be secured, or None for plain ones.
+
+    Raises:
+        SystemExit: one setting stands without another that it needs; the text says which.
+    """
+    files = (settings.runner_tls_cert, settings.runner_tls_key, settings.runner_tls_ca)
+    certificate, key, authorities = files
+    if certificate and key and authorities:
+        return Tls(certificate, key, authorities, _INTERNAL)
+    if any(files):
+        raise SystemExit(
+            f"text2image: TLS between gateways and runners needs {', '.join(_INTERNAL[:2])} and {_INTERNAL[2]}; "
+            "set the missing ones, or none of them"
+        )
+    return None
+
+
 def require_usable(tls: Tls | None) -> None:
     """Does nothing if a server could start.
 
@@ -163,14 +197,14 @@ def require_usable(tls: Tls | None) -> None:
             raise SystemExit(f"text2image: cannot serve TLS: {error}") from None
 
 
-def _require(setting: str, path: Path, kind: bytes) -> None:
+def _require(variable: str, path: Path, kind: bytes) -> None:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _bad(setting, path, error.strerror or str(error)) from None
+        raise _bad(variable, path, error.strerror or str(error)) from None
     if b"-----BEGIN " not in content or kind not in content:
-        raise _bad(setting, path, f"holds no {kind.decode().lower()} in PEM")
+        raise _bad(variable, path, f"holds no {kind.decode().lower()} in PEM")
 
 
-def _bad(setting: str, path: Path, why: str) -> BadCertificate:
-    return BadCertificate(f"T2I_TLS_{setting}={path}: {why}")
+def _bad(variable: str, path: Path, why: str) -> BadCertificate:
+    return BadCertificate(f"{variable}={path}: {why}")

@@ -185,11 +185,16 @@ def client_event_from(message: pb.GenerateResponse) -> ClientEvent | None:
 
 
 def _timings_to(timings: Timings) -> pb.Timings:
-    return pb.Timings(queued=timings.queued, denoising=timings.denoising, decoding=timings.decoding)
+    return pb.Timings(
+        queued=timings.queued,
+        denoising=timings.denoising,
+        decoding=timings.decoding,
+        encoding=timings.encoding,
+    )
 
 
 def _timings_from(message: pb.Timings) -> Timings:
-    return Timings(message.queued, message.denoising, message.decoding)
+    return Timings(message.queued, message.denoising, message.decoding, message.encoding)
 
 
 def event_from(message: pb.GenerateResponse) -> Event | None:
@@ -246,6 +251,7 @@ def status_to(status: Status) -> pb.WatchStatusResponse:
         detail=status.detail,
         backlog_seconds=status.backlog_seconds,
         active=status.active,
+        pace=status.pace,
         counters=pb.Counters(
             **{
                 field.name: getattr(status.counters, field.name)
@@ -265,6 +271,7 @@ def status_from(message: pb.WatchStatusResponse) -> Status:
         backlog_seconds=message.backlog_seconds,
         active=message.active,
         counters=Counters(**counters),
+        pace=message.pace,
     )
 
 

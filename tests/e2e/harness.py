@@ -59,7 +59,8 @@ class PortTaken(AssertionError):
 class Server:
     """One `bentoml serve`, of the gateway or of a runner alone; everything it writes lies under `folder`.
 
-    A port that is left 0 is chosen anew at each start.
+    A port that is left 0 is chosen anew at each start. A server on another `host` is started by the command that
+    `launcher` makes of its own.
     """
 
     def __init__(
@@ -69,16 +70,20 @@ class Server:
         *,
         http_port: int = 0,
         grpc_port: int = 0,
+        host: str = "127.0.0.1",
+        launcher: Callable[..., list[str]] = lambda *words: [*words],
         **settings: str,
     ) -> None:
         self.folder = folder
+        self._host = host
+        self._launcher = launcher
         self._service = service
         self._named_ports = (http_port, grpc_port)
         self.pictures = folder / "pictures"
         self._log = folder / "server.log"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not _is_setting(name)},
-            "HOST": "127.0.0.1",
+            "HOST": host,
             "BENTOML_HOME": str(folder / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
             "HF_HUB_OFFLINE": "1",
@@ -95,7 +100,7 @@ class Server:
         (self.folder / "bentoml").mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [
+                self._launcher(
                     sys.executable,
                     "-m",
                     "bentoml",
@@ -103,7 +108,7 @@ class Server:
                     f"service:{self._service}",
                     "--port",
                     str(self.http_port),
-                ],
+                ),
                 cwd=ROOT,
                 env=ports | self._environment,
                 stdout=log,
@@ -161,11 +166,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http_port}"
+        return f"http://{self._host}:{self.http_port}"
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
+        return f"{self._host}:{self.grpc_port}"
 
     def client(self) -> Client:
         return Client(self.address)

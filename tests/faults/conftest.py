@@ -57,7 +57,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
     settings = {
         **ALONE,
         "T2I_MAX_SIDE": str(LARGEST),
-        "T2I_RUNNERS": "2",
+        "T2I_RUNNER_WORKERS": "2",
         "T2I_GATEWAY_WORKERS": "2",
         "T2I_MAX_BACKLOG_SECONDS": "3600",
         "T2I_REQUEST_TIMEOUT": "3600",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from text2image.addresses import caller_address, parse_networks
@@ -35,7 +35,6 @@ def test_the_last_address_that_no_trusted_proxy_has_counts(
     assert caller_address(peer, forwarded_for, PROXIES) == counts_as
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40), st.ip_addresses(v=4))
 def test_what_a_client_makes_up_changes_nothing(made_up: str, client: object) -> None:
     """A proxy adds the address it sees to whatever the client sent."""

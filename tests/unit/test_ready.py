@@ -91,7 +91,7 @@ def command(block: str, word: str) -> list[str]:
 
 
 def test_the_block_tells_what_draws_and_where_everything_is(tmp_path: Path) -> None:
-    settings = Settings(GRPC_PORT=50052, output_dir=tmp_path, runners=2)
+    settings = Settings(GRPC_PORT=50052, output_dir=tmp_path, runner_workers=2)
     block = block_of(settings, MODEL, "127.0.0.1", 3001)
     for part in (
         MODEL.id,
@@ -104,6 +104,12 @@ def test_the_block_tells_what_draws_and_where_everything_is(tmp_path: Path) -> N
     ):
         assert part in block
     assert all(len(line) < 150 for line in block.splitlines())
+
+
+def test_the_block_says_where_the_page_is_or_how_to_show_it() -> None:
+    assert "`make ui` shows it" in block_of(Settings(), MODEL, "127.0.0.1", 3000)
+    shown = block_of(Settings(HOST="0.0.0.0", page_port=8501), MODEL, "0.0.0.0", 3000)
+    assert "http://127.0.0.1:8501" in shown
 
 
 def test_the_block_says_how_to_try_it() -> None:

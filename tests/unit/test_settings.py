@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from text2image import wire
+from text2image.hardware import runner_addresses
 from text2image.settings import Settings, get_settings
 
 
@@ -62,6 +63,38 @@ def test_a_variable_set_to_nothing_is_unset(monkeypatch: pytest.MonkeyPatch) -> 
     for variable in ("T2I_KEYS_FILE", "T2I_TLS_CERT", "T2I_OUTPUT_DIR", "T2I_REDIS_URL", "PORT"):
         monkeypatch.setenv(variable, "")
     assert get_settings() == Settings.model_construct()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("T2I_RUNNERS", "2", "T2I_RUNNER_WORKERS"),
+        ("T2I_RUNNERS", "10.0.0.7", "10.0.0.7:50061"),
+        ("T2I_RUNNERS", "one:50061,::1:50061", "brackets"),
+        ("T2I_RUNNERS", "dns:///runners", "host and port"),
+        ("T2I_RUNNERS", "unix:run/runner.sock", "whole path"),
+        ("T2I_RUNNER_LISTEN", "50061", "10.0.0.7:50061"),
+        ("T2I_RUNNER_LISTEN", "0.0.0.0:70000", "host and port"),
+    ],
+)
+def test_what_is_no_address_of_a_runner_is_told_with_what_would_be(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=f"^text2image: {variable}={value}: [^\n]+$") as ended:
+        get_settings()
+    assert told in str(ended.value).partition(": ")[2].partition(": ")[2]
+
+
+def test_runners_are_where_they_are_said_to_be_and_each_listens_at_a_port_of_its_own() -> None:
+    named = ("unix:/run/runner-0.sock", "10.0.0.7:50061", "[::1]:50061", "dns:///runners:50061")
+    assert runner_addresses(Settings(runners=", ".join([*named, named[1]]))) == named
+    own = Settings(runtime_dir=Path("/somewhere"), runner_workers=2, runner_listen="[::]:50061")
+    assert runner_addresses(own) == tuple(
+        f"unix:/somewhere/runner-{index}.sock" for index in (0, 1)
+    )
+    assert [own.listen_address_of(index) for index in (0, 1)] == [("::", 50061), ("::", 50062)]
+    assert Settings().listen_address_of(0) is None
 
 
 @pytest.mark.parametrize("variable", ["T2I_REDIS_URL", "T2I_CACHE_REDIS_URL"])

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.certificates import Files
 from tests.descriptors import no_more_files
 from text2image.settings import Settings
-from text2image.tls import Tls, require_usable, tls_of
+from text2image.tls import Tls, require_usable, runner_tls_of, tls_of
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def tls(files: Files) -> Tls:
     return Tls(files.certificate, files.key, files.ca)
 
 
-def refusal(tls: Tls) -> str:
+def refusal(tls: Tls | None) -> str:
     with pytest.raises(SystemExit) as ended:
         require_usable(tls)
     line = str(ended.value)
@@ -83,6 +83,21 @@ def test_a_lone_setting_is_refused(settings: dict[str, str]) -> None:
 
 def test_without_settings_there_is_no_tls() -> None:
     assert tls_of(Settings()) is None
+    assert runner_tls_of(Settings()) is None
+
+
+@pytest.mark.parametrize("left_out", ["cert", "key", "ca"])
+def test_between_gateways_and_runners_all_three_files_are_needed(
+    files: Files, left_out: str
+) -> None:
+    named = {"cert": files.certificate, "key": files.key, "ca": files.ca}
+    tls = runner_tls_of(Settings(**{f"runner_tls_{name}": path for name, path in named.items()}))
+    require_usable(tls)
+    named[left_out].write_text("nothing of the kind")
+    assert f"T2I_RUNNER_TLS_{left_out.upper()}={named[left_out]}: holds no" in refusal(tls)
+    del named[left_out]
+    with pytest.raises(SystemExit, match="T2I_RUNNER_TLS_CA"):
+        runner_tls_of(Settings(**{f"runner_tls_{name}": path for name, path in named.items()}))
 
 
 @pytest.fixture

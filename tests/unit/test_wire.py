@@ -31,7 +31,7 @@ from text2image.v1 import image_generation_pb2 as pb
 
 seconds = st.floats(0, 1e6)
 counts = st.integers(0, 2**31 - 1)
-timings = st.builds(Timings, seconds, seconds, seconds)
+timings = st.builds(Timings, seconds, seconds, seconds, seconds)
 pixels = st.builds(Pixels, counts, counts, st.binary(max_size=9))
 text = st.text(st.characters(exclude_categories=["Cs"]))
 plain_events = (

@@ -62,6 +62,7 @@ class Backlog:
         self._groups: dict[Group, _Account] = {}
         self._owners: dict[str, dict[Group, _Account]] = {}
         self._shares: dict[str, int] = {}
+        self._waiting = 0
         # Since the engine was last idle. Where much is refused, whatever leaves is replaced at once, so what is in
         # flight just now tells too little.
         self._paces: dict[Group, _Pace] = {}
@@ -110,6 +111,7 @@ class Backlog:
     def stepped(self, sample: Sample) -> None:
         """Books one step less."""
         with self._lock:
+            self._waiting -= sample.step == 1
             self._groups[sample.group].row_steps -= sample.rows
             self._owners[sample.owner][sample.group].row_steps -= sample.rows
 
@@ -140,14 +142,26 @@ class Backlog:
             work = (self._work(group, account) for group, account in self._groups.items())
             return self._costs.drag * sum(work)
 
+    def pace(self, group: Group, rows: int) -> float:
+        """Seconds that a step of one more sample of so many rows adds to full batches."""
+        cap = self._costs.cap(group)
+        return self._costs.drag * rows * self._costs.seconds(group, cap) / cap
+
     def samples(self) -> int:
         """Samples admitted and not yet out."""
         with self._lock:
             return sum(account.samples for account in self._groups.values())
 
+    def waiting(self) -> int:
+        """Those of them that have not taken a step."""
+        with self._lock:
+            return self._waiting
+
     def _book(self, sample: Sample, sign: int) -> None:
         group, owner = sample.group, sample.owner
         groups = self._owners.setdefault(owner, {})
+        if not sample.step:
+            self._waiting += sign
         if sign > 0:
             # What leaves may have come with an older weight.
             self._shares[owner] = sample.generation.share.weight

@@ -119,6 +119,9 @@ class CudaMemory:
         cached = reserved - torch.cuda.memory_allocated(self._device)
         return int(free + cached)
 
+    def used(self) -> int | None:
+        return int(torch.cuda.memory_reserved(self._device))
+
     def restart(self) -> int | None:
         torch.cuda.reset_peak_memory_stats(self._device)
         used = int(torch.cuda.memory_allocated(self._device))

@@ -16,11 +16,12 @@ from threading import Thread
 
 from text2image.engine.admission import Backlog
 from text2image.engine.loop import Observer, Outcome, StepLoop
-from text2image.engine.memory import MemoryGuard
+from text2image.engine.memory import MemoryGuard, MemoryReading
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation
 from text2image.engine.warmup import measure
 from text2image.errors import Text2ImageError, Unavailable
+from text2image.limits import MEGA
 from text2image.messages import (
     Completed,
     Counters,
@@ -120,7 +121,37 @@ class Engine:
             backlog_seconds=self._backlog.seconds() if self._backlog else 0.0,
             active=self._backlog.samples() if self._backlog else 0,
             counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
+            pace=self._pace(),
         )
+
+    def _pace(self) -> float:
+        """Seconds that a megapixel-step of the model's own kind of picture takes of a busy device."""
+        if self._model is None or self._backlog is None:
+            return 0.0
+        info = self._model.info
+        usual = GenerationRequest(
+            prompt="",
+            negative_prompt="",
+            width=info.width,
+            height=info.height,
+            steps=info.steps,
+            guidance_scale=info.guidance_scale,
+            seed=0,
+            n=1,
+            sampler=info.sampler,
+        )
+        group, rows = self._model.group_of(usual), self._model.rows_of(usual)
+        return self._backlog.pace(group, rows) * MEGA / (info.width * info.height)
+
+    @property
+    def waiting(self) -> int:
+        """Samples that are admitted and have not taken a step."""
+        return self._backlog.waiting() if self._backlog else 0
+
+    @property
+    def memory(self) -> MemoryReading | None:
+        """The device's memory as it was read last, which is while the engine works."""
+        return self._memory.reading
 
     async def watch(self, min_interval: float = 0.2) -> AsyncIterator[Status]:
         """The status now and after each change, at most one every `min_interval` seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,15 +16,27 @@ if TYPE_CHECKING:
 _QUIET = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
 
 
+def hush() -> None:
+    """Call it before these libraries are imported."""
+    for variable in _QUIET:
+        os.environ.setdefault(variable, "error")
+
+
 def loader(settings: Settings, index: int = 0) -> Callable[[Callable[[str], None]], Model]:
     """Loads the model of the settings onto device number `index`. Torch takes seconds to import, and belongs to the
     engine's thread."""
 
     def load(report: Callable[[str], None]) -> Model:
         report("importing torch")
-        for variable in _QUIET:
-            os.environ.setdefault(variable, "error")
-        from text2image.engine.models.loading import load_model
+        hush()
+        # The collector would look through hundreds of thousands of objects again and again, a tenth of the time; all of
+        # them stay, so that it need not look at them later either.
+        gc.disable()
+        try:
+            from text2image.engine.models.loading import load_model
+        finally:
+            gc.freeze()
+            gc.enable()
 
         return load_model(settings, index, report)
 

@@ -38,8 +38,8 @@ R = TypeVar("R")
 class Observer:
     """Told what the loop does; metrics derive from it. Called from the engine's thread."""
 
-    def stepped(self, samples: int, rows: int, seconds: float) -> None:
-        """One forward pass and the scheduler steps after it."""
+    def stepped(self, samples: int, rows: int, cap: int, seconds: float) -> None:
+        """One forward pass and the scheduler steps after it, in a batch that has `cap` rows when it is full."""
 
     def decoded(self, samples: int, seconds: float) -> None:
         """One chunk of pictures."""
@@ -194,7 +194,7 @@ class StepLoop:
         alone = self._costs.seconds(group, batch[0].rows)
         self._scheduler.charge(group, now - started, alone)
         self.counters["sample_steps"] += len(stepped)
-        self._observer.stepped(len(batch), rows, now - forward_started)
+        self._observer.stepped(len(batch), rows, self._costs.cap(group), now - forward_started)
         for sample in stepped:
             if sample.generation.ended:
                 # A sibling failed after this one had taken its step.
@@ -210,9 +210,11 @@ class StepLoop:
         """The batch with every new sample's state in place, less those that could not be prepared."""
         new = [sample for sample in batch if sample.state is None]
         if new:
-            now = self._clock()
-            for sample, left_out in self._attempt(new, self._model.prepare):
-                sample.started_at = now
+            started = self._clock()
+            prepared = self._attempt(new, self._model.prepare)
+            encoded = self._clock()
+            for sample, left_out in prepared:
+                sample.started_at, sample.encoded_at = started, encoded
                 sample.generation.left_out = left_out
         # A failed sample takes its whole request with it, siblings in this batch included.
         return [sample for sample in batch if not sample.generation.ended]
@@ -252,6 +254,7 @@ class StepLoop:
             raise
         except OutOfMemory as error:
             self._model.free_memory()
+            self.counters["out_of_memory"] += 1
             if work == self._model.predict:
                 self._costs.lower_cap(samples[0].group, sum(sample.rows for sample in samples))
             failure: Exception = error
@@ -319,8 +322,13 @@ class StepLoop:
 
     def _deliver(self, sample: Sample, pixels: Pixels, decode_seconds: float) -> None:
         generation = sample.generation
-        started, denoised = sample.started_at or 0.0, sample.denoised_at or 0.0
-        timings = Timings(started - generation.admitted_at, denoised - started, decode_seconds)
+        started, encoded = sample.started_at or 0.0, sample.encoded_at or 0.0
+        timings = Timings(
+            queued=started - generation.admitted_at,
+            encoding=encoded - started,
+            denoising=(sample.denoised_at or 0.0) - encoded,
+            decoding=decode_seconds,
+        )
         self._observer.finished(timings)
         self._backlog.left(sample)
         generation.samples.remove(sample)

@@ -33,6 +33,10 @@ class DeviceMemory(Protocol):
         """Bytes that a step may take, those included that this process keeps for the next one; None if unknown."""
         ...
 
+    def used(self) -> int | None:
+        """Bytes that this process holds, kept ones included; None if unknown."""
+        ...
+
     def restart(self) -> int | None:
         """Begins to watch for the peak, and returns the bytes in use now, counted as `peak` counts them."""
         ...
@@ -40,6 +44,17 @@ class DeviceMemory(Protocol):
     def peak(self) -> int | None:
         """Most bytes in use since `restart`, less those in use when it was first called; None if unknown."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """Bytes of a device, or of the host or container of a CPU.
+
+    `free` are those that steps may take, `used` those that this process holds, the ones it keeps for later included.
+    """
+
+    free: int
+    used: int
 
 
 class MemoryGuard:
@@ -56,6 +71,7 @@ class MemoryGuard:
         self._decode = 0
         self._area = 1
         self._free: int | None = None
+        self._used: int | None = None
         self._most_free = 0
         self._read_at = float("-inf")
 
@@ -80,8 +96,14 @@ class MemoryGuard:
         if self._memory is None or now < self._read_at + READING_PAUSE:
             return
         self._read_at = now
-        self._free = self._memory.free()
+        self._free, self._used = self._memory.free(), self._memory.used()
         self._most_free = max(self._most_free, self._free or 0)
+
+    @property
+    def reading(self) -> MemoryReading | None:
+        """What was read last; None where the device does not tell, or was not asked."""
+        free, used = self._free, self._used
+        return None if free is None or used is None else MemoryReading(free, used)
 
     def rows(self, group: Group) -> int:
         """Rows of the largest step that fits; 0 if none does."""
@@ -194,6 +216,9 @@ class HostMemory:
         # The allocator keeps what earlier steps gave back, and gives it to later ones.
         kept = max(0, (self._status("VmRSS") or 0) - self._held) if self._held is not None else 0
         return min(known) + kept
+
+    def used(self) -> int | None:
+        return self._status("VmRSS")
 
     def restart(self) -> int | None:
         self._marked = False

@@ -29,7 +29,7 @@ class Sample:
         step: steps taken, of `steps`.
         begun: whether it has stepped in rows that it keeps; a guest of a larger batch on trial has not.
         state: embeddings, latents, scheduler and generator; None until it is prepared.
-        started_at, denoised_at: seconds on the loop's clock; None until then.
+        started_at, encoded_at, denoised_at: seconds on the loop's clock; None until then.
     """
 
     generation: Generation
@@ -40,6 +40,7 @@ class Sample:
     begun: bool = False
     state: Any = None
     started_at: float | None = None
+    encoded_at: float | None = None
     denoised_at: float | None = None
 
     @property

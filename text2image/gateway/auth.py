@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import NoReturn
 
 from text2image.addresses import Network, caller_address, parse_networks
@@ -15,6 +14,7 @@ from text2image.errors import PermissionDenied, Text2ImageError, Unauthenticated
 from text2image.keys import MAX_KEY_LENGTH, ApiKey, KeysError, KeysFile, Scope, hash_of
 from text2image.limits import Allowance, parse_limits
 from text2image.messages import Share
+from text2image.ports import is_loopback
 from text2image.settings import Settings
 from text2image.telemetry import GatewayMetrics
 
@@ -185,7 +185,7 @@ def require_keys(settings: Settings) -> None:
 
 def openness(settings: Settings, *hosts: str) -> str | None:
     """A warning where strangers may do anything on one of the hosts that are listened on, or read keys, else None."""
-    open_hosts = sorted({host for host in hosts if not _is_loopback(host)})
+    open_hosts = sorted({host for host in hosts if not is_loopback(host)})
     if not open_hosts:
         return None
     listening = f"WARNING: listening on {', '.join(open_hosts)}"
@@ -202,10 +202,3 @@ def openness(settings: Settings, *hosts: str) -> str | None:
             "Set T2I_TLS_CERT and T2I_TLS_KEY; or let a proxy serve TLS, and name it in T2I_TRUSTED_PROXIES."
         )
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

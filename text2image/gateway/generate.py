@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from text2image import validation
+from text2image import tracing, validation
 from text2image.gateway import metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, Recalled, key_of
 from text2image.gateway.flights import Flights
+from text2image.gateway.leases import Leases
 from text2image.gateway.quota import Quotas, Receipt
 from text2image.gateway.runners import Runners
-from text2image.gateway.store import NotSaved, Store
+from text2image.gateway.store import NotSaved, Storage
 from text2image.keys import Scope
 from text2image.lifecycle import Ticket, Work
 from text2image.limits import work_of
@@ -96,11 +97,12 @@ class Gateway:
     def __init__(
         self,
         runners: Runners,
-        store: Store | None,
+        store: Storage | None,
         metrics: GatewayMetrics,
         work: Work,
         *,
         cache: PictureCache | None = None,
+        leases: Leases | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
         log_prompts: bool = False,
@@ -110,6 +112,7 @@ class Gateway:
         self.work = work
         self._store = store
         self._cache = cache
+        self._leases = leases
         self._flights = Flights(metrics)
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
@@ -148,8 +151,9 @@ class Gateway:
         """
         deadline = asyncio.get_running_loop().time() + order.timeout
         with self.work.admit() as ticket:
-            model = self.runners.model
-            request = validation.resolve(order.draft, model)
+            with tracing.stage("validating"):
+                model = self.runners.model
+                request = validation.resolve(order.draft, model)
             job = _Job(request, model, order.options, order.caller, order.receipt, order.title)
             if order.draft.seed is None:
                 # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
@@ -191,15 +195,43 @@ class Gateway:
         """A job's events from the cache if it has all pictures, else as they are drawn, to be recalled next time."""
         if self._cache is None:
             events = self._draw(job, deadline, ticket)
-        elif recalled := await self._cache.recall(job.request, job.model):
+        elif recalled := await self._recall(self._cache, job):
             self.metrics.cache.labels("hit").inc()
             events = self._replay(job, recalled)
         else:
-            self.metrics.cache.labels("miss").inc()
-            events = self._draw(job, deadline, ticket, self._cache)
+            events = self._draw_in_turn(job, deadline, ticket, self._cache)
         async with aclosing(events):
             async for event in events:
                 yield event
+
+    async def _recall(self, cache: PictureCache, job: _Job) -> Recalled | None:
+        with self.metrics.stage("recalling"):
+            return await cache.recall(job.request, job.model)
+
+    async def _draw_in_turn(
+        self, job: _Job, deadline: float, ticket: Ticket, cache: PictureCache
+    ) -> AsyncGenerator[ClientEvent, None]:
+        """A job's events as it is drawn, or once another gateway that draws the same has finished."""
+        async with AsyncExitStack() as lease:
+            recalled = None
+            # Progress comes from whoever draws, so a client who wants it does not wait for another gateway.
+            if self._leases and job.options == StreamOptions():
+                picture = key_of(job.request, 0, job.model)
+                name = f"{picture} {job.request.n} {job.caller.name}"
+                if await lease.enter_async_context(self._leases.held(name)):
+                    recalled = await self._recall(cache, job)
+            self.metrics.cache.labels("shared" if recalled else "miss").inc()
+            if recalled:
+                # Whoever waits next finds the same.
+                await lease.aclose()
+            events = (
+                self._replay(job, recalled)
+                if recalled
+                else self._draw(job, deadline, ticket, cache)
+            )
+            async with aclosing(events):
+                async for event in events:
+                    yield event
 
     async def _replay(self, job: _Job, recalled: Recalled) -> AsyncGenerator[ClientEvent, None]:
         self._log("recalling", job.request)
@@ -252,7 +284,8 @@ class Gateway:
 
     def _finish(self, image: GeneratedImage, job: _Job, model: ModelInfo) -> Picture:
         parameters = metadata.describe(job.request, image.seed, model)
-        png = metadata.encode(image.pixels, parameters)
+        with self.metrics.stage("png"):
+            png = metadata.encode(image.pixels, parameters)
         return Picture(
             index=image.index,
             seed=image.seed,
@@ -263,13 +296,14 @@ class Gateway:
             timings=image.timings,
         )
 
-    def _save(self, save: Callable[[Store], str]) -> str:
+    def _save(self, save: Callable[[Storage], str]) -> str:
         """Where the picture was saved, or nothing: a full disk is no reason to withhold it."""
         if self._store is None:
             self.metrics.pictures.labels("no").inc()
             return ""
         try:
-            path = save(self._store)
+            with self.metrics.stage("storing"):
+                path = save(self._store)
         except NotSaved:
             self.metrics.pictures.labels("failed").inc()
             return ""

@@ -1,4 +1,4 @@
-"""One runner at the other end of its socket: a connection that stays open, its latest status, and its calls."""
+"""One runner at the other end of its connection, which stays open: its latest status, its load, and its calls."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
+from contextvars import Context
 from typing import Any, TypeAlias
 
 import grpc
+from opentelemetry.trace import SpanKind
 
-from text2image import wire
+from text2image import tracing, wire
 from text2image.errors import DeadlineExceeded, Internal, Unavailable
+from text2image.gateway.balancing import Load
 from text2image.lifecycle import Ticket, draining
+from text2image.limits import work_of
 from text2image.messages import (
     Completed,
     Event,
@@ -26,14 +29,15 @@ from text2image.messages import (
     Status,
     StreamOptions,
 )
+from text2image.tls import BadCertificate, Tls
 from text2image.v1 import image_generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
 # Seconds between an ended status stream and the next, so that a runner that refuses it is not called in a loop.
 RECALL_PAUSE = 0.2
-# A request that its runner has not yet answered counts as so many seconds of work.
-UNANSWERED_SECONDS = 1.0
+# The same for a runner on another machine that cannot be reached.
+REACH_PAUSE = 1.0
 # What a client is told to wait when a runner's connection is overloaded, in seconds.
 OVERLOADED_RETRY_AFTER = 1.0
 # Seconds that a ready runner may take to describe its model.
@@ -44,19 +48,23 @@ PING_INTERVAL_MS = 5000
 PING_TIMEOUT_MS = 5000
 _STARTING = Status(state=State.LOADING, detail="starting")
 _SILENT = Status(state=State.FAILED, detail="does not answer")
+_AWAY = Status(state=State.FAILED, detail="cannot be reached")
+_LOST = (_STARTING, _SILENT, _AWAY)
 # How grpc says that a ping was not answered; a connection that broke is that of a process that ended, and restarts.
 _UNANSWERED_PING = ("ping timeout", "keepalive timeout")
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
-    # grpc itself waits for the socket to come back; a local one is worth asking for more often than its default.
+    # grpc itself waits for the runner to come back; it is worth asking for more often than its default.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
     # The better known keepalive_timeout_ms is overruled by this one.
     ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+# What one attempt to connect may take: a socket on this machine answers at once, or nobody listens.
+_LOCAL_OPTIONS = [("grpc.min_reconnect_backoff_ms", 100)]
+_REMOTE_OPTIONS = [("grpc.min_reconnect_backoff_ms", 3000)]
 # A runner always explains what it refuses. These without an explanation mean that it is gone, or going.
 _BREAKING = frozenset(
     {
@@ -78,20 +86,56 @@ class RunnerLost(Exception):
 class RunnerLink:
     """A runner by its address; `on_change` is called whenever its status or reachability has changed."""
 
-    def __init__(self, name: str, address: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        on_change: Callable[[], None],
+        *,
+        tls: Tls | None = None,
+        host: str = "",
+    ) -> None:
+        """
+        Args:
+            tls: what secures the connection, unless it is a socket of this machine.
+            host: the name that the runner's certificate must bear, if it is not in the address.
+        """
         self.name = name
         self.status = _STARTING
+        self.load = Load()
         self.model: ModelInfo | None = None
+        self.calls = 0
         self._address = address
         self._on_change = on_change
-        self._unanswered = 0
+        self._is_local = address.startswith("unix:")
+        self._tls = None if self._is_local else tls
+        self._host = host
         self._watching: asyncio.Task[None] | None = None
+        self._told = ""
 
     def start(self) -> None:
-        """Connects and stays connected, in the background, until `close`."""
-        self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
-        self._stub = wire.stub(self._channel)
+        """Connects and stays connected, in the background, until `close`.
+
+        Raises:
+            OSError: the certificate cannot be read.
+        """
+        self._connect()
         self._watching = asyncio.create_task(self._watch())
+
+    def _connect(self) -> None:
+        options: list[tuple[str, Any]] = [
+            *_CHANNEL_OPTIONS,
+            *(_LOCAL_OPTIONS if self._is_local else _REMOTE_OPTIONS),
+        ]
+        if self._tls:
+            self._stamp = self._tls.stamp()
+            if self._host:
+                options.append(("grpc.ssl_target_name_override", self._host))
+            credentials = self._tls.channel_credentials()
+            self._channel = grpc.aio.secure_channel(self._address, credentials, options=options)
+        else:
+            self._channel = grpc.aio.insecure_channel(self._address, options=options)
+        self._stub = wire.stub(self._channel)
 
     async def close(self) -> None:
         if self._watching:
@@ -105,9 +149,9 @@ class RunnerLink:
         return self.status.state is State.READY and self.model is not None
 
     @property
-    def load(self) -> float:
-        """Seconds of work before it, roughly."""
-        return self.status.backlog_seconds + self._unanswered * UNANSWERED_SECONDS
+    def is_lost(self) -> bool:
+        """Whether it is out of reach, and nobody waits for anything from it."""
+        return self.status in _LOST and not self.calls
 
     async def generate(
         self,
@@ -124,11 +168,17 @@ class RunnerLink:
             Text2ImageError: as the runner says, or because the deadline passed or the time to drain is over.
         """
         seconds = max(0.0, deadline - asyncio.get_running_loop().time())
+        span = tracing.start("runner", SpanKind.CLIENT)
+        span.set_attribute("text2image.runner", self.name)
         call = self._stub.Generate(
-            wire.request_to(request, options), timeout=seconds, metadata=wire.share_to(share)
+            wire.request_to(request, options),
+            timeout=seconds,
+            metadata=(*wire.share_to(share), *tracing.headers_of(span)),
         )
         ticket.cancel = call.cancel
         completed = False
+        self.calls += 1
+        self.load.sent(call, work_of(request))
         try:
             async with aclosing(self._events(call)) as events:
                 async for event in events:
@@ -138,6 +188,7 @@ class RunnerLink:
                 raise RunnerLost("the stream ended too early")
         except grpc.aio.AioRpcError as error:
             failure = self._translated(error)
+            tracing.failed(span, failure)
             if isinstance(failure, RunnerLost):
                 self._lost(error)
             raise failure from None
@@ -148,58 +199,72 @@ class RunnerLink:
         finally:
             call.cancel()
             ticket.cancel = None
+            self.load.over(call)
+            span.end()
+            self.calls -= 1
 
     async def _events(self, call: _Call) -> AsyncGenerator[Event, None]:
-        """The events of a call, which counts as unanswered until the first."""
-        self._unanswered += 1
-        answered = False
-        try:
-            async for message in call:
-                event = wire.event_from(message)
-                if not answered:
-                    answered = True
-                    self._unanswered -= 1
-                if isinstance(event, Queued):
-                    self._expect(event.predicted_seconds)
-                if event is not None:
-                    yield event
-        finally:
-            if not answered:
-                self._unanswered -= 1
-
-    def _expect(self, seconds: float) -> None:
-        """Takes note of new work before the runner's next status does."""
-        if seconds > self.status.backlog_seconds:
-            self.status = replace(self.status, backlog_seconds=seconds)
+        async for message in call:
+            event = wire.event_from(message)
+            if isinstance(event, Queued):
+                self.load.admitted(call, event.predicted_seconds)
+            if event is not None:
+                yield event
 
     def _lost(self, error: grpc.aio.AioRpcError) -> None:
         """Believes nothing of this runner until its status stream has begun anew."""
-        if not (self.status is _STARTING or self.status is _SILENT) and self._watching:
+        if self.status not in _LOST and self._watching:
             self._watching.cancel()
-            self.status = _status_after(error)
-            self._watching = asyncio.create_task(self._watch())
+            self.status = self._status_after(error)
+            # Not as a part of the request that has noticed: it goes on when that is over.
+            self._watching = asyncio.create_task(self._watch(), context=Context())
             self._on_change()
 
     async def _watch(self) -> None:
         while True:
             status = _STARTING
             try:
-                # Where nobody listens the call waits inside grpc, so nothing here polls.
+                # Where nobody listens on this machine the call waits inside grpc, so nothing here polls. What keeps
+                # another machine from being reached grpc tells only to calls that do not wait.
                 async for message in self._stub.WatchStatus(
-                    pb.WatchStatusRequest(), wait_for_ready=True
+                    pb.WatchStatusRequest(), wait_for_ready=self._is_local
                 ):
                     await self._update(wire.status_from(message))
                 logger.info("%s has ended its status stream", self.name)
             except grpc.aio.AioRpcError as error:
-                logger.info("%s is out of reach: %s", self.name, error.details())
-                status = _status_after(error)
+                self._tell(error.details() or error.code().name)
+                status = self._status_after(error)
             except Exception:
                 logger.exception("%s is not understood", self.name)
             self.status = status
             self._on_change()
-            await asyncio.sleep(RECALL_PAUSE)
+            await asyncio.sleep(RECALL_PAUSE if self._is_local else REACH_PAUSE)
+            await self._renew()
+
+    def _tell(self, reason: str) -> None:
+        """Says what keeps the runner out of reach, once."""
+        if reason != self._told:
+            self._told = reason
+            logger.warning("%s is out of reach: %s", self.name, reason)
+
+    async def _renew(self) -> None:
+        """Connects anew if the certificate was renewed; grpc would go on with the one that it was given."""
+        if not self._tls or self.calls:
+            return
+        try:
+            if self._tls.stamp() == self._stamp:
+                return
+            self._tls.check()
+            former = self._channel
+            self._connect()
+        except (OSError, BadCertificate) as error:
+            self._tell(f"the certificate cannot be shown: {error}")
+            return
+        await former.close()
 
     async def _update(self, status: Status) -> None:
+        self._told = ""
+        self.load.update(status)
         if status.state is State.READY and self.status.state is not State.READY:
             self.model = wire.model_from(
                 await self._stub.GetModel(pb.GetModelRequest(), timeout=MODEL_TIMEOUT)
@@ -207,6 +272,14 @@ class RunnerLink:
             logger.info("%s is ready with %s on %s", self.name, self.model.id, self.model.device)
         self.status = status
         self._on_change()
+
+    def _status_after(self, error: grpc.aio.AioRpcError) -> Status:
+        """What is known of a runner when its connection is lost."""
+        details = (error.details() or "").lower()
+        if any(words in details for words in _UNANSWERED_PING):
+            return _SILENT
+        # On this machine it is started again; what another machine does nobody knows.
+        return _STARTING if self._is_local else _AWAY
 
     def _translated(self, error: grpc.aio.AioRpcError) -> Exception:
         ours = wire.error_from_rpc(error)
@@ -228,9 +301,3 @@ class RunnerLink:
         internal = Internal()
         logger.error("internal error %s: %s answered %s", internal.error_id, self.name, said)
         return internal
-
-
-def _status_after(error: grpc.aio.AioRpcError) -> Status:
-    """What is known of a runner when its connection is lost."""
-    details = (error.details() or "").lower()
-    return _SILENT if any(words in details for words in _UNANSWERED_PING) else _STARTING

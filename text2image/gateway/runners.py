@@ -1,16 +1,21 @@
-"""The runners as the gateway sees them: who is there, who has least to do, and what to do when one dies."""
+"""The runners as the gateway sees them: who is there, who will finish first, and what to do when one dies."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 from text2image.errors import DeadlineExceeded, Unavailable
+from text2image.gateway.balancing import first_to_finish
+from text2image.gateway.discovery import follow, name_in
 from text2image.gateway.runner_link import RunnerLink, RunnerLost
 from text2image.lifecycle import Ticket, draining
+from text2image.limits import work_of
 from text2image.messages import (
     Counters,
     Event,
@@ -24,6 +29,7 @@ from text2image.messages import (
     StreamOptions,
 )
 from text2image.telemetry import GatewayMetrics
+from text2image.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -34,36 +40,96 @@ RESEND_PAUSE = 1.0
 
 
 class Runners:
-    """All runners of this gateway. `start` connects to them, `close` ends every call."""
+    """All runners of this gateway. `start` connects to them, `close` ends every call.
 
-    def __init__(self, sockets: Sequence[Path], retries: int, metrics: GatewayMetrics) -> None:
+    A gateway draws with one model. Where runners serve different ones, as while a new one is rolled out, it is that of
+    most; the others get no work.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        retries: int,
+        metrics: GatewayMetrics,
+        tls: Tls | None = None,
+    ) -> None:
+        """
+        Args:
+            addresses: of runners, or that of a name to follow, as `ports.parse_runners` has them.
+            retries: how often a request is sent again that has lost its runner.
+            tls: what secures connections to other machines.
+        """
+        self._addresses = addresses
         self._retries = retries
         self._metrics = metrics
+        self._tls = tls
         self._changed = asyncio.Event()
         self._closed = False
-        self._links = [
-            RunnerLink(f"runner {index}", f"unix:{socket}", self.notify)
-            for index, socket in enumerate(sockets)
-        ]
+        self._served: ModelInfo | None = None
+        self._odd: set[RunnerLink] = set()
+        self._links: list[RunnerLink] = []
+        # By the address that is followed, those found behind it.
+        self._behind: dict[str, dict[str, RunnerLink]] = {}
+        # The event loop alone would let go of a task that is still at work.
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        for link in self._links:
-            link.start()
+        for index, address in enumerate(self._addresses):
+            if name_in(address):
+                self._behind[address] = {}
+                self._keep(asyncio.create_task(follow(address, partial(self._found, address))))
+            else:
+                local = address.startswith("unix:")
+                self._connect(f"runner {index if local else address}", address)
 
     async def close(self) -> None:
         self._closed = True
         self.notify()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(link.close() for link in self._links))
+
+    def _connect(self, name: str, address: str, host: str = "") -> RunnerLink:
+        link = RunnerLink(name, address, self.notify, tls=self._tls, host=host)
+        link.start()
+        self._links.append(link)
+        return link
+
+    def _found(self, followed: str, addresses: frozenset[str]) -> None:
+        """Takes in who has come to a name, and lets go of who has left it.
+
+        Whoever is out of the name and still in reach finishes what it has: it says itself that it takes no more.
+        """
+        known = self._behind[followed]
+        for address in sorted(addresses - known.keys()):
+            logger.info("runner %s has come", address)
+            known[address] = self._connect(f"runner {address}", address, name_in(followed))
+        for address in sorted(known.keys() - addresses):
+            if known[address].is_lost:
+                logger.info("runner %s has left", address)
+                link = known.pop(address)
+                self._links.remove(link)
+                self._odd.discard(link)
+                self._keep(asyncio.create_task(link.close()))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def _ready(self) -> list[RunnerLink]:
+        return [link for link in self._links if link.is_ready and link not in self._odd]
 
     @property
     def is_ready(self) -> bool:
         """Whether a request would find a runner."""
-        return any(link.is_ready for link in self._links)
+        return bool(self._ready)
 
     @property
     def status(self) -> Status:
         """All runners as one: its state is the best of theirs, its load the sum, its backlog the longest."""
-        known = [link.status for link in self._links]
+        known = [link.status for link in self._links if link not in self._odd] or [_NOBODY]
         states = {status.state for status in known}
         state = next(state for state in _BEST_FIRST if state in states)
         counters = {
@@ -89,15 +155,14 @@ class Runners:
 
     @property
     def model(self) -> ModelInfo:
-        """The model that all runners serve; those of a new one while they take the place of others may differ.
+        """The model that is drawn with.
 
         Raises:
-            Unavailable: none has been ready yet.
+            Unavailable: no runner has been ready yet.
         """
-        for link in sorted(self._links, key=lambda link: not link.is_ready):
-            if link.model:
-                return link.model
-        raise self._nobody()
+        if self._served is None:
+            raise self._nobody()
+        return self._served
 
     async def generate(
         self,
@@ -107,7 +172,7 @@ class Runners:
         ticket: Ticket,
         share: Share,
     ) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
-        """Streams a request's events from the runner that has least to do, each with the model that runner serves.
+        """Streams a request's events from the runner that will finish it first, each with the model that it serves.
 
         When that runner dies, the request is sent again: it is complete down to its seed, so the pictures are the
         same. None is reported twice; progress may begin again. `deadline` is in the event loop's time.
@@ -118,7 +183,9 @@ class Runners:
         drawn: set[int] = set()
         queued = False
         losses = 0
-        link = self._least_loaded()
+        work = work_of(request)
+        refused: list[RunnerLink] = []
+        link = self._pick(work)
         while True:
             assert link.model, "a ready runner has told its model"
             model = link.model
@@ -146,11 +213,32 @@ class Runners:
                 pause = 0.0
             except Unavailable as refusal:
                 if not losses:
-                    raise
+                    refused.append(link)
+                    link = self._next(work, refused, refusal, ticket)
+                    continue
                 pause = min(refusal.retry_after or 0.0, RESEND_PAUSE)
-            link = await self._another(pause, deadline, ticket)
+            link = await self._another(work, pause, deadline, ticket)
 
-    async def _another(self, pause: float, deadline: float, ticket: Ticket) -> RunnerLink:
+    def _next(
+        self, work: int, refused: list[RunnerLink], refusal: Unavailable, ticket: Ticket
+    ) -> RunnerLink:
+        """The runner to ask in place of those that refused a request, one of them just now.
+
+        Its status was late: it has begun to drain, or others have filled it. That a second one is full says enough
+        of the rest.
+
+        Raises:
+            Unavailable: there is none, or the time to drain is over.
+        """
+        others = [link for link in self._ready if link not in refused]
+        enough = refusal.reason == Unavailable.FULL and len(refused) > 1
+        if not others or enough or ticket.expired:
+            raise refusal
+        return first_to_finish(others, work)
+
+    async def _another(
+        self, work: int, pause: float, deadline: float, ticket: Ticket
+    ) -> RunnerLink:
         """The runner to send a request to again, as soon as there is one."""
         ticket.cancel = self.notify
         try:
@@ -166,13 +254,12 @@ class Runners:
             ticket.cancel = None
         if ticket.expired:
             raise draining()
-        return self._least_loaded()
+        return self._pick(work)
 
-    def _least_loaded(self) -> RunnerLink:
-        ready = [link for link in self._links if link.is_ready]
-        if not ready:
+    def _pick(self, work: int) -> RunnerLink:
+        if not self._ready:
             raise self._nobody()
-        return min(ready, key=lambda link: link.load)
+        return first_to_finish(self._ready, work)
 
     def _nobody(self) -> Unavailable:
         status = self.status
@@ -183,14 +270,48 @@ class Runners:
         return _unavailable("no runner is at work; the server's log says why")
 
     def notify(self) -> None:
-        """Wakes whoever waits for a change of status."""
-        self._metrics.runners_ready.set(sum(link.is_ready for link in self._links))
+        """Takes note of a change of status, and wakes whoever waits for one."""
+        self._elect()
+        self._metrics.runners_ready.set(len(self._ready))
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def _elect(self) -> None:
+        """Decides which model is drawn with: that of most ready runners, on a tie the one so far."""
+        models = {
+            link: _pictures_of(link.model) for link in self._links if link.is_ready and link.model
+        }
+        votes = Counter(models.values())
+        if not votes:
+            return
+        served = _pictures_of(self._served) if self._served else None
+        if served is None or votes[served] < max(votes.values()):
+            served = votes.most_common(1)[0][0]
+        odd = {link for link, model in models.items() if model != served}
+        for link in odd - self._odd:
+            logger.warning(
+                "%s serves %s, and this gateway draws with %s: it gets no work",
+                link.name,
+                _told(models[link]),
+                _told(served),
+            )
+        self._odd = odd
+        if self._served is None or _pictures_of(self._served) != served:
+            self._served = next(link.model for link, model in models.items() if model == served)
 
+
+_NOBODY = Status(state=State.LOADING, detail="no runner has been found yet")
 _BEST_FIRST = (State.READY, State.LOADING, State.DRAINING, State.FAILED)
 
 
 def _unavailable(message: str, reason: str = Unavailable.NO_RUNNER) -> Unavailable:
     return Unavailable(message, reason=reason, retry_after=NO_RUNNER_RETRY_AFTER)
+
+
+def _pictures_of(model: ModelInfo) -> ModelInfo:
+    """What decides how pictures look and what may be asked for: all of a model but the device it is on."""
+    return replace(model, device="")
+
+
+def _told(model: ModelInfo) -> str:
+    return f"{model.id} (revision {model.revision}, {model.dtype}, {model.width}x{model.height})"

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,36 @@ class NotSaved(Exception):
     """The picture could not be saved; the text says why, in the system's words."""
 
 
+class Storage(Protocol):
+    """Saves pictures in one place. Blocking: call it off the event loop."""
+
+    def save(self, png: bytes, title: str) -> str:
+        """Writes a picture under a name made of `title` and the time, and returns where it is.
+
+        Raises:
+            NotSaved: it cannot be written.
+        """
+        ...
+
+    def save_once(self, png: bytes, title: str, mark: str) -> str:
+        """Writes a picture under a name made of `title` and `mark`, which is its own alone, and returns where it is.
+
+        Raises:
+            NotSaved: it cannot be written.
+        """
+        ...
+
+    def path_of(self, title: str, mark: str) -> str:
+        """Where `save_once` writes."""
+        ...
+
+    def holds(self, path: str, png: bytes) -> bool:
+        """Whether a picture that was saved there is still there."""
+        ...
+
+
 class Store:
-    """Saves pictures in one folder. Blocking: call it off the event loop."""
+    """Saves pictures in one folder of this machine."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""A runner process: loads the model in the background and serves gRPC v1 on its private socket.
+"""A runner process: loads the model in the background and serves gRPC v1 on its private socket, and on a port if set.
 
 Importing this module loads no torch; the engine's thread does that when it loads the model.
 """
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import grpc
 
-from text2image import wire
-from text2image.engine.engine import Engine
-from text2image.engine.lazy import loader
+from text2image import telemetry, tracing, wire
+from text2image.engine.engine import Engine, Load
 from text2image.errors import Text2ImageError
 from text2image.messages import (
     Completed,
@@ -27,17 +26,22 @@ from text2image.messages import (
     Status,
     StreamOptions,
 )
+from text2image.ports import address_of, is_loopback
 from text2image.rpc import as_ours
 from text2image.runner.metrics import RunnerMetrics
 from text2image.runner.service import RunnerService
 from text2image.settings import Settings
 from text2image.sockets import private_folder
+from text2image.tls import runner_tls_of
 from text2image.validation import resolve
 
 logger = logging.getLogger(__name__)
 
 # How long calls that are still open may take to end once the socket is closed.
 _CLOSE_SECONDS = 1.0
+# How often gateways are pinged that say nothing, and how long they may take to answer.
+PING_INTERVAL_MS = 20_000
+PING_TIMEOUT_MS = 10_000
 # Exit status of a process whose device is lost (EX_SOFTWARE); the supervisor starts another.
 _DEVICE_LOST_STATUS = 70
 
@@ -54,16 +58,28 @@ class Drawn:
     left_out: str
 
 
+def exposure(settings: Settings) -> str | None:
+    """A warning where whoever reaches a runner's port may send it work, else None."""
+    address = settings.listen_address_of(0)
+    if address is None or is_loopback(address[0]) or runner_tls_of(settings):
+        return None
+    return (
+        f"WARNING: whoever reaches {address_of(*address)} has the runner's whole time. Set "
+        "T2I_RUNNER_TLS_CERT, T2I_RUNNER_TLS_KEY and T2I_RUNNER_TLS_CA to let in gateways alone."
+    )
+
+
 class RunnerServer:
     """One engine and its gRPC server. All methods are called from one event loop."""
 
-    def __init__(self, settings: Settings, index: int) -> None:
-        """Prepares runner number `index`, which takes the device of that number."""
+    def __init__(self, settings: Settings, index: int, load: Load) -> None:
+        """Prepares runner number `index`, whose model `load` loads."""
         self._settings = settings
         self._socket = settings.socket_of(index)
-        self._metrics = RunnerMetrics()
+        self._port = settings.listen_address_of(index)
+        self._metrics = RunnerMetrics(index)
         self._engine = Engine(
-            loader(settings, index),
+            load,
             max_batch_rows=settings.max_batch_rows,
             max_backlog_seconds=settings.max_backlog_seconds,
             memory_reserve=settings.memory_reserve,
@@ -72,6 +88,7 @@ class RunnerServer:
         )
         self._server: grpc.aio.Server | None = None
         self._metrics_task: asyncio.Task[None] | None = None
+        self._export: tracing.Export | None = None
 
     @property
     def status(self) -> Status:
@@ -92,6 +109,8 @@ class RunnerServer:
 
     async def start(self) -> None:
         """Starts loading the model and listens; `is_ready` turns true after the warm-up."""
+        self._export = tracing.set_up(self._settings.otlp_endpoint, "text2image-runner")
+        telemetry.forget_the_dead()
         self._engine.start()
         self._metrics_task = asyncio.create_task(self._keep_metrics())
         self._server = grpc.aio.server(
@@ -100,6 +119,11 @@ class RunnerServer:
                 ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
                 # Its gateways ping it every few seconds to notice when it hangs.
                 ("grpc.http2.max_ping_strikes", 0),
+                # And it pings them: what a gateway asked for that is gone without a word is not for anybody.
+                ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
+                ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+                # Two engines behind one port would take each other's work.
+                ("grpc.so_reuseport", 0),
             ]
         )
         self._server.add_generic_rpc_handlers(
@@ -109,8 +133,14 @@ class RunnerServer:
         # What a killed predecessor left behind would keep the address taken.
         self._socket.unlink(missing_ok=True)
         self._server.add_insecure_port(f"unix:{self._socket}")
+        if self._port:
+            address, tls = address_of(*self._port), runner_tls_of(self._settings)
+            if tls:
+                self._server.add_secure_port(address, tls.grpc_credentials())
+            else:
+                self._server.add_insecure_port(address)
         await self._server.start()
-        logger.info("runner listens on %s", self._socket)
+        logger.info("runner listens on %s", address_of(*self._port) if self._port else self._socket)
 
     async def drain(self, grace: float) -> None:
         """Refuses new requests and waits for the admitted ones, at most `grace` seconds."""
@@ -124,6 +154,8 @@ class RunnerServer:
         if self._metrics_task is not None:
             self._metrics_task.cancel()
         await self._engine.stop()
+        if self._export:
+            await self._export.close()
 
     async def generate_many(self, drafts: Sequence[Draft]) -> list[Drawn | Text2ImageError]:
         """Draws a list of requests side by side; each ends in its own pictures or its own error."""
@@ -143,4 +175,6 @@ class RunnerServer:
 
     async def _keep_metrics(self) -> None:
         async for status in self._engine.watch(min_interval=1.0):
-            self._metrics.update(status)
+            if status.state is State.READY:
+                self._metrics.serves(self._engine.model)
+            self._metrics.update(status, self._engine.waiting, self._engine.memory)

@@ -109,14 +109,16 @@ class Pixels(_message.Message):
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., rgb: _Optional[bytes] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("queued", "denoising", "decoding")
+    __slots__ = ("queued", "denoising", "decoding", "encoding")
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     DENOISING_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
     queued: float
     denoising: float
     decoding: float
-    def __init__(self, queued: _Optional[float] = ..., denoising: _Optional[float] = ..., decoding: _Optional[float] = ...) -> None: ...
+    encoding: float
+    def __init__(self, queued: _Optional[float] = ..., denoising: _Optional[float] = ..., decoding: _Optional[float] = ..., encoding: _Optional[float] = ...) -> None: ...
 
 class Completed(_message.Message):
     __slots__ = ("left_out",)
@@ -165,21 +167,23 @@ class WatchStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchStatusResponse(_message.Message):
-    __slots__ = ("state", "detail", "backlog_seconds", "active", "counters")
+    __slots__ = ("state", "detail", "backlog_seconds", "active", "counters", "pace")
     STATE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     BACKLOG_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    PACE_FIELD_NUMBER: _ClassVar[int]
     state: State
     detail: str
     backlog_seconds: float
     active: int
     counters: Counters
-    def __init__(self, state: _Optional[_Union[State, str]] = ..., detail: _Optional[str] = ..., backlog_seconds: _Optional[float] = ..., active: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ...) -> None: ...
+    pace: float
+    def __init__(self, state: _Optional[_Union[State, str]] = ..., detail: _Optional[str] = ..., backlog_seconds: _Optional[float] = ..., active: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., pace: _Optional[float] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("admitted", "completed", "failed", "cancelled", "refused", "batches", "sample_steps", "steps_saved", "retries", "dropped")
+    __slots__ = ("admitted", "completed", "failed", "cancelled", "refused", "batches", "sample_steps", "steps_saved", "retries", "dropped", "out_of_memory")
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +194,7 @@ class Counters(_message.Message):
     STEPS_SAVED_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_MEMORY_FIELD_NUMBER: _ClassVar[int]
     admitted: int
     completed: int
     failed: int
@@ -200,4 +205,5 @@ class Counters(_message.Message):
     steps_saved: int
     retries: int
     dropped: int
-    def __init__(self, admitted: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ..., refused: _Optional[int] = ..., batches: _Optional[int] = ..., sample_steps: _Optional[int] = ..., steps_saved: _Optional[int] = ..., retries: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+    out_of_memory: int
+    def __init__(self, admitted: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ..., refused: _Optional[int] = ..., batches: _Optional[int] = ..., sample_steps: _Optional[int] = ..., steps_saved: _Optional[int] = ..., retries: _Optional[int] = ..., dropped: _Optional[int] = ..., out_of_memory: _Optional[int] = ...) -> None: ...

@@ -87,6 +87,7 @@ def test_on_a_card_what_torch_keeps_cached_is_free_for_the_next_step(
     assert memory is not None
     assert memory.restart() == 0
     assert memory.free() == 1500
+    assert memory.used() == 700
     assert memory.peak() == 350, "the weights are no step's"
     figures["memory_allocated"] = 300
     assert memory.restart() == 100, "what has been kept since the first start"

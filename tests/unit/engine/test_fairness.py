@@ -81,7 +81,7 @@ class Device:
 shapes = st.tuples(st.sampled_from(SIZES), st.integers(1, 2), st.integers(1, 20))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 9), shapes), min_size=1, max_size=4), shapes)
 def test_nobody_starves_whatever_the_others_send(
     others: list[tuple[int, tuple[Group, int, int]]], shape: tuple[Group, int, int]
@@ -108,7 +108,7 @@ def test_nobody_starves_whatever_the_others_send(
     raise AssertionError("it starves")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.integers(1, 8), st.integers(1, 8), st.sampled_from([2, 5, 8, 16]))
 def test_two_owners_who_always_wait_get_shares_in_proportion_to_their_weights(
     data: st.DataObject, a: int, b: int, cap: int

@@ -85,7 +85,7 @@ def play(
     return admitted, cancelled
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(actions, st.sampled_from([3, 8, 10**9]), st.sampled_from([2, 8, 32]))
 def test_invariants_4_5_6_every_admitted_request_ends_once_and_neighbours_are_spared(
     script: list[object], memory_rows: int, max_rows: int
@@ -113,7 +113,7 @@ def test_invariants_4_5_6_every_admitted_request_ends_once_and_neighbours_are_sp
     assert abs(harness.backlog.seconds()) < 1e-9
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(1, 10), st.integers(0, 4)), min_size=1, max_size=12))
 def test_invariant_2_with_room_every_sample_steps_at_every_tick_from_joining_to_its_last(
     arrivals: list[tuple[int, int]],

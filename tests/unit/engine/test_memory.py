@@ -36,6 +36,9 @@ class Card:
         self.readings += 1
         return self.left
 
+    def used(self) -> int:
+        return self.kept
+
     def restart(self) -> int:
         self.most = self.kept
         return self.kept
@@ -336,6 +339,7 @@ def test_files_that_are_not_there_tell_nothing(tmp_path: Path) -> None:
     host = HostMemory(tmp_path / "proc", tmp_path / "cgroup")
     host.restart()
     assert host.free() is None
+    assert host.used() is None
     assert host.peak() is None
 
 
@@ -344,5 +348,6 @@ def test_this_very_process_has_memory_left_and_a_peak() -> None:
     host.restart()
     held = bytearray(64 * MIB)
     assert (host.free() or 0) > 0
+    assert (host.used() or 0) > len(held)
     # Pages that others gave back at the same time may have made some of the room.
     assert (host.peak() or 0) >= 0.9 * len(held)

@@ -63,6 +63,10 @@ class ScriptedRunner:
         self._changed = asyncio.Event()
         self._hung = asyncio.Event()
 
+    @property
+    def address(self) -> str:
+        return f"unix:{self.socket}"
+
     async def start(self) -> None:
         self.socket.unlink(missing_ok=True)
         self._server = grpc.aio.server()
@@ -73,8 +77,11 @@ class ScriptedRunner:
         }
         service = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
         self._server.add_generic_rpc_handlers((rpc.generic_handler(service, methods, 1 << 20),))
-        self._server.add_insecure_port(f"unix:{self.socket}")
+        self._listen(self._server)
         await self._server.start()
+
+    def _listen(self, server: grpc.aio.Server) -> None:
+        server.add_insecure_port(self.address)
 
     async def die(self) -> None:
         """Breaks every connection at once."""

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.redis import RedisServer
@@ -43,7 +43,6 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.name[0] != ".")
 
 
-@settings(deadline=None)
 @given(requests, requests)
 def test_two_pictures_have_one_key_only_where_nothing_tells_them_apart(
     one: GenerationRequest, other: GenerationRequest
@@ -61,7 +60,6 @@ def test_another_model_draws_another_picture(field: str) -> None:
     assert key_of(REQUEST, 0, replace(MODEL, **{field: "other"})) != KEY
 
 
-@settings(deadline=None)
 @given(requests, st.integers(1, 8))
 def test_a_picture_of_many_has_the_key_of_its_seed_alone(
     request: GenerationRequest, n: int
@@ -71,7 +69,6 @@ def test_a_picture_of_many_has_the_key_of_its_seed_alone(
         assert key_of(replace(request, n=n), index, MODEL) == key_of(alone, 0, MODEL)
 
 
-@settings(deadline=None)
 @given(st.binary(), st.text(), st.floats(0, 1e6), st.integers(0, 2**63 - 1))
 def test_an_entry_holds_all_of_its_picture(
     png: bytes, text: str, seconds: float, seed: int
@@ -80,7 +77,6 @@ def test_an_entry_holds_all_of_its_picture(
     assert unpack(KEY, pack(KEY, picture, text)) == (replace(picture, cached=True), text)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_an_entry_that_is_not_whole_is_none(data: st.DataObject) -> None:
     entry = pack(KEY, PICTURE, "and a dog")

@@ -317,7 +317,7 @@ async def test_who_reads_slowly_holds_nobody_up_and_misses_progress_alone(
     assert events[-1] == DONE
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(["join", "leave", "picture", "fail", "late", "done"]), max_size=30))
 def test_everybody_ends_once_with_all_pictures_or_the_error(plan: list[str]) -> None:
     """Whoever joins and leaves when, and however often the drawing fails."""

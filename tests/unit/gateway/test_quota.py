@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
@@ -78,7 +78,6 @@ visits = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     visits,
     st.lists(
@@ -449,7 +448,7 @@ class Service:
         self.runner = ScriptedRunner(folder / "socket", *scripts)
         metrics = GatewayMetrics(CollectorRegistry())
         self.quotas = Quotas()
-        self._runners = Runners([self.runner.socket], 0, metrics)
+        self._runners = Runners([self.runner.address], 0, metrics)
         self.gateway = Gateway(
             self._runners,
             None,

@@ -49,7 +49,7 @@ async def connect() -> AsyncIterator[Connect]:
                 await runner.start()
                 stack.push_async_callback(runner.die)
             metrics = GatewayMetrics(CollectorRegistry())
-            runners = Runners([runner.socket for runner in scripted], retries, metrics)
+            runners = Runners([runner.address for runner in scripted], retries, metrics)
             runners.start()
             stack.push_async_callback(runners.close)
             await until(runners, lambda: "starting" not in runners.status.detail)
@@ -192,13 +192,67 @@ async def test_every_event_tells_the_model_that_it_was_drawn_with(
 
 
 async def test_the_model_is_that_of_a_runner_who_is_there(tmp_path: Path, connect: Connect) -> None:
-    newer = replace(MODEL, revision="newer")
-    runners = await connect(
-        old := ScriptedRunner(tmp_path / "0"), ScriptedRunner(tmp_path / "1", model=newer)
-    )
+    loading = Status(state=State.LOADING)
+    newer = ScriptedRunner(tmp_path / "1", status=loading, model=replace(MODEL, revision="newer"))
+    runners = await connect(old := ScriptedRunner(tmp_path / "0"), newer)
+    await until(runners, lambda: runners.is_ready)
+    newer.show(Status(state=State.READY))
     assert runners.model == MODEL
     old.show(Status(state=State.FAILED))
+    await until(runners, lambda: runners.is_ready and runners.model == newer.model)
+
+
+async def test_a_gateway_draws_with_the_model_of_most_and_gives_the_others_no_work(
+    tmp_path: Path, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A roll-out passes through here; two models behind one gateway would be the worse."""
+    newer = replace(MODEL, revision="newer")
+    old = [ScriptedRunner(tmp_path / str(index)) for index in (0, 1)]
+    odd = ScriptedRunner(tmp_path / "2", model=newer)
+    runners = await connect(odd, *old)
+    await until(runners, lambda: runners.model == MODEL)
+    await asyncio.gather(*(collect(runners) for _ in range(6)))
+    assert not odd.requests
+    assert "runner 0 serves embedded (revision newer" in caplog.text
+    old[0].show(Status(state=State.DRAINING))
+    await until(runners, lambda: "runner 1" not in ready(runners))
+    assert runners.model == MODEL, "one against one: it stays"
+    old[1].show(Status(state=State.DRAINING))
     await until(runners, lambda: runners.model == newer)
+    await collect(runners)
+    assert len(odd.requests) == 1
+
+
+def ready(runners: Runners) -> list[str]:
+    return [link.name for link in runners._ready]
+
+
+async def test_the_same_model_on_another_device_is_the_same(
+    tmp_path: Path, connect: Connect
+) -> None:
+    other = ScriptedRunner(tmp_path / "1", model=replace(MODEL, device="cuda:0"))
+    runners = await connect(ScriptedRunner(tmp_path / "0"), other)
+    await until(runners, lambda: len(ready(runners)) == 2)
+
+
+@pytest.mark.parametrize("reason", [Unavailable.DRAINING, Unavailable.FULL])
+async def test_who_refuses_before_its_status_tells_is_not_the_last_to_be_asked(
+    tmp_path: Path, connect: Connect, reason: str
+) -> None:
+    refusal = Unavailable("no", reason=reason, retry_after=1)
+    refusing = ScriptedRunner(tmp_path / "0", [refusal])
+    runners = await connect(refusing, other := ScriptedRunner(tmp_path / "1"))
+    for _ in range(4):
+        assert await collect(runners) == list(STORY)
+    assert refusing.requests
+    assert len(other.requests) == 4
+
+
+async def test_when_two_are_full_the_rest_is_not_asked(tmp_path: Path, connect: Connect) -> None:
+    scripted = [ScriptedRunner(tmp_path / str(index), [FULL]) for index in range(4)]
+    with pytest.raises(Unavailable):
+        await collect(await connect(*scripted))
+    assert sum(len(runner.requests) for runner in scripted) == 2
 
 
 async def test_a_request_that_loses_every_runner_is_given_up(
@@ -273,6 +327,22 @@ async def test_a_ticket_that_expires_ends_the_request(
     with pytest.raises(Unavailable) as raised:
         await asked
     assert raised.value.reason == Unavailable.DRAINING
+
+
+async def test_a_ticket_that_expires_is_not_sent_to_another_runner(
+    tmp_path: Path, connect: Connect
+) -> None:
+    scripted = [ScriptedRunner(tmp_path / str(index), [STORY[0], HANG]) for index in (0, 1)]
+    runners = await connect(*scripted)
+    asked = asyncio.create_task(collect(runners, ticket=(ticket := Ticket())))
+    hanging = [asyncio.create_task(runner.hung()) for runner in scripted]
+    await asyncio.wait(hanging, return_when=asyncio.FIRST_COMPLETED)
+    ticket.expire()
+    with pytest.raises(Unavailable):
+        await asked
+    assert sum(len(runner.requests) for runner in scripted) == 1
+    for task in hanging:
+        task.cancel()
 
 
 async def test_without_a_ready_runner_requests_are_refused(

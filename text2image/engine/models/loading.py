@@ -25,17 +25,19 @@ from text2image.engine import devices
 from text2image.engine.models.contract import Model
 from text2image.engine.models.stable_diffusion import StableDiffusion
 from text2image.messages import ModelInfo, Sampler
-from text2image.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
+from text2image.settings import EMBEDDED_MODEL, MAX_SIDE, MODELS, Settings
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_PATH = Path(__file__).parents[3] / "models" / EMBEDDED_MODEL
+EMBEDDED_PATH = MODELS / EMBEDDED_MODEL
 
 # Pipelines that a family's file takes apart, by the `_class_name` of their model_index.json.
 FAMILIES: dict[str, tuple[str, Any]] = {
     "StableDiffusionPipeline": ("stable-diffusion", StableDiffusion),
     "LatentConsistencyModelPipeline": ("stable-diffusion", StableDiffusion),
 }
+# Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
+_LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
 # The revision reads files up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it
 # reads a block at every stride: a part of the weights that changed is hardly ever smaller than a stride.
 _WHOLE_BYTES = 1 << 26
@@ -55,9 +57,9 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     """
     device = devices.pick_device(settings.device, index)
     dtype = devices.pick_dtype(device, settings.dtype)
-    devices.prepare_thread(device, settings.threads, sharers=max(1, settings.runners))
+    devices.prepare_thread(device, settings.threads, sharers=max(1, settings.runner_workers))
     report(f"loading {settings.model} on {device}")
-    folder = _locate(settings, report)
+    folder = locate(settings, report)
     pipeline_class = json.loads((folder / "model_index.json").read_text())["_class_name"]
     if pipeline_class not in FAMILIES:
         raise ValueError(
@@ -71,9 +73,7 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
             dtype=dtype,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
+            **_LEFT_OUT,
             requires_safety_checker=False,
             local_files_only=True,
         ).to(device)
@@ -88,10 +88,19 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     return model
 
 
-def _locate(settings: Settings, report: Callable[[str], None]) -> Path:
-    """The folder of the model, fetched from the hub if it is not a local one."""
+def locate(settings: Settings, report: Callable[[str], None]) -> Path:
+    """The folder of the model: one beside the code, another local one, or what the hub has, fetched if need be.
+
+    Raises:
+        OSError: there is none; the text says why, and what to do.
+    """
+    beside = MODELS / settings.model
+    if (beside / "model_index.json").is_file() and not settings.model_revision:
+        return beside
     if settings.model == EMBEDDED_MODEL:
-        return EMBEDDED_PATH
+        raise OSError(
+            f"T2I_MODEL={EMBEDDED_MODEL}: this Bento was built with another model; unset T2I_MODEL to draw with that"
+        )
     folder = Path(settings.model).expanduser()
     if (folder / "model_index.json").is_file():
         return folder
@@ -99,7 +108,11 @@ def _locate(settings: Settings, report: Callable[[str], None]) -> Path:
         raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
     try:
-        return Path(DiffusionPipeline.download(settings.model, revision=settings.model_revision))
+        return Path(
+            DiffusionPipeline.download(
+                settings.model, revision=settings.model_revision, **_LEFT_OUT
+            )
+        )
     except (OSError, ValueError) as error:
         raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
 

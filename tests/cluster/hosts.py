@@ -1,0 +1,76 @@
+"""Hosts on this machine: network namespaces with an address each, on one bridge that this process is on too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+# Of the addresses that nobody routes; the bridge has the first.
+_NETWORK = "10.213.77"
+
+
+class NoHosts(Exception):
+    """This machine does not let us make network namespaces; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One namespace. `cable` is the bridge's end of its only link."""
+
+    name: str
+    address: str
+    cable: str
+
+    def command(self, *words: str) -> list[str]:
+        """What runs a command there; the process is the command's own."""
+        return ["ip", "netns", "exec", self.name, *words]
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Unplugs the host for the length of the block: what is sent is lost, and nobody is told."""
+        _ip("link", "set", self.cable, "down")
+        try:
+            yield
+        finally:
+            _ip("link", "set", self.cable, "up")
+
+
+@contextmanager
+def network(names: Sequence[str]) -> Iterator[list[Host]]:
+    """Hosts that reach each other and this process, removed afterwards.
+
+    Raises:
+        NoHosts: they cannot be made here.
+    """
+    if not shutil.which("ip"):
+        raise NoHosts("there is no ip command (Debian's iproute2)")
+    mark = f"t2i{os.getpid() % 100000}"
+    with ExitStack() as cleaning:
+        _ip("link", "add", mark, "type", "bridge")
+        cleaning.callback(_ip, "link", "del", mark)
+        _ip("addr", "add", f"{_NETWORK}.1/24", "dev", mark)
+        _ip("link", "set", mark, "up")
+        yield [_host(mark, number, name, cleaning) for number, name in enumerate(names)]
+
+
+def _host(bridge: str, number: int, name: str, cleaning: ExitStack) -> Host:
+    cable = f"{bridge}c{number}"
+    host = Host(f"{bridge}-{name}", f"{_NETWORK}.{number + 2}", cable)
+    _ip("netns", "add", host.name)
+    cleaning.callback(_ip, "netns", "del", host.name)
+    _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+    _ip("link", "set", cable, "master", bridge, "up")
+    _ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
+    for device in ("lo", "eth0"):
+        _ip("-n", host.name, "link", "set", device, "up")
+    return host
+
+
+def _ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NoHosts(f"`ip {' '.join(words)}` says: {done.stderr.strip()}")

@@ -1,0 +1,174 @@
+"""Gateways that share a Redis draw an identical request once; a lease that is lost costs a drawing and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.redis import RedisServer
+from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner
+from tests.unit.gateway.test_generate import ORDER
+from tests.unit.gateway.test_runners import until
+from text2image.errors import Unavailable
+from text2image.gateway.cache import PictureCache
+from text2image.gateway.generate import Gateway
+from text2image.gateway.leases import Leases
+from text2image.gateway.runners import Runners
+from text2image.gateway.shared import SharedState
+from text2image.gateway.shelves import RedisShelf
+from text2image.lifecycle import Work
+from text2image.messages import StreamOptions
+from text2image.telemetry import GatewayMetrics
+
+
+@pytest.fixture
+async def shared(redis: RedisServer) -> AsyncIterator[SharedState]:
+    shared = SharedState(redis.url, 2.0)
+    yield shared
+    await shared.close()
+
+
+async def hold(leases: Leases, held: asyncio.Event, over: asyncio.Event) -> bool:
+    async with leases.held("a fox") as waited:
+        held.set()
+        await over.wait()
+        return waited
+
+
+async def test_the_second_waits_for_the_first_and_is_told_so(
+    shared: SharedState, redis: RedisServer
+) -> None:
+    leases = Leases(shared)
+    held, over, free = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(hold(leases, held, over))
+    await held.wait()
+    second = asyncio.create_task(hold(leases, free, over))
+    with redis.connection as connection:
+        async with asyncio.timeout(30):
+            while connection.info("commandstats")["cmdstat_set"]["calls"] < 2:
+                await asyncio.sleep(0.01)
+    async with leases.held("another fox") as waited:
+        assert not waited
+    assert not free.is_set()
+    over.set()
+    async with asyncio.timeout(30):
+        assert [await first, await second] == [False, True]
+
+
+async def test_a_lease_is_renewed_while_it_is_held(shared: SharedState, redis: RedisServer) -> None:
+    over = asyncio.Event()
+    holder = asyncio.create_task(hold(Leases(shared, 0.6), held := asyncio.Event(), over))
+    await held.wait()
+    waiter = asyncio.create_task(hold(Leases(shared, 0.6), asyncio.Event(), over))
+    with redis.connection as connection:
+        (key,) = connection.keys("text2image:drawing:*")
+        value, renewals, before = connection.get(key), 0, 600
+        async with asyncio.timeout(30):
+            while renewals < 4:
+                await asyncio.sleep(0.01)
+                left = connection.pttl(key)
+                renewals += left > before
+                before = left
+        assert connection.get(key) == value, "it is the holder's still"
+    assert not waiter.done()
+    over.set()
+    assert [await holder, await waiter] == [False, True]
+
+
+async def test_a_holder_that_dies_lets_the_next_one_draw(
+    shared: SharedState, redis: RedisServer
+) -> None:
+    over = asyncio.Event()
+    holder = asyncio.create_task(hold(Leases(shared), held := asyncio.Event(), over))
+    await held.wait()
+    with redis.connection as connection:
+        (key,) = connection.keys("text2image:drawing:*")
+        # As it is when nobody renews it.
+        connection.pexpire(key, 1)
+        async with asyncio.timeout(30), Leases(shared).held("a fox"):
+            value = connection.get(key)
+            over.set()
+            await holder
+            assert connection.get(key) == value, "who comes back does not give up another one's"
+
+
+async def test_without_redis_everybody_draws(shared: SharedState, redis: RedisServer) -> None:
+    redis.kill()
+    async with asyncio.timeout(30):
+        async with Leases(shared).held("a fox") as first, Leases(shared).held("a fox") as second:
+            assert (first, second) == (False, False)
+
+
+@dataclass
+class Place:
+    """A gateway and its only runner."""
+
+    gateway: Gateway
+    runner: ScriptedRunner
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, shared: SharedState) -> AsyncIterator[list[Place]]:
+    """Two gateways with one cache."""
+    async with AsyncExitStack() as stack:
+        places = []
+        for index in (0, 1):
+            runner = ScriptedRunner(tmp_path / str(index))
+            await runner.start()
+            stack.push_async_callback(runner.die)
+            metrics = GatewayMetrics(CollectorRegistry())
+            runners = Runners([runner.address], 0, metrics)
+            runners.start()
+            stack.push_async_callback(runners.close)
+            await until(runners, lambda runners=runners: runners.is_ready)  # type: ignore[misc]
+            cache = PictureCache(RedisShelf(shared, 60))
+            gateway = Gateway(runners, None, metrics, Work(), cache=cache, leases=Leases(shared))
+            places.append(Place(gateway, runner))
+        yield places
+
+
+async def test_two_gateways_draw_the_same_request_once(pair: list[Place]) -> None:
+    first, second = await asyncio.gather(*(place.gateway.draw(ORDER) for place in pair))
+    assert sum(len(place.runner.requests) for place in pair) == 1
+    assert [each.png for each in first.pictures] == [each.png for each in second.pictures]
+    assert {first.cached, second.cached} == {True, False}
+
+
+async def test_where_the_first_is_refused_the_second_draws(pair: list[Place]) -> None:
+    refused, other = pair
+    full = Unavailable("full", reason=Unavailable.FULL, retry_after=1)
+    refused.runner.play([full])
+    failing = asyncio.create_task(refused.gateway.draw(ORDER))
+    assert (await other.gateway.draw(ORDER)).pictures
+    with contextlib.suppress(Unavailable):
+        await failing
+
+
+async def test_who_leaves_lets_the_next_one_draw(pair: list[Place]) -> None:
+    leaving, staying = pair
+    leaving.runner.play([STORY[0], HANG])
+    drawing = asyncio.create_task(leaving.gateway.draw(ORDER))
+    await leaving.runner.hung()
+    waiting = asyncio.create_task(staying.gateway.draw(ORDER))
+    drawing.cancel()
+    async with asyncio.timeout(30):
+        assert (await waiting).pictures
+    assert len(staying.runner.requests) == 1
+
+
+async def test_progress_is_worth_a_drawing_of_its_own(pair: list[Place]) -> None:
+    other, watching = pair
+    other.runner.play([STORY[0], HANG])
+    drawing = asyncio.create_task(other.gateway.draw(ORDER))
+    await other.runner.hung()
+    async with asyncio.timeout(30):
+        assert (await watching.gateway.draw(replace(ORDER, options=StreamOptions(1)))).pictures
+    drawing.cancel()
+    await asyncio.wait({drawing})

@@ -1,0 +1,95 @@
+"""Pictures in an object store, or wherever else fsspec can write, so that gateways on many machines share one place."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+
+from text2image.gateway.store import NotSaved, Storage, Store, slug
+from text2image.settings import Settings, is_url
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a picture may take to be stored; its client waits for it.
+PATIENCE = 15.0
+
+
+class RemoteStore:
+    """Saves pictures below a URL, each in one piece under a name that nobody else has."""
+
+    def __init__(self, url: str) -> None:
+        """
+        Raises:
+            ValueError: fsspec knows no such URL.
+            ImportError: what it takes for one is not installed; the text says what that is.
+        """
+        self._url = url.rstrip("/")
+        self._files, root = fsspec.core.url_to_fs(self._url)
+        self._root = str(root).rstrip("/")
+
+    def save(self, png: bytes, title: str) -> str:
+        # There is no way to ask for a name that is still free, but a long random one is as good as never taken.
+        name = f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}_{secrets.token_hex(8)}.png"
+        return self._put(name, png)
+
+    def save_once(self, png: bytes, title: str, mark: str) -> str:
+        return self._put(_marked(title, mark), png)
+
+    def path_of(self, title: str, mark: str) -> str:
+        return f"{self._url}/{_marked(title, mark)}"
+
+    def holds(self, path: str, png: bytes) -> bool:
+        """Whether something as long as this picture is there: what was put there whole is whole."""
+        folder, _, name = path.rpartition("/")
+        if folder != self._url:
+            return False
+        try:
+            # Not what was listed once.
+            self._files.invalidate_cache()
+            found = self._within(self._files.info, f"{self._root}/{name}")
+        except Exception:
+            return False
+        return bool(found.get("size") == len(png))
+
+    def _put(self, name: str, png: bytes) -> str:
+        try:
+            self._within(self._files.pipe_file, f"{self._root}/{name}", png)
+        except Exception as error:
+            # Every file system has errors of its own. Their texts may name the file, and with it words of the prompt.
+            reason = type(error).__name__
+            logger.warning("a picture could not be saved in %s: %s", self._url, reason)
+            raise NotSaved(reason) from error
+        return f"{self._url}/{name}"
+
+    def _within(self, work: Callable[..., Any], *arguments: object) -> Any:
+        """What a method of the file system does, within `PATIENCE` where it can be held to that."""
+        limit = {"timeout": PATIENCE} if isinstance(self._files, AsyncFileSystem) else {}
+        return work(*arguments, **limit)
+
+
+def _marked(title: str, mark: str) -> str:
+    return f"{slug(title)}_{mark}.png"
+
+
+def store_of(settings: Settings) -> Storage | None:
+    """Where the settings want pictures saved, or None for nowhere.
+
+    Raises:
+        SystemExit: fsspec knows no such place; the text says what it takes.
+    """
+    if not settings.save_images:
+        return None
+    folder = settings.output_dir
+    if not is_url(folder):
+        return Store(Path(folder))
+    try:
+        return RemoteStore(str(folder))
+    except (ImportError, ValueError) as error:
+        raise SystemExit(f"text2image: T2I_OUTPUT_DIR={folder}: {error}") from None
