@@ -127,10 +127,9 @@ def title_of(order: Order) -> str:
 
 def caption_of(piece: Piece) -> str:
     """A picture's seed, and the time that it took."""
-    timings = piece.picture.timings
-    seconds = timings.queued + timings.denoising + timings.decoding
-    took = "from the cache" if piece.picture.cached else in_seconds(seconds)
-    return f"Seed {piece.picture.seed} · {took}"
+    picture = piece.picture
+    took = "from the cache" if picture.cached else in_seconds(picture.timings.total)
+    return f"Seed {picture.seed} · {took}"
 
 
 def parameters_of(piece: Piece) -> str:

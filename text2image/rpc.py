@@ -7,7 +7,7 @@ handler as `Malformed`, so that it gets the 400 it deserves in the dialect of it
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -109,6 +109,11 @@ def generic_handler(
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def headers_in(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """The textual part of a call's metadata; of several with one name the first counts, as in HTTP."""
+    return {name: value for name, value in reversed(tuple(metadata)) if isinstance(value, str)}
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:

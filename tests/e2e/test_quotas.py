@@ -119,7 +119,7 @@ def spent_in_redis(redis: Redis, headers: dict[str, str]) -> int:
 
 def processes_of(server: Server, headers: dict[str, str], status: str = "") -> set[str]:
     """Which gateway processes have answered a caller over HTTP, by the access log."""
-    address = f" {headers['X-Forwarded-For']}:"
+    address = f'"{headers["X-Forwarded-For"]}:'
     lines = [line for line in server.log.splitlines() if address in line and status in line]
     return {match[0] for line in lines if (match := re.search(r"text2image-gateway:\d+", line))}
 

@@ -65,7 +65,7 @@ class Served:
 
     async def __aenter__(self) -> Served:
         await self.runner.start()
-        self.runners = Runners([self.runner.socket], 0, self.metrics)
+        self.runners = Runners([self.runner.address], 0, self.metrics)
         self.runners.start()
         async for status in self.runners.statuses():
             if status.state is State.READY:

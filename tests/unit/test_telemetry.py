@@ -1,8 +1,9 @@
-"""Requests are counted by how they end, whichever way that is."""
+"""Requests are counted and logged by how they end, whichever way that is."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from text2image.errors import (
     DeadlineExceeded,
+    Internal,
     PermissionDenied,
     QuotaExceeded,
     Text2ImageError,
@@ -68,6 +70,47 @@ def test_what_is_turned_away_is_counted_by_its_reason(
         raise error
     counted = registry.get_sample_value("text2image_refusals_total", {"reason": error.reason})
     assert (counted or 0) == refusals
+
+
+def test_a_request_ends_in_one_line_that_tells_how_and_nothing_of_its_prompt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics = GatewayMetrics(CollectorRegistry())
+    caplog.set_level(logging.INFO)
+    error = Internal()
+    with pytest.raises(Internal), metrics.request("grpc"):
+        raise error
+    with pytest.raises(DeadlineExceeded), metrics.request("rest"):
+        raise DeadlineExceeded("a zebra took too long")
+    first, second = (vars(record) for record in caplog.records)
+    assert (first["transport"], first["code"]) == ("grpc", "INTERNAL")
+    assert first["error_id"] == error.error_id
+    assert (second["code"], second["error_id"]) == ("DEADLINE_EXCEEDED", None)
+    assert "zebra" not in caplog.text
+
+
+def test_what_is_alerted_on_is_there_from_the_beginning() -> None:
+    """Prometheus sees no increase in what was not there before."""
+    registry = CollectorRegistry()
+    GatewayMetrics(registry)
+    for name, labels in (
+        ("refusals", {"reason": Unavailable.FULL}),
+        ("pictures", {"saved": "failed"}),
+        ("auth_failures", {"why": "unknown"}),
+        ("cache", {"outcome": "hit"}),
+    ):
+        assert registry.get_sample_value(f"text2image_{name}_total", labels) == 0
+    assert registry.get_sample_value("text2image_starts_total", {"role": "gateway"}) == 1
+
+
+def test_a_stage_is_measured_if_it_was_gone_through() -> None:
+    registry = CollectorRegistry()
+    metrics = GatewayMetrics(registry)
+    with metrics.stage("png"):
+        pass
+    with pytest.raises(OSError, match="full"), metrics.stage("png"):
+        raise OSError("full")
+    assert registry.get_sample_value("text2image_stage_seconds_count", {"stage": "png"}) == 1
 
 
 def test_killed_processes_are_forgotten(tmp_path: Path) -> None:

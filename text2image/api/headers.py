@@ -1,4 +1,4 @@
-"""The security headers of every HTTP answer, ours and BentoML's."""
+"""The headers of every HTTP answer, ours and BentoML's: those for security, and the id of the request's trace."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from text2image import tracing
 
 A_YEAR = 365 * 24 * 3600
 # Nobody has to run, frame or fetch anything because of an answer.
@@ -16,8 +18,21 @@ _PAGE_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # What a page of another origin may send and read.
-_ALLOWED_HEADERS = ["Authorization", "Content-Type", "X-API-Key", "X-Request-Timeout"]
-_EXPOSED_HEADERS = ["RateLimit", "RateLimit-Policy", "Retry-After", "X-Cache"]
+_ALLOWED_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Traceparent",
+    "Tracestate",
+    "X-API-Key",
+    "X-Request-Timeout",
+]
+_EXPOSED_HEADERS = [
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "X-Cache",
+    tracing.TRACE_HEADER,
+]
 
 
 class SecurityHeaders:
@@ -44,6 +59,26 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+class TraceId:
+    """ASGI middleware. Takes up the trace that a request names, or begins one, and tells its id in the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace_id = tracing.begin(Headers(scope=scope))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[tracing.TRACE_HEADER] = trace_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
 
 
 def _headers(content_type: str, scope: Scope) -> dict[str, str]:

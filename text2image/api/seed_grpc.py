@@ -6,7 +6,7 @@ import base64
 
 from text2image import text2image_pb2 as pb
 from text2image import validation, wire
-from text2image.api.v1_grpc import credentials_of, timeout_of
+from text2image.api.v1_grpc import credentials_of, timeout_of, trace
 from text2image.errors import InvalidRequest
 from text2image.gateway.auth import Caller
 from text2image.gateway.generate import Drawing, Gateway, Order
@@ -32,6 +32,7 @@ class Text2ImageService:
     async def generate_image(
         self, request: pb.ImageRequest | Malformed, context: Context
     ) -> pb.ImageResponse:
+        await trace(context)
         try:
             with self._gateway.metrics.request(TRANSPORT):
                 caller = self._gateway.authenticate(credentials_of(context))

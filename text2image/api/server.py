@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 
+from text2image import tracing
 from text2image.api.grpc_server import GrpcServer
 from text2image.gateway.auth import authenticator_of
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.generate import Gateway
+from text2image.gateway.leases import Leases
 from text2image.gateway.quota import Quotas
+from text2image.gateway.remote_store import store_of
 from text2image.gateway.runners import Runners
 from text2image.gateway.shared import SharedState
 from text2image.gateway.shelves import PICTURE_TIMEOUT, DiskShelf, RedisShelf
-from text2image.gateway.store import Store
-from text2image.hardware import runner_count
+from text2image.hardware import runner_addresses
 from text2image.lifecycle import Work
 from text2image.ready import announce, block_of
 from text2image.settings import Settings
 from text2image.sockets import private_folder
 from text2image.telemetry import GatewayMetrics
+from text2image.tls import runner_tls_of
 
 
 class GatewayServer:
@@ -28,9 +31,10 @@ class GatewayServer:
         metrics = GatewayMetrics()
         self._settings = settings
         self._runners = Runners(
-            [settings.socket_of(index) for index in range(runner_count(settings))],
+            runner_addresses(settings),
             settings.runner_retries,
             metrics,
+            runner_tls_of(settings),
         )
         self._books = SharedState(settings.redis_url) if settings.redis_url else None
         pictures = settings.cache_redis_url or settings.redis_url
@@ -38,10 +42,11 @@ class GatewayServer:
         self._quotas = Quotas(self._books)
         self.gateway = Gateway(
             self._runners,
-            Store(settings.output_dir) if settings.save_images else None,
+            store_of(settings),
             metrics,
             Work(),
             cache=_cache(settings, self._pictures),
+            leases=Leases(self._pictures) if self._pictures else None,
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
             log_prompts=settings.log_prompts,
@@ -57,6 +62,7 @@ class GatewayServer:
         """
         folder = self._settings.socket_of(0).parent
         private_folder(folder)
+        self._export = tracing.set_up(self._settings.otlp_endpoint, "text2image-gateway")
         self._runners.start()
         await self._grpc.start()
         self._announcing = asyncio.create_task(
@@ -81,6 +87,8 @@ class GatewayServer:
         for shared in (self._books, self._pictures):
             if shared:
                 await shared.close()
+        if self._export:
+            await self._export.close()
 
 
 def _cache(settings: Settings, shared: SharedState | None) -> PictureCache | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from urllib.parse import unquote
 
-from text2image import wire
+import grpc
+
+from text2image import tracing, wire
 from text2image.gateway.auth import Credentials, key_in
 from text2image.gateway.generate import Gateway, Order
-from text2image.rpc import Context, Handler, Malformed, abort, checked
+from text2image.rpc import Context, Handler, Malformed, abort, checked, headers_in
 from text2image.settings import Settings
 from text2image.v1 import image_generation_pb2 as pb
 
@@ -35,6 +37,7 @@ class ImageGeneration:
     async def generate(
         self, request: pb.GenerateRequest | Malformed, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
+        await trace(context)
         try:
             with self._gateway.metrics.request(TRANSPORT):
                 async with aclosing(self._gateway.stream(self._order(request, context))) as events:
@@ -75,6 +78,14 @@ class ImageGeneration:
             timeout=timeout_of(context, self._settings),
             options=wire.options_from(message),
         )
+
+
+async def trace(context: Context) -> None:
+    """Takes up the trace that the client names, or begins one, and tells its id in the initial metadata."""
+    trace_id = tracing.begin(headers_in(context.invocation_metadata() or ()))
+    # Who has gone already needs no id.
+    with suppress(grpc.aio.BaseError):
+        await context.send_initial_metadata(((tracing.TRACE_HEADER.lower(), trace_id),))
 
 
 def credentials_of(context: Context) -> Credentials:

@@ -94,17 +94,12 @@ class _Easel:
                 self._screen.bar(done, total, f"step {done} of {total}")
             case Picture():
                 path = self._save(event)
-                self._screen.say(f"seed {event.seed}, {_seconds_of(event):.1f} s")
+                self._screen.say(f"seed {event.seed}, {event.timings.total:.1f} s")
                 print(path, flush=True)
             case Completed(left_out=left_out):
                 self._screen.clear()
                 if left_out:
                     self._screen.say(f"the prompt was too long, left out: {left_out}")
-
-
-def _seconds_of(picture: Picture) -> float:
-    timings = picture.timings
-    return timings.queued + timings.denoising + timings.decoding
 
 
 def _in_words(error: Text2ImageError) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc
 
-from text2image import rpc, wire
+from text2image import rpc, tracing, wire
 from text2image.engine.engine import Engine
+from text2image.messages import Event, GeneratedImage, Queued
 from text2image.settings import Settings
 from text2image.v1 import image_generation_pb2 as pb
 from text2image.validation import resolve
@@ -38,20 +40,23 @@ class RunnerService:
         self, message: pb.GenerateRequest | rpc.Malformed, context: rpc.Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Streams a request's events. The call's deadline and cancellation are the request's."""
+        metadata = context.invocation_metadata() or ()
+        tracing.begin(rpc.headers_in(metadata))
         try:
-            parsed = rpc.checked(message)
-            request = resolve(wire.draft_from(parsed), self._engine.model)
-            remaining = context.time_remaining()
-            time_limit = self._settings.request_timeout if remaining is None else remaining
-            events = self._engine.generate(
-                request,
-                wire.options_from(parsed),
-                time_limit=time_limit,
-                share=wire.share_from(context.invocation_metadata() or ()),
-            )
-            async with aclosing(events):
-                async for event in events:
-                    yield wire.event_to(event)
+            with tracing.request("Generate"):
+                parsed = rpc.checked(message)
+                request = resolve(wire.draft_from(parsed), self._engine.model)
+                remaining = context.time_remaining()
+                time_limit = self._settings.request_timeout if remaining is None else remaining
+                events = self._engine.generate(
+                    request,
+                    wire.options_from(parsed),
+                    time_limit=time_limit,
+                    share=wire.share_from(metadata),
+                )
+                async with aclosing(_traced(events)) as traced:
+                    async for event in traced:
+                        yield wire.event_to(event)
         except Exception as error:
             await rpc.abort(context, error)
 
@@ -75,3 +80,15 @@ class RunnerService:
                 yield wire.status_to(status)
         except Exception as error:
             await rpc.abort(context, error)
+
+
+async def _traced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The events of a request, whose pictures' stages are spans of its trace."""
+    admitted_ns = 0
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Queued):
+                admitted_ns = time.time_ns()
+            elif isinstance(event, GeneratedImage):
+                tracing.drawn(event.index, admitted_ns, event.timings)
+            yield event
