@@ -8,6 +8,8 @@ export HOST ?= 127.0.0.1
 export PORT ?= 3000
 export GRPC_PORT ?= 50051
 UI_PORT ?= 8501
+# Options of `make load` and `make compare`, as in OPTIONS="--quick"; --help lists them.
+OPTIONS ?=
 # Length of the branch on which the learning rate falls before an export.
 DECAY_STEPS ?= 2000
 
@@ -16,7 +18,7 @@ export BENTOML_DO_NOT_TRACK := True
 PIP_OPTIONS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve ui test lint audit debian format load bench bento container train model eval docs samples screenshots proto lock clean
+.PHONY: help serve ui test lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +27,9 @@ serve: .venv/.serve ## Serve HTTP on PORT and gRPC on GRPC_PORT
 	@exec $(BIN)/bentoml serve service:Gateway --host $(HOST) --port $(PORT)
 
 ui: .venv/.serve .venv/.ui ## Show the page on UI_PORT; it draws with the server on GRPC_PORT
-	@PYTHONPATH=. exec $(BIN)/streamlit run frontend/app.py --server.address $(HOST) \
-		--server.port $(UI_PORT)
+	@T2I_PAGE_PORT=$(UI_PORT) exec $(BIN)/python -m text2image.page
 
-test: debian .venv/.dev lint audit ## Run everything that CI runs
+test: debian .venv/.dev .venv/.baselines lint audit ## Run everything that CI runs
 	$(BIN)/python -m pytest
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos
@@ -37,6 +38,7 @@ lint: .venv/.dev ## Check format, style, types, import boundaries and protos
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
+	$(BIN)/hadolint deploy/container/Dockerfile
 
 audit: .venv/.dev ## Look for unsafe code, and for known vulnerabilities of what is installed
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive text2image service.py frontend
@@ -52,22 +54,26 @@ format: .venv/.dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-load: .venv/.dev ## Load a running server with 1, 5, 10 and 20 users; reports in build/load
-	@mkdir -p build/load
-	@for users in 1 5 10 20; do \
-		$(BIN)/locust -f loadtests/locustfile.py --headless --host http://$(HOST):$(PORT) \
-			--users $$users --spawn-rate $$users --run-time 30s --stop-timeout 60 --only-summary \
-			--csv build/load/$$users --html build/load/$$users.html || exit 1; \
-	done
+load: .venv/.dev ## Load the server at PORT, or one of its own; writes build/load/report.html
+	@$(BIN)/python -m loadtests.load $(OPTIONS)
+
+compare: .venv/.dev .venv/.baselines ## Measure the service beside other designs; writes docs/comparison.md
+	@$(BIN)/python -m loadtests.compare $(OPTIONS)
 
 bench: .venv/.dev ## Measure the server against the bare pipeline; writes docs/benchmarks.md
 	$(BIN)/python -m loadtests.bench
 
-bento: .venv/.serve ## Build the Bento
-	$(BIN)/bentoml build
+# Both for a CPU, or with CUDA=1 for GPUs; MODEL=owner/name takes a model of the hub in, in place of the embedded one.
+SHIPPED := $(if $(CUDA),--variant cuda) $(if $(MODEL),--model $(MODEL)) $(if $(REVISION),--revision $(REVISION))
 
-container: bento ## Build the container image of the newest Bento
-	$(BIN)/bentoml containerize text2image-gateway:latest
+coldstart: .venv/.dev ## Measure a start up to the first picture; writes docs/cold-start.md
+	$(BIN)/python -m loadtests.coldstart
+
+bento: .venv/.serve ## Build the Bento
+	@$(BIN)/python -m tools.bento $(SHIPPED)
+
+container: .venv/.serve ## Build the container's image, with docker, podman or buildah
+	@$(BIN)/python -m tools.container $(SHIPPED) $(BUILDER_OPTIONS:%=--opt %)
 
 train: .venv/.dev .venv/.training ## Train the embedded model; stop it at any time, the next call goes on
 	nice -n 19 $(BIN)/python -m training.train
@@ -107,6 +113,11 @@ clean: ## Remove the virtual environment and all caches
 	@echo "installing requirements/$*.txt; the first time takes a few minutes"
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
 		-c requirements/constraints.txt -r $<
+	@touch $@
+
+# Beside the others, not among them: see the file.
+.venv/.baselines: requirements/baselines.txt | .venv/pyvenv.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/baselines -r $<
 	@touch $@
 
 .venv/.training: training/requirements.txt | .venv/pyvenv.cfg

@@ -22,14 +22,18 @@ def table() -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     variable = field.validation_alias or f"T2I_{name.upper()}"
-    default = "" if field.default is None else f"`{_shown(field)}`"
+    default = "" if _default(field) is None else f"`{_shown(field)}`"
     return f"| `{variable}` | {default} | {field.description} |"
 
 
 def _shown(field: FieldInfo) -> object:
     if field.annotation is bool or bool in get_args(field.annotation):
         return int(field.default)
-    return field.default
+    return _default(field)
+
+
+def _default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True)
 
 
 def with_table(readme: str) -> str:
