@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 
 from loadtests import overload
+from loadtests.calls import grpc_call, http_call
 from loadtests.drivers import Call, Run, burst, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT, STEPS, Worker, bare_pipeline, engine
 from tests.e2e.harness import Server, serving
@@ -102,7 +103,11 @@ async def measure(
         httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http,
         AsyncClient(server.address) as grpc,
     ):
-        calls = {"HTTP": http_call(http, server.url), "gRPC": grpc_call(grpc)}
+        asked = {"text": PROMPT, "guidance_scale": GUIDANCE_SCALE}
+        calls = {
+            "HTTP": http_call(http, server.url, **asked),
+            "gRPC": grpc_call(grpc, PROMPT, guidance_scale=GUIDANCE_SCALE),
+        }
         await measure_lone(plan, figures, calls, bare, alone)
         await measure_throughput(plan, figures, calls, bare)
         for clients in CONCURRENCY:
@@ -114,7 +119,7 @@ async def measure(
             figures.offered[share] = run
             progress(f"offered {share:.0%} of saturation: p99 {run.percentile(99):.2f} s")
         patience = {"X-Request-Timeout": f"{overload.PATIENCE:g}"}
-        impatient = http_call(http, server.url, patience)
+        impatient = http_call(http, server.url, patience, **asked)
         figures.storm = await overload.measure(
             calls["HTTP"], impatient, server, seconds=plan.storm_seconds
         )
@@ -150,34 +155,6 @@ async def measure_throughput(
             run = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=plan.seconds)
             figures.served.setdefault(name, []).append(run.rate)
         progress(f"throughput, turn {turn + 1}: " + told(figures.served))
-
-
-def http_call(client: httpx.AsyncClient, url: str, headers: dict[str, str] | None = None) -> Call:
-    """A picture over `POST /generate`."""
-
-    async def call(seed: int, steps: int) -> object:
-        body = {
-            "text": PROMPT,
-            "seed": seed,
-            "steps": steps,
-            "guidance_scale": GUIDANCE_SCALE,
-        }
-        answer = await client.post(f"{url}/generate", json=body, headers=headers)
-        return answer.raise_for_status().json()["image_base64"]
-
-    return call
-
-
-def grpc_call(client: AsyncClient) -> Call:
-    """A picture over gRPC v1."""
-
-    async def call(seed: int, steps: int) -> object:
-        pictures = await client.generate(
-            PROMPT, seed=seed, steps=steps, guidance_scale=GUIDANCE_SCALE
-        )
-        return pictures[0].png
-
-    return call
 
 
 def told(series: dict[str, list[float]]) -> str:

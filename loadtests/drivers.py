@@ -9,7 +9,7 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -134,12 +134,20 @@ async def open_loop(
 ) -> Run:
     """Poisson arrivals at `rate` calls per second; returns when all of them are answered."""
     recorder = Recorder(call)
-    generator = random.Random(seed)
     calls: list[asyncio.Task[None]] = []
-    due = 0.0
-    while due < seconds:
+    for due, asked in arrivals(rate=rate, seconds=seconds, steps=steps, seed=seed):
         await asyncio.sleep(max(0.0, due - recorder.elapsed))
-        calls.append(asyncio.create_task(recorder.one(generator.choice(steps))))
-        due += generator.expovariate(rate)
+        calls.append(asyncio.create_task(recorder.one(asked)))
     await asyncio.gather(*calls)
     return Run(recorder.answers, max(seconds, recorder.elapsed))
+
+
+def arrivals(
+    *, rate: float, seconds: float, steps: Sequence[int], seed: int = 0
+) -> Iterator[tuple[float, int]]:
+    """When calls of a Poisson process are due, in seconds from its beginning, and the steps of each."""
+    generator = random.Random(seed)
+    due = 0.0
+    while due < seconds:
+        yield due, generator.choice(steps)
+        due += generator.expovariate(rate)

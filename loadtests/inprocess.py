@@ -14,27 +14,17 @@ GUIDANCE_SCALE = 5.0
 
 
 def bare_pipeline(connection: Connection) -> None:
-    """Answers each batch size with the seconds that `StableDiffusionPipeline.__call__` took for it."""
-    import torch
-    from diffusers import StableDiffusionPipeline
+    """Answers each batch size and step count with the seconds that the diffusers pipeline took for it."""
+    from loadtests.baselines.pipeline import Pipeline
 
-    from text2image.engine.models.loading import EMBEDDED_PATH
+    pipeline = Pipeline()
 
-    pipeline = StableDiffusionPipeline.from_pretrained(EMBEDDED_PATH, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-
-    def draw(batch: int) -> float:
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(batch)]
+    def draw(batch: int, steps: int) -> float:
+        requests = [{"text": PROMPT, "seed": seed} for seed in range(batch)]
         started = time.perf_counter()
-        pipeline(
-            [PROMPT] * batch,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE_SCALE,
-            generator=generators,
-        )
+        pipeline.images(requests, steps, GUIDANCE_SCALE)
         return time.perf_counter() - started
 
-    draw(1)
     _answer(connection, draw)
 
 
@@ -57,26 +47,26 @@ def engine(connection: Connection) -> None:
             if status.state is State.READY:
                 return
 
-    async def draw_one() -> None:
-        draft = Draft(prompt=PROMPT, steps=STEPS, guidance_scale=GUIDANCE_SCALE)
+    async def draw_one(steps: int) -> None:
+        draft = Draft(prompt=PROMPT, steps=steps, guidance_scale=GUIDANCE_SCALE)
         request = resolve(draft, drawer.model)
         async for _ in drawer.generate(request, StreamOptions(), time_limit=300):
             pass
 
-    def draw(batch: int) -> float:
+    def draw(batch: int, steps: int) -> float:
         started = time.perf_counter()
-        loop.run_until_complete(draw_one())
+        loop.run_until_complete(draw_one(steps))
         return time.perf_counter() - started
 
     loop.run_until_complete(ready())
-    draw(1)
+    draw(1, STEPS)
     _answer(connection, draw)
 
 
-def _answer(connection: Connection, draw: Callable[[int], float]) -> None:
+def _answer(connection: Connection, draw: Callable[[int, int], float]) -> None:
     connection.send("ready")
-    while (batch := connection.recv()) is not None:
-        connection.send(draw(batch))
+    while (asked := connection.recv()) is not None:
+        connection.send(draw(*asked))
 
 
 class Worker:
@@ -96,8 +86,8 @@ class Worker:
         self._connection.send(None)
         self._process.join()
 
-    def seconds(self, batch: int = 1) -> float:
+    def seconds(self, batch: int = 1, steps: int = STEPS) -> float:
         """Seconds to draw a batch."""
-        self._connection.send(batch)
+        self._connection.send((batch, steps))
         seconds: float = self._connection.recv()
         return seconds

@@ -1,0 +1,106 @@
+"""What a load run measures: levels of users who wait for their answers, and arrivals that wait for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from loadtests.drivers import Run
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """So many users at once over one transport, each asking for the next picture when it has the last.
+
+    `rows` is the mean of rows in a forward pass, None where the server did not show its metrics.
+    """
+
+    transport: str
+    users: int
+    run: Run
+    rows: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Poisson arrivals at `share` times the capacity, `rate` in a second, by clients whose patience is limited."""
+
+    share: float
+    rate: float
+    run: Run
+    rows: float | None
+
+    @property
+    def refused(self) -> float:
+        """Share of the requests that were refused."""
+        return sum(answer.refused for answer in self.run.answers) / max(1, len(self.run.answers))
+
+    @property
+    def goodput(self) -> float:
+        """Pictures per second, of those that could have been answered before the last request was sent.
+
+        Until the first ones can be finished a server has nothing to show, and after the last arrival it empties its
+        queue; neither says what it does under load.
+        """
+        answers = self.run.answers
+        if not answers:
+            return 0.0
+        drawn = [answer for answer in answers if answer.ok]
+        first = min((answer.latency for answer in drawn), default=0.0)
+        last = max(answer.sent for answer in answers)
+        counted = sum(first <= answer.answered <= last for answer in drawn)
+        return counted / max(1e-9, last - first)
+
+
+@dataclass(slots=True)
+class Figures:
+    """A whole load run."""
+
+    title: str
+    machine: str
+    seconds: float
+    patience: float = 0.0
+    levels: list[Level] = field(default_factory=list)
+    offered: list[Offered] = field(default_factory=list)
+
+    @property
+    def transports(self) -> list[str]:
+        return list(dict.fromkeys(level.transport for level in self.levels))
+
+    @property
+    def capacity(self) -> float:
+        """The most pictures per second of any level."""
+        return max(level.run.rate for level in self.levels)
+
+    @property
+    def lone(self) -> float:
+        """Mean seconds of a picture of the level with fewest users."""
+        return min(self.levels, key=lambda level: level.users).run.mean
+
+    def of(self, transport: str) -> list[Level]:
+        """The levels of one transport, fewest users first."""
+        levels = (level for level in self.levels if level.transport == transport)
+        return sorted(levels, key=lambda level: level.users)
+
+
+def broken(
+    levels: Sequence[Level], *, max_failures: float, max_p95: float | None = None
+) -> list[str]:
+    """What the levels did not keep, a line each: at most so many failures, and a p95 of at most so many seconds."""
+    lines = []
+    for level in levels:
+        name = f"{level.users} users over {level.transport}"
+        if not level.run.answers:
+            lines.append(f"{name}: no request was answered")
+            continue
+        failures = 1 - level.run.success
+        if failures > max_failures:
+            lines.append(f"{name}: {failures:.1%} failed; at most {max_failures:.1%} may")
+        p95 = level.run.percentile(95)
+        if max_p95 is not None and not p95 <= max_p95:
+            lines.append(
+                f"{name}: 95 % were answered within {p95:.2f} s; {max_p95:g} s are the limit"
+            )
+    return lines
