@@ -205,6 +205,8 @@ class Cluster:
                 self._start_proxy(ending)
                 yield
             except BaseException:
+                if self._proxy_log.exists():
+                    print(self._proxy_log.read_text()[-5000:])
                 for each in (*self.runners, *self.gateways):
                     print(each.log[-5000:])
                 raise

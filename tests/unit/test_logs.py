@@ -29,9 +29,10 @@ def _no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
-    """BentoML's logger without its handlers, however it was left; warnings go where they went afterwards."""
+    """BentoML's logger, and none with handlers, however they were left; warnings go where they went afterwards."""
+    for name in logs._LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     logger = logging.getLogger("bentoml")
-    monkeypatch.setattr(logger, "handlers", [])
     former = logger.level
     logger.setLevel(logging.INFO)
     yield logger

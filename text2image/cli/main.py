@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -29,8 +28,6 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: help was asked for, or the parser of the options has told what is wrong with them.
     """
-    # What the engine cannot say in an error it logs, under an id that the error names.
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", force=True)
     screen = Screen(sys.stderr)
     try:
         options = parse(arguments)
