@@ -164,7 +164,9 @@ def draw(storm: Storm, path: Path) -> None:
     course.set(
         xlabel="seconds into the storm", ylabel="answers per second, mean of 5 s", ylim=(0, None)
     )
-    course.legend(loc="center right", frameon=False)
+    figure.legend(
+        *course.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
