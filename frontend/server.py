@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from text2image.client import Client
 from text2image.errors import DeadlineExceeded, Unavailable
 from text2image.messages import ModelInfo, State, Status
-from text2image.ports import address_of, reachable
 from text2image.settings import Settings
 
 # What a visitor waits at most for an answer that takes milliseconds, in seconds.
@@ -22,7 +21,7 @@ class Server:
 
     @classmethod
     def of(cls, settings: Settings) -> Server:
-        return cls(settings.server or address_of(reachable(settings.host), settings.grpc_port))
+        return cls(settings.server_address)
 
     def connect(self, api_key: str | None = None) -> Client:
         """A connection for one visitor's key, or with the page's own.

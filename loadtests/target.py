@@ -18,8 +18,7 @@ def http_url() -> str:
 
 def grpc_address() -> str:
     """Host and port of gRPC."""
-    settings = get_settings()
-    return settings.server or address_of(reachable(settings.host), settings.grpc_port)
+    return get_settings().server_address
 
 
 def is_local() -> bool:

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from text2image.addresses import parse_networks
 from text2image.limits import parse_limits
 from text2image.messages import Sampler
-from text2image.ports import parse_runners, split_port
+from text2image.ports import address_of, parse_runners, reachable, split_port
 from text2image.sockets import own_folder
 
 # What lies here is found by its name: the embedded model, or the one that a Bento was built with in its place.
@@ -323,6 +323,11 @@ class Settings(BaseSettings):
         """
         folder = self.runtime_dir or own_folder() / str(self.grpc_port)
         return folder / f"runner-{runner}.sock"
+
+    @property
+    def server_address(self) -> str:
+        """Host and gRPC port of the server that programs on this machine draw with."""
+        return self.server or address_of(reachable(self.host), self.grpc_port)
 
     def listen_address_of(self, runner: int) -> tuple[str, int] | None:
         """Host and port at which runner `runner` takes work from other machines; None where it takes none."""

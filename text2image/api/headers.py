@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -49,16 +50,13 @@ class SecurityHeaders:
         # is left of it must not be taken for a request of somebody else on the same connection.
         ends_connection = "Transfer-Encoding" in Headers(scope=scope)
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _headers(headers.get("Content-Type", ""), scope).items():
-                    headers.setdefault(name, value)
-                if ends_connection:
-                    headers["Connection"] = "close"
-            await send(message)
+        def complete(headers: MutableHeaders) -> None:
+            for name, value in _headers(headers.get("Content-Type", ""), scope).items():
+                headers.setdefault(name, value)
+            if ends_connection:
+                headers["Connection"] = "close"
 
-        await self._app(scope, receive, send_with_headers)
+        await self._app(scope, receive, _sending(send, complete))
 
 
 class TraceId:
@@ -73,12 +71,21 @@ class TraceId:
             return
         trace_id = tracing.begin(Headers(scope=scope))
 
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[tracing.TRACE_HEADER] = trace_id
-            await send(message)
+        def complete(headers: MutableHeaders) -> None:
+            headers[tracing.TRACE_HEADER] = trace_id
 
-        await self._app(scope, receive, send_with_id)
+        await self._app(scope, receive, _sending(send, complete))
+
+
+def _sending(send: Send, complete: Callable[[MutableHeaders], None]) -> Send:
+    """Sends an answer whose headers have been completed."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            complete(MutableHeaders(scope=message))
+        await send(message)
+
+    return sending
 
 
 def _headers(content_type: str, scope: Scope) -> dict[str, str]:

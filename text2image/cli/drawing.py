@@ -26,7 +26,6 @@ from text2image.messages import (
     State,
     StreamOptions,
 )
-from text2image.ports import address_of, reachable
 from text2image.settings import Settings
 from text2image.validation import resolve
 
@@ -49,8 +48,7 @@ def draw(options: Options, settings: Settings, screen: Screen, tell: Tell) -> No
         OSError, ValueError: the certificate or the key is of no use.
     """
     named = options.server or settings.server
-    here = address_of(reachable(settings.host), settings.grpc_port)
-    address = named or here
+    address = named or settings.server_address
     absence = "" if options.local else _absence(address)
     if named and absence:
         raise CannotDraw(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from text2image.gateway.store import NotSaved, Storage, Store, slug
+from text2image.gateway.store import NotSaved, Storage, Store, marked, stamped
 from text2image.settings import Settings, is_url
 
 logger = logging.getLogger(__name__)
@@ -36,14 +35,13 @@ class RemoteStore:
 
     def save(self, png: bytes, title: str) -> str:
         # There is no way to ask for a name that is still free, but a long random one is as good as never taken.
-        name = f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}_{secrets.token_hex(8)}.png"
-        return self._put(name, png)
+        return self._put(f"{stamped(title)}_{secrets.token_hex(8)}.png", png)
 
     def save_once(self, png: bytes, title: str, mark: str) -> str:
-        return self._put(_marked(title, mark), png)
+        return self._put(marked(title, mark), png)
 
     def path_of(self, title: str, mark: str) -> str:
-        return f"{self._url}/{_marked(title, mark)}"
+        return f"{self._url}/{marked(title, mark)}"
 
     def holds(self, path: str, png: bytes) -> bool:
         """Whether something as long as this picture is there: what was put there whole is whole."""
@@ -72,10 +70,6 @@ class RemoteStore:
         """What a method of the file system does, within `PATIENCE` where it can be held to that."""
         limit = {"timeout": PATIENCE} if isinstance(self._files, AsyncFileSystem) else {}
         return work(*arguments, **limit)
-
-
-def _marked(title: str, mark: str) -> str:
-    return f"{slug(title)}_{mark}.png"
 
 
 def store_of(settings: Settings) -> Storage | None:

@@ -82,10 +82,8 @@ class Store:
         Raises:
             NotSaved: the folder cannot be written, or the disk is full.
         """
-        with self._saving():
-            stem = f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}"
-            with _draft(self._folder, png) as draft:
-                return str(_publish(draft, self._folder, stem))
+        with self._saving(), _draft(self._folder, png) as draft:
+            return str(_publish(draft, self._folder, stamped(title)))
 
     def save_once(self, png: bytes, title: str, mark: str) -> str:
         """Writes a picture under a name made of `title` and `mark`, which is its own alone, and returns its path.
@@ -102,7 +100,7 @@ class Store:
 
     def path_of(self, title: str, mark: str) -> str:
         """Where `save_once` writes."""
-        return str(self._folder / f"{slug(title)}_{mark}.png")
+        return str(self._folder / marked(title, mark))
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -139,6 +137,16 @@ def slug(title: str) -> str:
             break
         kept = longer
     return kept or NAMELESS
+
+
+def stamped(title: str) -> str:
+    """What the name of a picture drawn now begins with."""
+    return f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}"
+
+
+def marked(title: str, mark: str) -> str:
+    """The file name of the one picture with this mark."""
+    return f"{slug(title)}_{mark}.png"
 
 
 @contextlib.contextmanager

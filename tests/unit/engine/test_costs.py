@@ -21,6 +21,14 @@ def make_costs(points: dict[int, float], max_rows: int = 64) -> StepCosts:
     return StepCosts(NATIVE, points, max_rows=max_rows, decode_seconds=0.02)
 
 
+def step_in_full_batches(costs: StepCosts, truth: dict[int, float], steps: int) -> None:
+    """Steps as often, with as many rows as there is room for; `truth` has the seconds that so many take."""
+    for _ in range(steps):
+        room = costs.room(NATIVE)
+        rows = max(room.cap, room.trial)
+        costs.observe_step(NATIVE, rows, truth[rows])
+
+
 def test_invariant_8_the_cap_is_the_smallest_batch_within_five_percent_of_the_best() -> None:
     # Rows a second: 10, 19, 36, 60, 63, 64: 8 rows are 6 % short of the best, 16 are within 2 %.
     points = {1: 0.1, 2: 2 / 19, 4: 4 / 36, 8: 8 / 60, 16: 16 / 63, 32: 32 / 64}
@@ -98,10 +106,7 @@ def test_invariant_8_a_disturbed_first_measurement_does_not_stand_for_ever() -> 
     costs = make_costs({1: 0.10, 2: 0.11, 4: 0.13, 8: 0.80})
     truth = {1: 0.10, 2: 0.11, 4: 0.13, 8: 0.17, 16: 0.34, 32: 0.68}
     assert costs.cap(NATIVE) == 4
-    for _ in range(10 * STEPS_BETWEEN_TRIALS):
-        room = costs.room(NATIVE)
-        rows = max(room.cap, room.trial)
-        costs.observe_step(NATIVE, rows, truth[rows])
+    step_in_full_batches(costs, truth, 10 * STEPS_BETWEEN_TRIALS)
     assert costs.cap(NATIVE) == 8
 
 
@@ -109,10 +114,7 @@ def test_invariant_8_a_warm_up_that_was_given_up_early_is_made_good_later() -> N
     """The machine was so busy that one row took longer than a batch may, so larger ones were not measured."""
     costs = make_costs({1: 1.7})
     truth = {2: 0.11, 4: 0.13, 8: 0.17, 16: 0.33, 32: 0.66, 64: 1.32}
-    for _ in range(20 * STEPS_BETWEEN_TRIALS):
-        room = costs.room(NATIVE)
-        rows = max(room.cap, room.trial)
-        costs.observe_step(NATIVE, rows, truth[rows])
+    step_in_full_batches(costs, truth, 20 * STEPS_BETWEEN_TRIALS)
     assert costs.cap(NATIVE) == 8
 
 
