@@ -61,21 +61,20 @@ async def runners(name: Name) -> AsyncIterator[Runners]:
 
 
 @pytest.fixture
-async def pair(tmp_path: Path, name: Name) -> AsyncIterator[list[ScriptedRunner]]:
-    """Two runners, behind the name."""
+async def pair(tmp_path: Path) -> AsyncIterator[list[ScriptedRunner]]:
+    """Two runners, not behind the name yet."""
     async with AsyncExitStack() as stack:
         pair = [ScriptedRunner(tmp_path / str(index)) for index in (0, 1)]
         for runner in pair:
             await runner.start()
             stack.push_async_callback(runner.die)
-            name.behind.add(runner.address)
         yield pair
 
 
 async def test_who_comes_to_the_name_gets_work(
     name: Name, pair: list[ScriptedRunner], runners: Runners
 ) -> None:
-    name.behind.remove(pair[1].address)
+    name.behind.add(pair[0].address)
     await until(runners, lambda: runners.is_ready)
     await collect(runners)
     assert not pair[1].requests
@@ -88,6 +87,7 @@ async def test_who_comes_to_the_name_gets_work(
 async def test_who_leaves_the_name_finishes_what_it_has_and_is_forgotten_when_it_is_gone(
     name: Name, pair: list[ScriptedRunner], runners: Runners
 ) -> None:
+    name.behind.update(runner.address for runner in pair)
     await until(runners, lambda: len(ready(runners)) == 2)
     for runner in pair:
         runner.play([STORY[0], HANG])
@@ -111,6 +111,7 @@ async def test_who_leaves_the_name_finishes_what_it_has_and_is_forgotten_when_it
 async def test_a_name_that_cannot_be_looked_up_changes_nothing(
     name: Name, pair: list[ScriptedRunner], runners: Runners, caplog: pytest.LogCaptureFixture
 ) -> None:
+    name.behind.update(runner.address for runner in pair)
     await until(runners, lambda: len(ready(runners)) == 2)
     name.fails = True
     await name.looked_up()
