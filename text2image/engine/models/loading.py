@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 from transformers.utils import logging as transformers_logging
 
 from text2image.engine import devices
+from text2image.engine.models import packing
 from text2image.engine.models.contract import Model
 from text2image.engine.models.stable_diffusion import StableDiffusion
 from text2image.messages import ModelInfo, Sampler
@@ -83,6 +84,9 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     if settings.compile:
         report("compiling the U-Net")
         network = torch.compile(pipeline.unet, dynamic=True)
+    else:
+        memory = devices.memory_of(device)
+        packing.pack(pipeline.unet, pipeline.vae.decoder, free=memory.free() if memory else None)
     info = describe(pipeline, settings, family, revision_of(folder), device, dtype)
     model: Model = make(pipeline, info, device, network=network)
     return model
