@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.e2e import harness
 from tests.redis import RedisServer, redis_server
 
 # A busy machine is no reason for an example to fail.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# Warm-ups measure no larger batches than these, which most tests never fill.
+harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "8"
 
 
 @pytest.fixture

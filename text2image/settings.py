@@ -316,6 +316,15 @@ class Settings(BaseSettings):
         users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return (self.cache_dir or Path(users, "text2image")) / "pictures"
 
+    @property
+    def local_model(self) -> Path | None:
+        """The folder of a pipeline beside the code, or of one that is named by its path; None for any other model."""
+        beside, elsewhere = MODELS / self.model, Path(self.model).expanduser()
+        for folder in (elsewhere,) if self.model_revision else (beside, elsewhere):
+            if (folder / "model_index.json").is_file():
+                return folder
+        return None
+
     def socket_of(self, runner: int) -> Path:
         """The private socket of runner `runner`, counted from 0.
 

@@ -26,6 +26,8 @@ START_SECONDS = 240.0
 WAIT_SECONDS = 120.0
 # How often a server is started whose ports are of no matter, when another process takes one just before it does.
 STARTS = 3
+# Settings of all servers that are not told otherwise.
+DEFAULTS: dict[str, str] = {}
 
 T = TypeVar("T")
 
@@ -91,6 +93,7 @@ class Server:
             "T2I_RUNTIME_DIR": str(folder / "run"),
             "T2I_OUTPUT_DIR": str(self.pictures),
             "T2I_CACHE_DIR": str(folder / "cache"),
+            **DEFAULTS,
             **settings,
         }
 

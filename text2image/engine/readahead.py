@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
-from text2image.settings import MODELS, Settings
+from text2image.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,8 @@ def advise(files: Iterable[Path]) -> None:
 
 def _folder_of(settings: Settings) -> Path | None:
     """Where the model lies, if it lies on this machine."""
-    for folder in (MODELS / settings.model, Path(settings.model).expanduser()):
-        if folder.is_dir():
-            return folder
+    if local := settings.local_model:
+        return local
     from huggingface_hub import snapshot_download
 
     try:

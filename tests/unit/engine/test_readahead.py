@@ -20,6 +20,7 @@ MIB = 1 << 20
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
     (folder / "unet/weights.safetensors").write_bytes(os.urandom(8 * MIB))
     (folder / "unet/config.json").write_text("{}")
     return folder

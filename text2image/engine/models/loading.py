@@ -98,17 +98,13 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
     Raises:
         OSError: there is none; the text says why, and what to do.
     """
-    beside = MODELS / settings.model
-    if (beside / "model_index.json").is_file() and not settings.model_revision:
-        return beside
+    if local := settings.local_model:
+        return local
     if settings.model == EMBEDDED_MODEL:
         raise OSError(
             f"T2I_MODEL={EMBEDDED_MODEL}: this Bento was built with another model; unset T2I_MODEL to draw with that"
         )
-    folder = Path(settings.model).expanduser()
-    if (folder / "model_index.json").is_file():
-        return folder
-    if folder.is_dir() or settings.model.startswith((".", "/", "~")):
+    if Path(settings.model).expanduser().is_dir() or settings.model.startswith((".", "/", "~")):
         raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
     try:
