@@ -263,16 +263,23 @@ class SharedBook:
             OutOfReach: Redis does not answer, or takes no entries. If the entry's running is capped, it is told once
                 it does.
         """
-        if entry.allowance.max_concurrent is not None:
-            self._running[entry.id] = _keys(entry)[0]
-            if self._holding is None or self._holding.done():
-                self._holding = asyncio.create_task(self._keep_holding())
-        page = await self._ask(entry, entry.id)
+        try:
+            page = await self._ask(entry, entry.id)
+        except OutOfReach:
+            self._hold_on(entry)
+            raise
         if page.booked:
             self._told = False
-        else:
-            self._running.pop(entry.id, None)
+            self._hold_on(entry)
         return page
+
+    def _hold_on(self, entry: Entry) -> None:
+        """Counts an entry as running until it is released; one that is refused never is."""
+        if entry.allowance.max_concurrent is None:
+            return
+        self._running[entry.id] = _keys(entry)[0]
+        if self._holding is None or self._holding.done():
+            self._holding = asyncio.create_task(self._keep_holding())
 
     async def look(self, entry: Entry) -> tuple[Spending, ...]:
         """Where a caller stands; nothing is booked.

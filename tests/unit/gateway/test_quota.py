@@ -6,37 +6,26 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from tests.redis import RedisServer
-from tests.samples import MODEL
-from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner, Step
-from text2image.errors import PermissionDenied, QuotaExceeded, Unavailable
+from text2image.errors import PermissionDenied, QuotaExceeded
 from text2image.gateway import books, shared
 from text2image.gateway.auth import Caller
 from text2image.gateway.books import Entry, LocalBook, Page, SharedBook
-from text2image.gateway.cache import PictureCache
-from text2image.gateway.generate import Gateway, Order
 from text2image.gateway.quota import Quotas, Receipt
-from text2image.gateway.runners import Runners
 from text2image.gateway.shared import OutOfReach, SharedState
-from text2image.gateway.shelves import DiskShelf
-from text2image.lifecycle import Work
 from text2image.limits import MEGA, Allowance, RateLimit, parse_limits
-from text2image.messages import Draft, Queued, Share, State
-from text2image.telemetry import GatewayMetrics
+from text2image.messages import Share
 
 WAIT_SECONDS = 30.0
 # How long what runs is held in Redis, in seconds: so short that a test can see it end.
 HOLD = 2.0
-FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=1)
 
 
 @pytest.fixture(autouse=True)
@@ -239,6 +228,27 @@ async def test_places_are_shared_and_those_of_a_killed_gateway_come_free(
         await book.close()
 
 
+async def test_one_that_is_refused_takes_no_place_however_late_the_answer_comes(
+    state: SharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = SharedBook(state, HOLD)
+    first, second, third = (Entry(id_, "alice", 0, allowing(cap=1)) for id_ in "123")
+    page = await book.book(first)
+    ask = book._ask
+
+    async def ask_slowly(entry: Entry, id_: str) -> Page:
+        page = await ask(entry, id_)
+        await asyncio.sleep(HOLD / 2)
+        return page
+
+    monkeypatch.setattr(book, "_ask", ask_slowly)
+    assert not (await book.book(second)).booked
+    monkeypatch.setattr(book, "_ask", ask)
+    await book.release(first, page, refund=False)
+    assert (await book.book(third)).booked
+    await book.close()
+
+
 async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
     redis: RedisServer, state: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,109 +439,3 @@ async def test_who_has_no_limits_is_not_booked() -> None:
             await stack.enter_async_context(quotas.reserved(caller(), 10**15, receipt))
     assert receipt.standing is None
     assert await quotas.standing(caller()) == ()
-
-
-STEPS = 100
-WORK = MODEL.width * MODEL.height * STEPS * 2
-TIGHT = caller(f"{WORK // MEGA + 1}/hour")
-
-
-def order(who: Caller, seed: int | None) -> Order:
-    draft = Draft(prompt="a fox", n=2, steps=STEPS, seed=seed)
-    return Order(caller=who, draft=draft, title="", timeout=30)
-
-
-class Service:
-    """A gateway with a cache before a runner that plays scripts."""
-
-    def __init__(self, folder: Path, *scripts: list[Step] | tuple[Step, ...]) -> None:
-        self.runner = ScriptedRunner(folder / "socket", *scripts)
-        metrics = GatewayMetrics(CollectorRegistry())
-        self.quotas = Quotas()
-        self._runners = Runners([self.runner.address], 0, metrics)
-        self.gateway = Gateway(
-            self._runners,
-            None,
-            metrics,
-            Work(),
-            cache=PictureCache(DiskShelf(folder / "cache", 1 << 20)),
-            quotas=self.quotas,
-        )
-
-    async def __aenter__(self) -> Service:
-        await self.runner.start()
-        self._runners.start()
-        async for status in self.gateway.statuses():
-            if status.state is State.READY:
-                break
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runners.close()
-        await self.runner.die()
-
-    async def draw(self, who: Caller, seed: int | None = 7) -> Receipt:
-        asked = order(who, seed)
-        await self.gateway.draw(asked)
-        return asked.receipt
-
-    async def left(self, who: Caller) -> int:
-        (spending,) = await self.quotas.standing(who)
-        return spending.left
-
-
-async def test_what_a_runner_refuses_costs_nothing_and_what_it_draws_does(tmp_path: Path) -> None:
-    quota = TIGHT.allowance.limits[0].quota
-    lost = [Queued(1.0), FULL]
-    async with Service(tmp_path, [FULL], lost, STORY) as service:
-        for _ in range(2):
-            with pytest.raises(Unavailable):
-                await service.draw(TIGHT)
-            assert await service.left(TIGHT) == quota
-        receipt = await service.draw(TIGHT)
-        assert receipt.standing is not None
-        assert receipt.standing[0].left == quota - WORK
-
-
-async def test_a_picture_from_the_cache_costs_nothing(tmp_path: Path) -> None:
-    async with Service(tmp_path) as service:
-        await service.draw(TIGHT)
-        for _ in range(3):
-            receipt = await service.draw(TIGHT)
-            assert receipt.standing is not None
-            assert receipt.standing[0].left == TIGHT.allowance.limits[0].quota - WORK
-        with pytest.raises(QuotaExceeded):
-            await service.draw(TIGHT, seed=8)
-        assert len(service.runner.requests) == 1
-
-
-async def test_one_who_leaves_after_being_admitted_has_paid_and_frees_the_place(
-    tmp_path: Path,
-) -> None:
-    who = caller(f"{WORK // MEGA + 1}/hour", cap=1)
-    async with Service(tmp_path, [Queued(1.0), HANG], STORY) as service:
-        async with aclosing(service.gateway.stream(order(who, seed=None))) as events:
-            assert await anext(events) == Queued(1.0)
-            with pytest.raises(QuotaExceeded, match="1 of your requests"):
-                await service.draw(caller(cap=1))
-        with pytest.raises(QuotaExceeded, match="/hour leaves"):
-            await service.draw(who, seed=None)
-        await service.draw(caller(cap=1))
-
-
-async def test_a_callers_limit_does_not_fail_another_who_asks_for_the_same(tmp_path: Path) -> None:
-    """Identical requests share one drawing, which begins on behalf of the first."""
-    over, rich = caller(cap=1), caller(name="key:rich")
-    denied = caller(f"{WORK // MEGA}/hour", name="key:bob")
-    async with Service(tmp_path, [Queued(1.0), HANG], STORY) as service:
-        running = asyncio.create_task(service.draw(over, seed=1))
-        await service.runner.hung()
-        results = await asyncio.gather(
-            service.draw(over, seed=2),
-            service.draw(denied, seed=2),
-            service.draw(rich, seed=2),
-            return_exceptions=True,
-        )
-        assert [type(result) for result in results] == [QuotaExceeded, PermissionDenied, Receipt]
-        running.cancel()
-        await asyncio.wait({running})
