@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, 128x128x3 pictures to 16x16x8 latents and back.
+"""Stage 2: the autoencoder, 128x128x3 pictures to 16x16x8 latents and back.
 
 `AutoencoderTiny` (after TAESD, https://github.com/madebyollin/taesd), trained on the artwork alone.
 """
@@ -30,13 +30,13 @@ CHANNELS = 8
 CHECKPOINT = "autoencoder.pt"
 
 
-def build() -> AutoencoderTiny:
-    """The untrained autoencoder."""
+def build(decoder_blocks: tuple[int, ...] = (3, 3, 1, 1)) -> AutoencoderTiny:
+    """The untrained autoencoder; the blocks are those at sides of 16, 32, 64 and 128."""
     model = AutoencoderTiny(
         encoder_block_out_channels=(32,) * 4,
         decoder_block_out_channels=(32,) * 4,
         num_encoder_blocks=(0, 1, 3, 3),
-        num_decoder_blocks=(3, 3, 1, 1),
+        num_decoder_blocks=decoder_blocks,
         latent_channels=CHANNELS,
         scaling_factor=1.0,
     )

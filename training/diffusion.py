@@ -1,4 +1,4 @@
-"""Stage 3: the U-Net, by a warm-up, a long stable rate, and short decays that branch off.
+"""Stage 4: the U-Net, by a warm-up, a long stable rate, and short decays that branch off.
 
 The trunk (stable rate) can go on for ever and is what later runs resume. Most of the visible sharpness
 appears while the rate decays, so a model is made by a decay branch, which leaves the trunk untouched

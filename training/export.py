@@ -27,11 +27,11 @@ def export(folder: Path, checkpoint: str) -> None:
     """Write pipeline, card and licences."""
     from diffusers import StableDiffusionPipeline
 
-    from training import autoencoder, diffusion, text, unet
+    from training import decoder, diffusion, text, unet
 
     tokenizer, encoder = text.trained()
     pipeline = StableDiffusionPipeline(
-        vae=autoencoder.trained(),
+        vae=decoder.trained(),
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=diffusion.averaged(checkpoint),

@@ -11,6 +11,7 @@ from training.paths import state_dir
 
 MEASURES = {
     "autoencoder": "loss",
+    "decoder": "psnr",
     "text": "loss",
     "trunk": "loss",
     "branch": "loss",
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     file = parser.parse_args().file
     stages = curves()
-    panels = [s for s in ("autoencoder", "text", "trunk", "judge") if s in stages]
+    panels = [s for s in ("text", "autoencoder", "decoder", "trunk", "judge") if s in stages]
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3), squeeze=False)
     for axis, stage in zip(axes[0], panels, strict=True):
         axis.plot(*zip(*stages[stage], strict=True), label=stage)
@@ -43,7 +44,7 @@ def main() -> None:
             axis.plot(*zip(*stages["branch"], strict=True), label="decay")
             axis.legend()
         axis.set(title=stage, xlabel="step", ylabel=MEASURES[stage])
-        if stage != "judge":
+        if MEASURES[stage] == "loss":
             axis.set_yscale("log")
     figure.tight_layout()
     figure.savefig(file, dpi=120)

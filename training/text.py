@@ -1,4 +1,4 @@
-"""Stage 2: the text encoder, taught alone what each caption asks for.
+"""Stage 1: the text encoder, taught alone what each caption asks for.
 
 A few minutes of classification give the U-Net a conditioning that already separates objects, colours and
 places. The encoder is frozen afterwards.

@@ -1,0 +1,222 @@
+"""Stage 3: the decoder alone, made deeper and taught for longer, with an adversary at the end.
+
+Everything else stands on the encoder's latents, so the encoder stays as stage 2 left it; the decoder may change at any
+time, and pictures are no crisper than it. The differences of stage 2 alone leave edges soft, since between two places
+for an edge their best answer is the blurred mean. The adversary takes such answers apart from the artwork
+(hinge loss, arXiv:1705.02894), and its features are compared besides (arXiv:1711.09020).
+"""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+from training import autoencoder
+from training.autoencoder import picture_loss, pictures_of, to_model
+from training.paths import state_dir
+from training.replicas import REPLICAS, Replicas
+from training.running import Log, Stop, Stopped, load, save
+from training.scenes import SIZE, draw_scene
+
+BLOCKS = (6, 5, 2, 1)  # residual blocks at sides of 16, 32, 64 and 128
+STEPS, WARMUP, RATE = 2700, 100, 4e-4
+BATCH = 4  # a replica's
+POOL, RENEWED = 1500, 1  # pictures kept, and how many of them a replica paints anew in each step
+NOISE = 0.1  # of the latents: the decoder learns to forgive the U-Net
+ADVERSARY_FROM = 0.3  # of the steps
+ADVERSARY_RATE, ADVERSARY_WEIGHT, FEATURES_WEIGHT = 4e-4, 0.06, 0.6
+CHECKPOINT = "decoder.pt"
+
+
+class Adversary(nn.Module):
+    """Pictures (batch, 3, 128, 128) to features, the last of them logits of 16x16 places: artwork or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        plan = [(3, 32, 4, 2), (32, 64, 4, 2), (64, 96, 4, 2), (96, 96, 3, 1)]
+        self.body = nn.ModuleList(
+            spectral_norm(nn.Conv2d(wide_in, wide_out, kernel, stride, 1))
+            for wide_in, wide_out, kernel, stride in plan
+        )
+        self.last = spectral_norm(nn.Conv2d(96, 1, 3, 1, 1))
+
+    def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """The features of each layer and the logits."""
+        features = []
+        for layer in self.body:
+            pictures = functional.leaky_relu(layer(pictures), 0.2)
+            features.append(pictures)
+        return [*features, self.last(pictures)]
+
+
+class Pictures:
+    """A ring of painted pictures (uint8) and their latents, renewed as training goes."""
+
+    def __init__(self, encoder: AutoencoderTiny) -> None:
+        self._encoder = encoder
+        side = SIZE // autoencoder.PATCH
+        self.pixels = torch.empty(POOL, 3, SIZE, SIZE, dtype=torch.uint8)
+        self.latents = torch.empty(POOL, autoencoder.CHANNELS, side, side)
+
+    @torch.no_grad()
+    def renew(self, places: list[int], rng: random.Random) -> None:
+        """Paints new pictures into these places."""
+        pixels = pictures_of([draw_scene(rng) for _ in places], rng)
+        self.pixels[places] = pixels
+        self.latents[places] = self._encoder.encode(to_model(pixels)).latents
+
+    def batch(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noisy latents, and the pictures in -1..1 that they should become."""
+        chosen = rng.sample(range(POOL), BATCH)
+        latents = self.latents[chosen]
+        return latents + torch.randn_like(latents) * NOISE, to_model(self.pixels[chosen])
+
+
+def deepened(former: AutoencoderTiny) -> AutoencoderTiny:
+    """The same encoder, and a deeper decoder that begins by drawing what the former one does."""
+    model = autoencoder.build(BLOCKS)
+    model.register_to_config(scaling_factor=former.config.scaling_factor)
+    model.encoder.load_state_dict(former.encoder.state_dict())
+    theirs = iter(former.decoder.layers)
+    their = next(theirs, None)
+    for mine in model.decoder.layers:
+        if type(mine) is type(their):
+            mine.load_state_dict(their.state_dict())
+            their = next(theirs, None)
+        else:
+            # A block more, where the former decoder goes on to the next side: at first it changes nothing.
+            nn.init.zeros_(mine.conv[4].weight)
+    return model
+
+
+def rate_at(step: int) -> float:
+    """Warm-up, then half a cosine to a fiftieth."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    return RATE * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * cosine)
+
+
+class Training:
+    """Decoder, adversary, data and optimisers."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(2)
+        self.model = deepened(autoencoder.trained())
+        self.model.encoder.eval().requires_grad_(False)
+        self.adversary = Adversary()
+        self.decoders = Replicas(self.model.decoder)
+        self.adversaries = Replicas(self.adversary)
+        self.optimiser = torch.optim.AdamW(
+            self.model.decoder.parameters(), RATE, (0.9, 0.99), weight_decay=1e-4
+        )
+        self.opposing = torch.optim.AdamW(
+            self.adversary.parameters(), ADVERSARY_RATE, (0.5, 0.9), weight_decay=0.0
+        )
+        self.pictures = Pictures(self.model)
+        self.drawn: list[Any] = [None] * REPLICAS
+        self.step = 0
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        path = state_dir() / CHECKPOINT
+        if not path.exists():
+            return
+        state = load(path)
+        self.model.decoder.load_state_dict(state["decoder"])
+        self.adversary.load_state_dict(state["adversary"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.opposing.load_state_dict(state["opposing"])
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "decoder": self.model.decoder.state_dict(),
+            "adversary": self.adversary.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "opposing": self.opposing.state_dict(),
+            "step": self.step,
+        }
+        save(state_dir() / CHECKPOINT, state)
+
+    def loss(self, module: nn.Module, rank: int, rng: random.Random) -> torch.Tensor:
+        """The decoder's over one replica's batch."""
+        self.pictures.renew([rng.randrange(POOL) for _ in range(RENEWED)], rng)
+        latents, true = self.pictures.batch(rng)
+        drawn = module(latents)
+        value = picture_loss(drawn, true)
+        if self.opposed:
+            adversary = self.adversaries.modules[rank]
+            seen = adversary(drawn)
+            with torch.no_grad():
+                wanted = adversary(true)
+            pairs = zip(seen[:-1], wanted[:-1], strict=True)
+            features = torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
+            value = value + FEATURES_WEIGHT * features - ADVERSARY_WEIGHT * seen[-1].mean()
+            self.drawn[rank] = (drawn.detach(), true)
+        return value
+
+    def opposing_loss(self, module: nn.Module, rank: int) -> torch.Tensor:
+        """The adversary's over what the decoder has just drawn."""
+        drawn, true = self.drawn[rank]
+        return (
+            functional.relu(1 - module(true)[-1]).mean()
+            + functional.relu(1 + module(drawn)[-1]).mean()
+        )
+
+    @property
+    def opposed(self) -> bool:
+        return self.step >= ADVERSARY_FROM * STEPS
+
+    def advance(self, rngs: list[random.Random]) -> float:
+        """One step of the decoder, and of the adversary once there is one; returns the decoder's loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(self.step)
+        values = self.decoders.backward(lambda module, rank: self.loss(module, rank, rngs[rank]))
+        nn.utils.clip_grad_norm_(self.model.decoder.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.opposed:
+            # What the decoder's loss has left in the adversary is not its own.
+            for module in self.adversaries.modules:
+                module.zero_grad(set_to_none=True)
+            self.adversaries.backward(self.opposing_loss)
+            self.opposing.step()
+            self.opposing.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(np.mean([value.item() for value in values]))
+
+
+def train(stop: Stop) -> None:
+    """Train to the end, or to a checkpoint when asked to stop."""
+    training, log = Training(), Log("decoder")
+    training.restore()
+    if training.step >= STEPS:
+        return
+    rngs = [random.Random(f"decoder/{training.step}/{rank}") for rank in range(REPLICAS)]
+    for first in range(0, POOL, 25):
+        training.pictures.renew(list(range(first, first + 25)), rngs[0])
+    check = autoencoder.pictures(48, seed=0)
+    losses: list[float] = []
+    while training.step < STEPS:
+        losses.append(training.advance(rngs))
+        if training.step % 50 == 0:
+            log.write(step=training.step, loss=float(np.mean(losses)), rate=rate_at(training.step))
+            losses.clear()
+        if training.step % 250 == 0 or training.step == STEPS or stop.asked:
+            training.save()
+            log.write(step=training.step, psnr=autoencoder.psnr(training.model, check))
+        if stop.asked:
+            raise Stopped
+
+
+def trained() -> AutoencoderTiny:
+    """The autoencoder with this decoder, frozen."""
+    model = deepened(autoencoder.trained())
+    model.decoder.load_state_dict(load(state_dir() / CHECKPOINT)["decoder"])
+    return model.eval().requires_grad_(False)
