@@ -6,6 +6,7 @@ alone: the others must not pay for a Redis that is away.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -54,6 +55,18 @@ class SharedState:
             OutOfReach: it did not answer, or failed a moment ago.
             ResponseError: it answered that it does not do this; it may well do other things.
         """
+        task = asyncio.current_task()
+        assert task
+        cancelled = task.cancelling()
+        try:
+            return await self._ask(question)
+        finally:
+            # redis-py sends through `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it
+            # ends. Whoever waits for this task to end would wait for ever.
+            if task.cancelling() > cancelled:
+                raise asyncio.CancelledError
+
+    async def _ask(self, question: Callable[[Redis], Awaitable[T]]) -> T:
         began = time.monotonic()
         if began < self._away_until:
             raise OutOfReach
