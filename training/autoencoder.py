@@ -30,14 +30,16 @@ CHANNELS = 8
 CHECKPOINT = "autoencoder.pt"
 
 
-def build(decoder_blocks: tuple[int, ...] = (3, 3, 1, 1)) -> AutoencoderTiny:
-    """The untrained autoencoder; the blocks are those at sides of 16, 32, 64 and 128."""
+def build(
+    decoder_blocks: tuple[int, ...] = (3, 3, 1, 1), channels: int = CHANNELS
+) -> AutoencoderTiny:
+    """The untrained autoencoder; the blocks are those at sides of 16, 32, 64 and 128, the channels its latents'."""
     model = AutoencoderTiny(
         encoder_block_out_channels=(32,) * 4,
         decoder_block_out_channels=(32,) * 4,
         num_encoder_blocks=(0, 1, 3, 3),
         num_decoder_blocks=decoder_blocks,
-        latent_channels=CHANNELS,
+        latent_channels=channels,
         scaling_factor=1.0,
     )
     _initialise(model)

@@ -4,10 +4,16 @@ Everything else stands on the encoder's latents, so the encoder stays as stage 2
 time, and pictures are no crisper than it. The differences of stage 2 alone leave edges soft, since between two places
 for an edge their best answer is the blurred mean. The adversary takes such answers apart from the artwork
 (hinge loss, arXiv:1705.02894), and its features are compared besides (arXiv:1711.09020).
+
+`python -m training.decoder FOLDER` does the same for a pipeline that was exported earlier, and leaves its U-Net alone.
 """
 
+import argparse
 import math
+import os
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +25,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from training import autoencoder
 from training.autoencoder import picture_loss, pictures_of, to_model
-from training.paths import state_dir
+from training.paths import state_dir, with_environment
 from training.replicas import REPLICAS, Replicas
 from training.running import Log, Stop, Stopped, load, save
 from training.scenes import SIZE, draw_scene
@@ -60,9 +66,9 @@ class Pictures:
 
     def __init__(self, encoder: AutoencoderTiny) -> None:
         self._encoder = encoder
-        side = SIZE // autoencoder.PATCH
+        side, channels = SIZE // autoencoder.PATCH, encoder.config.latent_channels
         self.pixels = torch.empty(POOL, 3, SIZE, SIZE, dtype=torch.uint8)
-        self.latents = torch.empty(POOL, autoencoder.CHANNELS, side, side)
+        self.latents = torch.empty(POOL, channels, side, side)
 
     @torch.no_grad()
     def renew(self, places: list[int], rng: random.Random) -> None:
@@ -80,7 +86,7 @@ class Pictures:
 
 def deepened(former: AutoencoderTiny) -> AutoencoderTiny:
     """The same encoder, and a deeper decoder that begins by drawing what the former one does."""
-    model = autoencoder.build(BLOCKS)
+    model = autoencoder.build(BLOCKS, former.config.latent_channels)
     model.register_to_config(scaling_factor=former.config.scaling_factor)
     model.encoder.load_state_dict(former.encoder.state_dict())
     theirs = iter(former.decoder.layers)
@@ -95,18 +101,20 @@ def deepened(former: AutoencoderTiny) -> AutoencoderTiny:
     return model
 
 
-def rate_at(step: int) -> float:
+def rate_at(step: int, steps: int) -> float:
     """Warm-up, then half a cosine to a fiftieth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
     return RATE * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * cosine)
 
 
 class Training:
-    """Decoder, adversary, data and optimisers."""
+    """Decoder, adversary, data and optimisers of one run over `steps`."""
 
-    def __init__(self) -> None:
+    def __init__(self, former: AutoencoderTiny, checkpoint: Path, steps: int) -> None:
         torch.manual_seed(2)
-        self.model = deepened(autoencoder.trained())
+        self.checkpoint = checkpoint
+        self.steps = steps
+        self.model = deepened(former)
         self.model.encoder.eval().requires_grad_(False)
         self.adversary = Adversary()
         self.decoders = Replicas(self.model.decoder)
@@ -123,10 +131,9 @@ class Training:
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        path = state_dir() / CHECKPOINT
-        if not path.exists():
+        if not self.checkpoint.exists():
             return
-        state = load(path)
+        state = load(self.checkpoint)
         self.model.decoder.load_state_dict(state["decoder"])
         self.adversary.load_state_dict(state["adversary"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -142,7 +149,7 @@ class Training:
             "opposing": self.opposing.state_dict(),
             "step": self.step,
         }
-        save(state_dir() / CHECKPOINT, state)
+        save(self.checkpoint, state)
 
     def loss(self, module: nn.Module, rank: int, rng: random.Random) -> torch.Tensor:
         """The decoder's over one replica's batch."""
@@ -171,12 +178,12 @@ class Training:
 
     @property
     def opposed(self) -> bool:
-        return self.step >= ADVERSARY_FROM * STEPS
+        return self.step >= ADVERSARY_FROM * self.steps
 
     def advance(self, rngs: list[random.Random]) -> float:
         """One step of the decoder, and of the adversary once there is one; returns the decoder's loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.step)
+            group["lr"] = rate_at(self.step, self.steps)
         values = self.decoders.backward(lambda module, rank: self.loss(module, rank, rngs[rank]))
         nn.utils.clip_grad_norm_(self.model.decoder.parameters(), 1.0)
         self.optimiser.step()
@@ -194,21 +201,25 @@ class Training:
 
 def train(stop: Stop) -> None:
     """Train to the end, or to a checkpoint when asked to stop."""
-    training, log = Training(), Log("decoder")
+    _run(Training(autoencoder.trained(), state_dir() / CHECKPOINT, STEPS), stop)
+
+
+def _run(training: Training, stop: Stop) -> None:
     training.restore()
-    if training.step >= STEPS:
+    if training.step >= training.steps:
         return
+    log = Log("decoder")
     rngs = [random.Random(f"decoder/{training.step}/{rank}") for rank in range(REPLICAS)]
     for first in range(0, POOL, 25):
         training.pictures.renew(list(range(first, first + 25)), rngs[0])
     check = autoencoder.pictures(48, seed=0)
     losses: list[float] = []
-    while training.step < STEPS:
+    while training.step < training.steps:
         losses.append(training.advance(rngs))
         if training.step % 50 == 0:
-            log.write(step=training.step, loss=float(np.mean(losses)), rate=rate_at(training.step))
+            log.write(step=training.step, loss=float(np.mean(losses)))
             losses.clear()
-        if training.step % 250 == 0 or training.step == STEPS or stop.asked:
+        if training.step % 250 == 0 or training.step == training.steps or stop.asked:
             training.save()
             log.write(step=training.step, psnr=autoencoder.psnr(training.model, check))
         if stop.asked:
@@ -220,3 +231,28 @@ def trained() -> AutoencoderTiny:
     model = deepened(autoencoder.trained())
     model.decoder.load_state_dict(load(state_dir() / CHECKPOINT)["decoder"])
     return model.eval().requires_grad_(False)
+
+
+def main() -> int:
+    """Give an exported pipeline a new decoder; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a pipeline, whose vae is replaced")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    place = arguments.folder / "vae"
+    former = AutoencoderTiny.from_pretrained(place)
+    (state_dir() / "trainer.pid").write_text(f"{os.getpid()}\n")
+    checkpoint = state_dir() / f"decoder-{arguments.folder.resolve().name}.pt"
+    training = Training(former, checkpoint, arguments.steps)
+    try:
+        _run(training, Stop())
+    except Stopped:
+        print("stopped; the next run goes on from the checkpoint")
+        return 0
+    training.model.half().save_pretrained(place)
+    return 0
+
+
+if __name__ == "__main__":
+    with_environment("training.decoder")
+    sys.exit(main())
