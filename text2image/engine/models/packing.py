@@ -11,9 +11,9 @@ from typing import TypeGuard
 import torch
 from torch import nn
 
-# Orders that a convolution is kept in besides its own: those of one row and of several at the model's own size, and one
-# for another size. Whatever asks for more has its weights rearranged in every call, as without all this.
-MOST_ORDERS = 3
+# Orders that a convolution is kept in besides its own: those of one row and of several at the model's own size, which
+# the warm-up meets first. Other sizes that ask for more have weights rearranged in every call, as without all this.
+MOST_ORDERS = 2
 # Orders take this share of the free memory at the most, or nothing is packed.
 MEMORY_SHARE = 0.25
 # Shapes whose order is remembered.
@@ -28,6 +28,7 @@ class PackedConv2d(nn.Module):
         self.plain = convolution
         self._by_shape: dict[torch.Size, torch.Tensor | None] = {}
         self._by_order: dict[bytes, torch.Tensor] = {}
+        self._met: set[bytes] = set()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(rows, channels, h, w) to (rows, channels, h, w)."""
@@ -52,13 +53,20 @@ class PackedConv2d(nn.Module):
         return output
 
     def _packed(self, shape: torch.Size) -> torch.Tensor | None:
-        """The weights in the order that suits inputs of this shape; None for as they are."""
+        """The weights in the order that suits inputs of this shape; None for as they are.
+
+        An order is kept from the second time on that it is asked for, so that a picture for which there is not enough
+        memory leaves nothing behind.
+        """
         plain = self.plain
-        weight = torch.ops.mkldnn._reorder_convolution_weight(
+        weight: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             plain.weight, plain.padding, plain.stride, plain.dilation, plain.groups, [*shape]
         )
         order = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(weight).tolist())
         if order not in self._by_order and len(self._by_order) < MOST_ORDERS:
+            if order not in self._met:
+                self._met.add(order)
+                return weight
             self._by_order[order] = weight
         if len(self._by_shape) >= _MOST_SHAPES:
             self._by_shape.clear()
