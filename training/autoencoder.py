@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from training.paths import state_dir
 from training.replicas import Replicas
-from training.running import Log, Stop, Stopped, load, save
+from training.running import Log, Stop, Stopped, decayed, load, save
 from training.scenes import SIZE, Scene, draw_scene, paint
 
 STEPS = 12_000
@@ -123,12 +123,6 @@ def psnr(model: AutoencoderTiny, pool: torch.Tensor) -> float:
     return -10 * math.log10(float(np.mean(errors)))
 
 
-def rate_at(step: int) -> float:
-    """Warm-up, then half a cosine to a fiftieth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / STEPS))
-    return RATE * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * cosine)
-
-
 def train(stop: Stop) -> None:
     """Train to the end, or to a checkpoint when asked to stop."""
     torch.manual_seed(0)
@@ -146,8 +140,9 @@ def train(stop: Stop) -> None:
     pool, check = pictures(3000, seed=first + 1), pictures(48, seed=0)
     losses: list[float] = []
     for step in range(first, STEPS):
+        rate = decayed(RATE, step, STEPS, WARMUP)
         for group in optimiser.param_groups:
-            group["lr"] = rate_at(step)
+            group["lr"] = rate
         whole = step > WHOLE_AFTER * STEPS
 
         def loss(module: nn.Module, rank: int) -> torch.Tensor:
@@ -160,7 +155,7 @@ def train(stop: Stop) -> None:
         losses += [v.item() for v in values]
         done = step + 1
         if done % 100 == 0:
-            log.write(step=done, loss=float(np.mean(losses)), rate=rate_at(step))
+            log.write(step=done, loss=float(np.mean(losses)), rate=rate)
             losses.clear()
         if done % 250 == 0 or done == STEPS or stop.asked:
             _save(model, optimiser, done, scale_of(model, check))

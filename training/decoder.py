@@ -9,7 +9,6 @@ for an edge their best answer is the blurred mean. The adversary takes such answ
 """
 
 import argparse
-import math
 import os
 import random
 import sys
@@ -24,17 +23,16 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training import autoencoder
-from training.autoencoder import picture_loss, pictures_of, to_model
+from training.autoencoder import NOISE, picture_loss, pictures_of, to_model
 from training.paths import state_dir, with_environment
 from training.replicas import REPLICAS, Replicas
-from training.running import Log, Stop, Stopped, load, save
+from training.running import Log, Stop, Stopped, decayed, load, save
 from training.scenes import SIZE, draw_scene
 
 BLOCKS = (6, 5, 2, 1)  # residual blocks at sides of 16, 32, 64 and 128
 STEPS, WARMUP, RATE = 2700, 100, 4e-4
 BATCH = 4  # a replica's
 POOL, RENEWED = 1500, 1  # pictures kept, and how many of them a replica paints anew in each step
-NOISE = 0.1  # of the latents: the decoder learns to forgive the U-Net
 ADVERSARY_FROM = 0.3  # of the steps
 ADVERSARY_RATE, ADVERSARY_WEIGHT, FEATURES_WEIGHT = 4e-4, 0.06, 0.6
 CHECKPOINT = "decoder.pt"
@@ -99,12 +97,6 @@ def deepened(former: AutoencoderTiny) -> AutoencoderTiny:
             # A block more, where the former decoder goes on to the next side: at first it changes nothing.
             nn.init.zeros_(mine.conv[4].weight)
     return model
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Warm-up, then half a cosine to a fiftieth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return RATE * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * cosine)
 
 
 class Training:
@@ -183,7 +175,7 @@ class Training:
     def advance(self, rngs: list[random.Random]) -> float:
         """One step of the decoder, and of the adversary once there is one; returns the decoder's loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.step, self.steps)
+            group["lr"] = decayed(RATE, self.step, self.steps, WARMUP)
         values = self.decoders.backward(lambda module, rank: self.loss(module, rank, rngs[rank]))
         nn.utils.clip_grad_norm_(self.model.decoder.parameters(), 1.0)
         self.optimiser.step()

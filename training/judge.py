@@ -3,7 +3,6 @@
 It never sees a drawn picture in training, so that a drawing passes only by looking like the artwork.
 """
 
-import math
 import random
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.nn import functional
 from training.autoencoder import pictures_of, to_model
 from training.paths import state_dir
 from training.replicas import REPLICAS, Replicas
-from training.running import Log, Stop, Stopped, load, save
+from training.running import Log, Stop, Stopped, decayed, load, save
 from training.scenes import SIZE, Scene, draw_scene, things
 from training.vocabulary import BACKGROUNDS, COLOURS, SCENES
 
@@ -82,11 +81,6 @@ def _examples(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
     return _worsen(pictures, rng), torch.tensor(labels)
 
 
-def _rate_at(step: int) -> float:
-    """Warm-up, then half a cosine to zero."""
-    return RATE * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-
-
 def train(stop: Stop) -> None:
     """Train to the end, or to a checkpoint when asked to stop."""
     torch.manual_seed(1)
@@ -111,7 +105,7 @@ def train(stop: Stop) -> None:
 
     for step in range(first, STEPS):
         for group in optimiser.param_groups:
-            group["lr"] = _rate_at(step)
+            group["lr"] = decayed(RATE, step, STEPS, warmup=50, floor=0.0)
         replicas.backward(loss)
         nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimiser.step()

@@ -1,6 +1,7 @@
 """Running for hours on a machine that has other things to do: checkpoints, the log, and stopping."""
 
 import json
+import math
 import os
 import signal
 import time
@@ -28,6 +29,12 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint written by `save`."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def decayed(peak: float, step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
+    """The rate at a step: a linear warm-up to the peak, then half a cosine to `floor` of it at the last step."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return peak * min(1, (step + 1) / warmup) * (floor + (1 - floor) * cosine)
 
 
 class Log:

@@ -4,7 +4,6 @@ A few minutes of classification give the U-Net a conditioning that already separ
 places. The encoder is frozen afterwards.
 """
 
-import math
 import random
 from typing import Any
 
@@ -18,7 +17,7 @@ from training import tokenizer as tokens
 from training.captions import caption
 from training.paths import state_dir
 from training.replicas import REPLICAS, Replicas
-from training.running import Log, Stop, Stopped, load, save
+from training.running import Log, Stop, Stopped, decayed, load, save
 from training.scenes import Scene, draw_scene, things
 from training.vocabulary import BACKGROUNDS, COLOURS, SCENES, SIZES
 
@@ -124,9 +123,8 @@ def train(stop: Stop) -> None:
         ).sum()
 
     for step in range(first, STEPS):
-        cosine = 0.5 * (1 + math.cos(math.pi * step / STEPS))
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * cosine)
+            group["lr"] = decayed(RATE, step, STEPS, warmup=50)
         values = replicas.backward(loss)
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()

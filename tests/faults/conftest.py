@@ -16,7 +16,7 @@ from tests.faults.normality import Normality
 
 TIMES = "seconds"
 # A thread for each runner, since they share their cores with the tests; no picture comes from an earlier test.
-ALONE = {"T2I_THREADS": "1", "T2I_MAX_BATCH_ROWS": "8", "T2I_CACHE_BYTES": "0"}
+ALONE = {"T2I_THREADS": "1", "T2I_CACHE_BYTES": "0"}
 # Pixels; a picture of this side takes more memory than lies about in a process.
 LARGEST = 512
 # Room for a few pictures.
