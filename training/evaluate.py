@@ -70,8 +70,9 @@ def _row(pictures: torch.Tensor, asked: list[Any]) -> dict[str, float]:
     names, paint, behind = judge(pictures)
     row = {"top1": _percent(_hits(names, first, 1)), "top5": _percent(_hits(names, first, 5))}
     if asked[0].scene.colour:
-        wanted = torch.tensor([court.PAINT.index(q.scene.colour) for q in asked])
-        row["colour"] = _percent(_hits(paint, wanted, 1))
+        # A red apple has "its own" colour too: the question is which of the eleven it is nearest to.
+        wanted = torch.tensor([court.PAINT.index(q.scene.colour) - 1 for q in asked])
+        row["colour"] = _percent(_hits(paint[:, 1:], wanted, 1))
     if asked[0].scene.background:
         wanted = torch.tensor([court.BEHIND.index(q.scene.background) for q in asked])
         row["background"] = _percent(_hits(behind, wanted, 1))

@@ -17,7 +17,8 @@ from training.running import Log, Stop, Stopped, decayed, load, save
 from training.scenes import SIZE, Scene, draw_scene, things
 from training.vocabulary import BACKGROUNDS, COLOURS, SCENES
 
-STEPS, BATCH, RATE = 1900, 32, 2e-3
+STEPS, BATCH, RATE = 3000, 32, 2e-3
+RING, RENEWED = 4000, 8  # pictures kept, and how many of them a replica paints anew in each step
 CHECKPOINT = "judge.pt"
 PALE = "pale"
 BEHIND = [PALE, *BACKGROUNDS, *SCENES]
@@ -37,15 +38,14 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.AvgPool2d(2)]
-        plan = [(3, 32, 2), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 192, 2)]
+        plan = [(3, 32, 2), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2)]
         for wide_in, wide_out, stride in plan:
-            layers += [nn.Conv2d(wide_in, wide_out, 3, stride, 1), nn.GroupNorm(8, wide_out)]
-            layers.append(nn.ReLU())
-        self.body = nn.Sequential(*layers, nn.Flatten())
-        features = 192 * 4 * 4
-        self.name = nn.Sequential(
-            nn.Linear(features, 256), nn.ReLU(), nn.Linear(256, len(things()))
-        )
+            layers += [nn.Conv2d(wide_in, wide_out, 3, stride, 1, bias=False)]
+            layers += [nn.BatchNorm2d(wide_out), nn.ReLU()]
+        # What is seen counts, not where: objects stand anywhere.
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        features = 256
+        self.name = nn.Linear(features, len(things()))
         self.paint = nn.Linear(features, len(PAINT))
         self.behind = nn.Linear(features, len(BEHIND))
 
@@ -65,20 +65,34 @@ def _worsen(pictures: torch.Tensor, rng: random.Random) -> torch.Tensor:
     return pictures + torch.randn_like(pictures) * rng.uniform(0, 0.1)
 
 
-def _examples(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-    """One replica's batch: pictures and (object, colour, background) classes."""
-    scenes: list[Scene] = [draw_scene(rng) for _ in range(BATCH)]
-    pictures = to_model(pictures_of(scenes, rng))
-    labels = []
-    for i, scene in enumerate(scenes):
-        shown = scene.objects[0]
-        if len(scene.objects) == 2:
-            right = rng.random() < 0.5
-            shown = scene.objects[int(right)]
-            pictures[i] = half(pictures[i : i + 1], right)[0]
-        paint = PAINT.index(scene.colour) if scene.colour else 0
-        labels.append([shown, paint, BEHIND.index(scene.background or PALE)])
-    return _worsen(pictures, rng), torch.tensor(labels)
+def _classes(scene: Scene, right: bool) -> list[int]:
+    """Object, colour and background of a scene, or of the right half of a pair."""
+    paint = PAINT.index(scene.colour) if scene.colour else 0
+    return [scene.objects[int(right)], paint, BEHIND.index(scene.background or PALE)]
+
+
+class Examples:
+    """A ring of painted pictures and their classes, renewed as training goes."""
+
+    def __init__(self) -> None:
+        self.pixels = torch.empty(RING, 3, SIZE, SIZE, dtype=torch.uint8)
+        self.classes = torch.empty(RING, 3, dtype=torch.long)
+
+    def renew(self, places: list[int], rng: random.Random) -> None:
+        """Paint new pictures into these places; of a pair one half is taken."""
+        scenes = [draw_scene(rng) for _ in places]
+        painted = pictures_of(scenes, rng)
+        for place, scene, picture in zip(places, scenes, painted, strict=True):
+            right = len(scene.objects) == 2 and rng.random() < 0.5
+            pair = len(scene.objects) == 2
+            self.pixels[place] = half(picture[None], right)[0] if pair else picture
+            self.classes[place] = torch.tensor(_classes(scene, right))
+
+    def batch(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        """One replica's share of a step: pictures in -1..1 and (object, colour, background) classes."""
+        self.renew([rng.randrange(RING) for _ in range(RENEWED)], rng)
+        chosen = rng.sample(range(RING), BATCH)
+        return _worsen(to_model(self.pixels[chosen]), rng), self.classes[chosen]
 
 
 def train(stop: Stop) -> None:
@@ -93,11 +107,16 @@ def train(stop: Stop) -> None:
         judge.load_state_dict(state["judge"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
+    if first >= STEPS:
+        return
     rngs = [random.Random(f"judge/{first}/{rank}") for rank in range(REPLICAS)]
+    examples = Examples()
+    for place in range(0, RING, 50):
+        examples.renew(list(range(place, place + 50)), rngs[0])
     hits: list[float] = []
 
     def loss(module: nn.Module, rank: int) -> torch.Tensor:
-        pictures, labels = _examples(rngs[rank])
+        pictures, labels = examples.batch(rngs[rank])
         answers = module(pictures)
         hits.append((answers[0].argmax(1) == labels[:, 0]).float().mean().item())
         terms = [functional.cross_entropy(a, labels[:, i]) for i, a in enumerate(answers)]
