@@ -1,4 +1,4 @@
-"""Stage 2: the autoencoder, 128x128x3 pictures to 16x16x8 latents and back.
+"""Stage 2: the autoencoder, 128x128x3 pictures to 16x16x4 latents and back.
 
 `AutoencoderTiny` (after TAESD, https://github.com/madebyollin/taesd), trained on the artwork alone.
 """
@@ -26,7 +26,7 @@ CROPS, CROP = 6, 64  # a replica's share of one step; then whole pictures for th
 WHOLE_AFTER, WHOLE = 0.93, 2
 NOISE = 0.1  # of the latents, whose scale is 1: the decoder learns to forgive the U-Net
 PATCH = 8
-CHANNELS = 8
+CHANNELS = 4
 CHECKPOINT = "autoencoder.pt"
 
 
@@ -158,7 +158,7 @@ def train(stop: Stop) -> None:
             log.write(step=done, loss=float(np.mean(losses)), rate=rate)
             losses.clear()
         if done % 250 == 0 or done == STEPS or stop.asked:
-            _save(model, optimiser, done, scale_of(model, check))
+            save_checkpoint(model, optimiser, done, scale_of(model, check))
             log.write(step=done, psnr=psnr(model, check))
         if stop.asked:
             raise Stopped
@@ -171,9 +171,10 @@ def scale_of(model: AutoencoderTiny, pool: torch.Tensor) -> float:
     return 1 / spread
 
 
-def _save(
+def save_checkpoint(
     model: AutoencoderTiny, optimiser: torch.optim.Optimizer, step: int, scale: float
 ) -> None:
+    """Write the checkpoint after a step, with the scale of the latents."""
     state: dict[str, Any] = {"model": model.state_dict(), "step": step, "scale": scale}
     save(state_dir() / CHECKPOINT, state | {"optimiser": optimiser.state_dict()})
 

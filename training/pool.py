@@ -49,7 +49,7 @@ class Pool:
                 self.next = (self.next + 1) % CAPACITY
 
     def batch(self, count: int, rng: random.Random) -> tuple[torch.Tensor, list[str]]:
-        """Latents (count, 16, 8, 8) and freshly worded prompts for them."""
+        """Latents (count, 4, 16, 16) and freshly worded prompts for them."""
         chosen = [rng.randrange(len(self.scenes)) for _ in range(count)]
         prompts = [
             "" if rng.random() < EMPTY_PROMPTS else caption(self.scenes[i], rng) for i in chosen

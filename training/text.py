@@ -39,7 +39,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             hidden_size=WIDTH,
             intermediate_size=4 * WIDTH,
             projection_dim=WIDTH,
-            num_hidden_layers=2,
+            num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=tokens.LENGTH,
             bos_token_id=tokenizer.bos_token_id,
@@ -104,7 +104,8 @@ def train(stop: Stop) -> None:
     if path.exists():
         state = load(path)
         reader.load_state_dict(state["reader"])
-        optimiser.load_state_dict(state["optimiser"])
+        if "optimiser" in state:
+            optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
     rngs = [random.Random(1000 * first + rank) for rank in range(REPLICAS)]
     hits: list[list[float]] = []

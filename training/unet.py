@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from torch import nn
 
 from training import autoencoder
 from training.scenes import SIZE
@@ -13,12 +14,12 @@ STEPS = 1000  # of the noise schedule
 LATENT = SIZE // autoencoder.PATCH
 
 
-def build(widths: tuple[int, ...] = (32, 128, 192), **changes: Any) -> UNet2DConditionModel:
+def build(widths: tuple[int, ...] = (64, 128, 160), **changes: Any) -> UNet2DConditionModel:
     """The untrained U-Net on 4x16x16 latents.
 
-    The whole prompt, pooled by attention, is added to the timestep's embedding and scales and shifts every
-    block (`addition_embed_type="text"`); cross-attention at 4x4 says what goes where. The former is cheap,
-    since it costs nothing per position, and holds much of the model's memory of objects.
+    Cross-attention at 8x8 and 4x4 says what goes where. The whole prompt, pooled by attention, is added to the
+    timestep's embedding besides (`addition_embed_type="text"`), so that the layers at 16x16 know it as well; it
+    costs nothing per position, and is silent at first.
     """
     settings: dict[str, Any] = {
         "sample_size": LATENT,
@@ -26,17 +27,18 @@ def build(widths: tuple[int, ...] = (32, 128, 192), **changes: Any) -> UNet2DCon
         "out_channels": autoencoder.CHANNELS,
         "block_out_channels": widths,
         "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D",) * 3,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "cross_attention_dim": WIDTH,
         "attention_head_dim": tuple(max(width // 32, 1) for width in widths),
         "norm_num_groups": 16,
-        "resnet_time_scale_shift": "scale_shift",
         "addition_embed_type": "text",
         "addition_embed_type_num_heads": 4,
     }
-    return UNet2DConditionModel(**settings | changes)
+    model = UNet2DConditionModel(**settings | changes)
+    nn.init.zeros_(model.add_embedding.norm2.weight)
+    return model
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
