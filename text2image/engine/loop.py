@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
-from text2image.engine.admission import MIN_RETRY_SECONDS, Backlog
+from text2image.engine import failures
+from text2image.engine.admission import Backlog
 from text2image.engine.costs import StepCosts
-from text2image.engine.memory import MEMORY_RETRY_SECONDS, MemoryGuard
+from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
 from text2image.engine.scheduler import Scheduler
-from text2image.errors import Cancelled, DeadlineExceeded, Internal, Text2ImageError, Unavailable
+from text2image.errors import Cancelled, DeadlineExceeded, Text2ImageError
 from text2image.messages import Completed, Event, GeneratedImage, Pixels, Progress, Timings
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class StepLoop:
     def fail_all(self, error: Exception) -> None:
         """Ends every request with an internal error, after a fault that no sample can be blamed for."""
         for generation in list(self._active):
-            self._end(generation, _internal(error))
+            self._end(generation, failures.internal(error))
         self._ticked_at = None
 
     # Stepping
@@ -160,13 +161,7 @@ class StepLoop:
         if generation.pending == generation.request.n and not any(
             each.begun for each in generation.samples
         ):
-            refusal = Unavailable(
-                "the server is full: the work ahead took longer than predicted, and the pictures "
-                f"would be about {late:.1f} s late",
-                reason=Unavailable.FULL,
-                retry_after=max(MIN_RETRY_SECONDS, late),
-            )
-            self._end(generation, refusal, "dropped")
+            self._end(generation, failures.too_late(late), "dropped")
             return
         self._scheduler.remove(sample)
         self._backlog.left(sample)
@@ -341,14 +336,7 @@ class StepLoop:
         if generation.pending:
             return
         if generation.undrawn:
-            allowed = generation.deadline - generation.admitted_at
-            self._end(
-                generation,
-                DeadlineExceeded(
-                    f"{generation.undrawn} of {generation.request.n} pictures could not be finished "
-                    f"within {allowed:.1f} s"
-                ),
-            )
+            self._end(generation, failures.unfinished(generation))
         else:
             self._end(generation, Completed(generation.left_out))
 
@@ -360,25 +348,12 @@ class StepLoop:
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].ended):
             _, _, generation = heapq.heappop(self._deadlines)
             if not generation.ended:
-                allowed = generation.deadline - generation.admitted_at
-                self._end(generation, DeadlineExceeded(f"not finished within {allowed:.1f} s"))
+                self._end(generation, failures.unfinished(generation))
 
     def _blame(self, sample: Sample, error: Exception) -> None:
         """Ends the request of a sample that fails even when it stands alone."""
-        if sample.generation.ended:
-            return
-        if isinstance(error, OutOfMemory):
-            size = f"{sample.generation.request.width}x{sample.generation.request.height}"
-            outcome: Text2ImageError = Unavailable(
-                f"not enough device memory for a picture of {size}; try a smaller one, or later",
-                reason=Unavailable.FULL,
-                retry_after=MEMORY_RETRY_SECONDS,
-            )
-        elif isinstance(error, Text2ImageError):
-            outcome = error
-        else:
-            outcome = _internal(error)
-        self._end(sample.generation, outcome)
+        if not sample.generation.ended:
+            self._end(sample.generation, failures.outcome_of(error, sample.generation.request))
 
     def _end(
         self,
@@ -400,13 +375,6 @@ class StepLoop:
         generation.samples.clear()
         self.counters[counter or _counter_of(outcome)] += 1
         self._emit(generation, outcome)
-
-
-def _internal(error: Exception) -> Internal:
-    """What the client is told; the cause stands in the log under the same id."""
-    internal = Internal()
-    logger.error("internal error %s", internal.error_id, exc_info=error)
-    return internal
 
 
 def _counter_of(outcome: Completed | Text2ImageError) -> str:
