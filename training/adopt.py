@@ -1,7 +1,8 @@
 """`python -m training.adopt FOLDER`: go on from an exported pipeline instead of from nothing.
 
-Its weights become the checkpoints of all stages. The text encoder goes through its stage once more, for objects and
-wordings that came later; encoder and decoder count as finished; the U-Net begins a new trunk.
+Its weights become the checkpoints of all stages. Encoder, decoder and text encoder count as finished; with
+`--text-again` the text encoder goes through its stage once more, for objects and wordings that came later.
+The U-Net begins a new trunk.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from training.paths import state_dir, with_environment
 from training.running import save
 
 
-def _adopt_text(folder: Path) -> None:
+def _adopt_text(folder: Path, again: bool) -> None:
     words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     words.save_pretrained(tokenizer.folder())
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     torch.manual_seed(0)
     reader = text.Reader(encoder, words.eos_token_id)
-    state = {"reader": reader.state_dict(), "step": 0}
+    state = {"reader": reader.state_dict(), "step": 0 if again else text.STEPS}
     save(state_dir() / text.CHECKPOINT, state)
 
 
@@ -67,11 +68,12 @@ def main() -> int:
     """Write the checkpoints; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a pipeline that `make model` exported")
+    parser.add_argument("--text-again", action="store_true", help="teach the text encoder anew")
     arguments = parser.parse_args()
     if any((state_dir() / name).exists() for name in (text.CHECKPOINT, diffusion.TRUNK)):
         print(f"{state_dir()} holds a training already; move it away or set T2I_TRAINING_DIR")
         return 1
-    _adopt_text(arguments.folder)
+    _adopt_text(arguments.folder, arguments.text_again)
     _adopt_autoencoder(arguments.folder)
     _adopt_unet(arguments.folder)
     print(f"{state_dir()}: go on with `make train`")

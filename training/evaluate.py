@@ -1,6 +1,7 @@
 """`python -m training.evaluate FOLDER`: what a pipeline draws, measured by the judge, and a contact sheet.
 
-Writes figures.json and sheet.png beside the weights and puts the table into the folder's README.md.
+Writes sheet.png beside the weights, puts the table into the folder's README.md, and keeps figures.json with the
+checkpoints: among the weights it would count as a part of the model.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from training.paths import with_environment
+from training.paths import state_dir, with_environment
 
 STEPS, GUIDANCE, BATCH = 20, 5.0, 10
 TABLE = re.compile(r"(<!-- figures -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -161,7 +162,7 @@ def main() -> int:
     if arguments.sheet_only:
         return 0
     figures = measure(pipeline)
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (state_dir() / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(table(figures))
     card = out / "README.md"
     if card.exists():

@@ -107,6 +107,8 @@ def train(stop: Stop) -> None:
         if "optimiser" in state:
             optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
+    if first >= STEPS:
+        return
     rngs = [random.Random(1000 * first + rank) for rank in range(REPLICAS)]
     hits: list[list[float]] = []
 
