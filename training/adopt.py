@@ -24,8 +24,8 @@ def _adopt_text(folder: Path, again: bool) -> None:
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     torch.manual_seed(0)
     reader = text.Reader(encoder, words.eos_token_id)
-    state = {"reader": reader.state_dict(), "step": 0 if again else text.STEPS}
-    save(state_dir() / text.CHECKPOINT, state)
+    state = {"reader": reader.state_dict(), "optimiser": text.optimiser_of(reader).state_dict()}
+    save(state_dir() / text.CHECKPOINT, state | {"step": 0 if again else text.STEPS})
 
 
 def _adopt_autoencoder(folder: Path) -> None:

@@ -42,7 +42,7 @@ class Judge(nn.Module):
         for wide_in, wide_out, stride in plan:
             layers += [nn.Conv2d(wide_in, wide_out, 3, stride, 1, bias=False)]
             layers += [nn.BatchNorm2d(wide_out), nn.ReLU()]
-        # What is seen counts, not where: objects stand anywhere.
+        # What is seen counts, not where: of a pair either half is shown.
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         features = 256
         self.name = nn.Linear(features, len(things()))
@@ -83,8 +83,8 @@ class Examples:
         scenes = [draw_scene(rng) for _ in places]
         painted = pictures_of(scenes, rng)
         for place, scene, picture in zip(places, scenes, painted, strict=True):
-            right = len(scene.objects) == 2 and rng.random() < 0.5
             pair = len(scene.objects) == 2
+            right = pair and rng.random() < 0.5
             self.pixels[place] = half(picture[None], right)[0] if pair else picture
             self.classes[place] = torch.tensor(_classes(scene, right))
 

@@ -92,6 +92,11 @@ class Reader(nn.Module):
         return [head(pooled) for head in self.heads]
 
 
+def optimiser_of(reader: Reader) -> torch.optim.AdamW:
+    """A new optimiser for the whole reader."""
+    return torch.optim.AdamW(reader.parameters(), RATE, weight_decay=0.01)
+
+
 def train(stop: Stop) -> None:
     """Train to the end, or to a checkpoint when asked to stop."""
     torch.manual_seed(0)
@@ -99,13 +104,12 @@ def train(stop: Stop) -> None:
     tokenizer, log = tokens.trained(), Log("text")
     reader = Reader(build(tokenizer), tokenizer.eos_token_id)
     replicas = Replicas(reader)
-    optimiser = torch.optim.AdamW(reader.parameters(), RATE, weight_decay=0.01)
+    optimiser = optimiser_of(reader)
     path, first = state_dir() / CHECKPOINT, 0
     if path.exists():
         state = load(path)
         reader.load_state_dict(state["reader"])
-        if "optimiser" in state:
-            optimiser.load_state_dict(state["optimiser"])
+        optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
     if first >= STEPS:
         return
