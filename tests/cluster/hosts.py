@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-# Of the addresses that nobody routes; the bridge has the first.
-_NETWORK = "10.213.77"
+import psutil
+
+# Bridges are named after the process that made them, so that one that was killed can be cleaned up after.
+_MARK = re.compile(r"t2i(\d+)")
+# Private networks of 254 addresses each; the bridge has the first of the one that it takes.
+_NETWORKS = [f"10.213.{number}" for number in range(256)]
 
 
 class NoHosts(Exception):
@@ -48,18 +53,38 @@ def network(names: Sequence[str]) -> Iterator[list[Host]]:
     """
     if not shutil.which("ip"):
         raise NoHosts("there is no ip command (Debian's iproute2)")
-    mark = f"t2i{os.getpid() % 100000}"
+    _remove_leftovers()
+    mark = f"t2i{os.getpid()}"
+    taken = _ip("route")
+    prefix = next(each for each in _NETWORKS if f"{each}.0/24" not in taken)
     with ExitStack() as cleaning:
         _ip("link", "add", mark, "type", "bridge")
         cleaning.callback(_ip, "link", "del", mark)
-        _ip("addr", "add", f"{_NETWORK}.1/24", "dev", mark)
+        _ip("addr", "add", f"{prefix}.1/24", "dev", mark)
         _ip("link", "set", mark, "up")
-        yield [_host(mark, number, name, cleaning) for number, name in enumerate(names)]
+        yield [
+            _host(mark, f"{prefix}.{number + 2}", f"{mark}c{number}", name, cleaning)
+            for number, name in enumerate(names)
+        ]
 
 
-def _host(bridge: str, number: int, name: str, cleaning: ExitStack) -> Host:
-    cable = f"{bridge}c{number}"
-    host = Host(f"{bridge}-{name}", f"{_NETWORK}.{number + 2}", cable)
+def _remove_leftovers() -> None:
+    """Takes down what killed processes have left: their networks would catch our packets."""
+
+    def abandoned(name: str) -> bool:
+        found = _MARK.match(name)
+        return bool(found) and not psutil.pid_exists(int(found[1]))
+
+    for namespace in _ip("netns").split("\n"):
+        if abandoned(namespace):
+            _ip("netns", "del", namespace.split()[0])
+    for link in _ip("-brief", "link", "show", "type", "bridge").split("\n"):
+        if abandoned(link):
+            _ip("link", "del", link.split()[0])
+
+
+def _host(bridge: str, address: str, cable: str, name: str, cleaning: ExitStack) -> Host:
+    host = Host(f"{bridge}-{name}", address, cable)
     _ip("netns", "add", host.name)
     cleaning.callback(_ip, "netns", "del", host.name)
     _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", host.name)
@@ -70,7 +95,9 @@ def _host(bridge: str, number: int, name: str, cleaning: ExitStack) -> Host:
     return host
 
 
-def _ip(*words: str) -> None:
+def _ip(*words: str) -> str:
+    """What the command prints."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise NoHosts(f"`ip {' '.join(words)}` says: {done.stderr.strip()}")
+    return done.stdout
