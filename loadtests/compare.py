@@ -52,6 +52,7 @@ PARTS = 600
 SHORTEST = 4.0
 # Arrivals at random are measured longer, since chance has a part in them.
 OPEN_FACTOR = 2.0
+LONE_CALLS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +168,10 @@ async def _measure_load(
                     seed=number,
                 )
             else:
-                # Long enough to serve each client once, and a slow server a few times.
+                # Long enough to serve each client once, and one alone a few times.
                 served = max(
-                    load.clients / comparison.capacity[mix.name], 3 * comparison.lone[mix.name][-1]
+                    load.clients / comparison.capacity[mix.name],
+                    LONE_CALLS * comparison.lone[mix.name][-1],
                 )
                 run = await closed_loop(
                     contender.call,

@@ -73,6 +73,13 @@ class Ratio:
             return self.median < 1 - MARGIN
         return self.median > 1 + MARGIN
 
+    @property
+    def always_lost(self) -> bool:
+        """Whether theirs is better in every round, so that it is hardly chance."""
+        return len(self.values) > 1 and all(
+            (value < 1) == (self.measure.better > 0) and value != 1 for value in self.values
+        )
+
 
 @dataclass(slots=True)
 class Comparison:
@@ -149,10 +156,14 @@ def _verdict(comparison: Comparison) -> str:
     else:
         lines = "\n".join(
             f"- {ratio.mix.name}, {ratio.load.name}: {ratio.server}, {ratio.measure.name}: "
-            f"ours ÷ theirs {spread(ratio.values)}"
+            f"ours ÷ theirs {spread(ratio.values)}{', in every round' if ratio.always_lost else ''}"
             for ratio in lost
         )
-        told = f"Better by more than {MARGIN:.0%}, in {len(lost)} of {len(ratios)} ratios:\n\n{lines}\n"
+        always = sum(ratio.always_lost for ratio in lost)
+        told = (
+            f"Better by more than {MARGIN:.0%}, in {len(lost)} of {len(ratios)} ratios, {always} of them in "
+            f"every round that was measured:\n\n{lines}\n"
+        )
     return f"## Where another one wins\n\n{told}"
 
 

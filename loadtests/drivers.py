@@ -37,18 +37,31 @@ class Answer:
     def latency(self) -> float:
         return self.answered - self.sent
 
+    def share_between(self, begin: float, end: float) -> float:
+        """The part of this call's time that lies there."""
+        overlap = min(end, self.answered) - max(begin, self.sent)
+        return max(0.0, overlap) / self.latency
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All calls of a run and its length in seconds."""
+    """The calls that were answered in a run and its length in seconds.
+
+    `drawn` is how many pictures that was worth of work, where a window was cut out of a longer run: a picture counts by
+    the part of its time that lies in the window, or the figure would jump by a whole one with the window's ends.
+    """
 
     answers: Sequence[Answer]
     seconds: float
+    drawn: float | None = None
 
     @property
     def rate(self) -> float:
         """Pictures per second."""
-        return sum(answer.ok for answer in self.answers) / self.seconds
+        drawn = self.drawn
+        if drawn is None:
+            drawn = sum(answer.ok for answer in self.answers)
+        return drawn / self.seconds
 
     @property
     def success(self) -> float:
@@ -106,20 +119,29 @@ async def closed_loop(
     """`clients` callers, each with one call at a time, after a ramp of half the time that is not counted.
 
     Clients begin one after the other during the ramp: all at once they would be answered all at once for ever, and
-    the count would depend on where in that rhythm the window ends.
+    the count would depend on where in that rhythm the window ends. The step counts come in blocks, each with all of
+    them in an order of its own.
     """
     recorder = Recorder(call)
     ramp = seconds / 2
-    generator = random.Random(0)
+    asked = _blocks(steps)
 
     async def client(number: int) -> None:
         await asyncio.sleep(ramp * number / clients)
         while recorder.elapsed < ramp + seconds:
-            await recorder.one(generator.choice(steps))
+            await recorder.one(next(asked))
 
     await asyncio.gather(*(client(number) for number in range(clients)))
-    counted = [each for each in recorder.answers if ramp <= each.answered < ramp + seconds]
-    return Run(counted, seconds)
+    window = (ramp, ramp + seconds)
+    drawn = sum(each.share_between(*window) for each in recorder.answers if each.ok)
+    answered = [each for each in recorder.answers if window[0] <= each.answered < window[1]]
+    return Run(answered, seconds, drawn)
+
+
+def _blocks(steps: Sequence[int]) -> Iterator[int]:
+    generator = random.Random(0)
+    while True:
+        yield from generator.sample(steps, len(steps))
 
 
 async def burst(call: Call, *, clients: int, steps: int = 20) -> Run:

@@ -47,10 +47,16 @@ def test_where_another_one_is_better_the_page_says_so() -> None:
     told = page(compared([1.0, 1.1], [0.8, 0.8], BUSY), "head")
     verdict = told.partition("## Where another one wins")[2].partition("##")[0]
     assert "- uniform, 80% of capacity: LitServe, p50: ours ÷ theirs 1.31 (1.25 to 1.38)" in verdict
-    assert "in 4 of 4 ratios" in verdict
+    assert "in 4 of 4 ratios, 4 of them in every round" in verdict
     assert (
         "| 80% of capacity | LitServe | **0.76 (0.73 to 0.80)** | **1.31 (1.25 to 1.38)** |" in told
     )
+
+
+def test_what_is_lost_in_some_rounds_alone_may_be_chance() -> None:
+    told = page(compared([1.0, 1.0, 1.0], [0.8, 1.1, 0.9]), "head")
+    assert "in 4 of 4 ratios, 0 of them in every round" in told
+    assert "ours ÷ theirs 1.11 (0.91 to 1.25)\n" in told
 
 
 def test_where_no_other_one_is_better_the_page_says_that() -> None:
