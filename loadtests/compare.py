@@ -168,16 +168,15 @@ async def _measure_load(
                     seed=number,
                 )
             else:
-                # Long enough to serve each client once, and one alone a few times.
-                served = max(
-                    load.clients / comparison.capacity[mix.name],
-                    LONE_CALLS * comparison.lone[mix.name][-1],
-                )
+                # Until each client is answered once; then as long again, or for one alone a few times.
+                ramp = max(plan.seconds / 2, load.clients / comparison.capacity[mix.name])
+                served = max(ramp, LONE_CALLS * comparison.lone[mix.name][-1])
                 run = await closed_loop(
                     contender.call,
                     clients=load.clients,
                     seconds=max(plan.seconds, served),
                     steps=mix.steps,
+                    ramp=ramp,
                 )
         comparison.add(mix, load, contender.name, number, run)
         progress(

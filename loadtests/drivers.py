@@ -63,6 +63,16 @@ class Run:
             drawn = sum(answer.ok for answer in self.answers)
         return drawn / self.seconds
 
+    def goodput(self, since: float) -> float:
+        """Pictures per second from `since` until the last request is sent.
+
+        Until the first ones can be finished a server has nothing to show, and after the last arrival it empties its
+        queue; neither says what it does under load.
+        """
+        last = max((answer.sent for answer in self.answers), default=0.0)
+        drawn = sum(answer.ok and since <= answer.answered <= last for answer in self.answers)
+        return drawn / max(1e-9, last - since)
+
     @property
     def success(self) -> float:
         """Share of the calls that were answered with a picture."""
@@ -114,16 +124,22 @@ def _is_refusal(error: Exception) -> bool:
 
 
 async def closed_loop(
-    call: Call, *, clients: int, seconds: float, steps: Sequence[int] = (20,)
+    call: Call,
+    *,
+    clients: int,
+    seconds: float,
+    steps: Sequence[int] = (20,),
+    ramp: float | None = None,
 ) -> Run:
-    """`clients` callers, each with one call at a time, after a ramp of half the time that is not counted.
+    """`clients` callers, each with one call at a time, after a ramp that is not counted: half the time if not named.
 
     Clients begin one after the other during the ramp: all at once they would be answered all at once for ever, and
-    the count would depend on where in that rhythm the window ends. The step counts come in blocks, each with all of
+    the count would depend on where in that rhythm the window ends. A ramp that is shorter than an answer takes would
+    have the window begin while the queue still grows. The step counts come in blocks, each with all of
     them in an order of its own.
     """
     recorder = Recorder(call)
-    ramp = seconds / 2
+    ramp = seconds / 2 if ramp is None else ramp
     asked = _blocks(steps)
 
     async def client(number: int) -> None:

@@ -39,19 +39,9 @@ class Offered:
 
     @property
     def goodput(self) -> float:
-        """Pictures per second, of those that could have been answered before the last request was sent.
-
-        Until the first ones can be finished a server has nothing to show, and after the last arrival it empties its
-        queue; neither says what it does under load.
-        """
-        answers = self.run.answers
-        if not answers:
-            return 0.0
-        drawn = [answer for answer in answers if answer.ok]
-        first = min((answer.latency for answer in drawn), default=0.0)
-        last = max(answer.sent for answer in answers)
-        counted = sum(first <= answer.answered <= last for answer in drawn)
-        return counted / max(1e-9, last - first)
+        """Pictures per second, of those that could have been answered before the last request was sent."""
+        drawn = (answer.latency for answer in self.run.answers if answer.ok)
+        return self.run.goodput(min(drawn, default=0.0))
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """More than can be served: goodput, refusals, memory, and how soon all is well again.
 
 Arrivals come in an open loop at a multiple of what the server was measured to draw, by clients that wait no longer than
-`PATIENCE`. The capacity is measured before and after, in a closed loop of the same run.
+`PATIENCE`. The capacity is measured right before and right after the storm, in closed loops of the same run, and once
+more before the curve: a machine that others share is not as fast at all times.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class Storm:
     """What was measured.
 
     Attributes:
-        capacity: pictures per second of a saturated server, before and after.
+        capacity: pictures per second of a saturated server, before and after the storm.
         lone: seconds of a lone picture before.
-        curve: by share of the capacity, shorter runs.
+        at_first: the capacity before the curve.
+        curve: by share of that, shorter runs.
         run: the storm.
         memory: bytes of all the server's processes through the storm.
         after: seconds of lone pictures, one after the other, from the end of the storm on.
@@ -46,6 +48,7 @@ class Storm:
 
     capacity: tuple[float, float]
     lone: float
+    at_first: float
     curve: dict[float, Run]
     run: Run
     memory: list[float]
@@ -57,24 +60,28 @@ class Storm:
 
 
 async def measure(call: Call, impatient: Call, server: Server, *, seconds: float) -> Storm:
-    """Runs the curve and the storm, which lasts so many seconds.
+    """Runs the curve and the storm, which lasts so many seconds; the capacity is measured for half of that each time.
 
     `impatient` gives up after `PATIENCE`. `call` does not: refused clients of a closed loop would ask again at once
     for ever, and their number would be measured instead of the capacity.
     """
-    part = seconds / 4
+
+    async def capacity() -> float:
+        saturated = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=seconds / 2)
+        return saturated.rate
+
     lone = statistics.median([await _lone(call) for _ in range(5)])
-    before = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=part)
+    at_first = await capacity()
     curve = {
-        share: await open_loop(impatient, rate=share * before.rate, seconds=part)
+        share: await open_loop(impatient, rate=share * at_first, seconds=seconds / 4)
         for share in OFFERED
     }
+    before = await capacity()
     memory: list[float] = []
     async with _reading(server, memory):
-        run = await open_loop(impatient, rate=STORM * before.rate, seconds=seconds)
+        run = await open_loop(impatient, rate=STORM * before, seconds=seconds)
     after = [await _lone(call) for _ in range(AFTER)]
-    again = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=part)
-    return Storm((before.rate, again.rate), lone, {**curve, STORM: run}, run, memory, after)
+    return Storm((before, await capacity()), lone, at_first, curve, run, memory, after)
 
 
 async def _lone(call: Call) -> float:
@@ -98,10 +105,8 @@ async def _reading(server: Server, readings: list[float]) -> AsyncIterator[None]
 
 
 def goodput(run: Run) -> float:
-    """Pictures per second once the first arrivals can have been answered, until the last arrival."""
-    first, last = PATIENCE, max(answer.sent for answer in run.answers)
-    drawn = sum(answer.ok and first <= answer.answered <= last for answer in run.answers)
-    return drawn / max(1e-9, last - first)
+    """Pictures per second once the first arrivals must have been answered."""
+    return run.goodput(PATIENCE)
 
 
 def refusals(run: Run) -> list[float]:
@@ -114,15 +119,17 @@ def section(storm: Storm, plot: str) -> str:
     capacity = storm.mean_capacity
     failed = sum(not answer.ok and not answer.refused for answer in storm.run.answers)
     memory = storm.memory[len(storm.memory) // 4 :]
+    rows = [(share, run, storm.at_first) for share, run in storm.curve.items()]
     lines = "\n".join(
-        f"| {share:.0%} | {goodput(run):.2f} | {goodput(run) / capacity:.0%} | "
+        f"| {share:.0%} | {goodput(run):.2f} | {goodput(run) / whole:.0%} | "
         f"{run.percentile(50):.2f} | {run.percentile(99):.2f} | {_milliseconds(refusals(run))} |"
-        for share, run in storm.curve.items()
+        for share, run, whole in [*rows, (STORM, storm.run, capacity)]
     )
     return f"""## Beyond capacity, Poisson arrivals over HTTP
 
-By clients that wait no longer than {PATIENCE:g} s. The capacity is {capacity:.2f} pictures/s
-({storm.capacity[0]:.2f} before, {storm.capacity[1]:.2f} after, closed loop of {SATURATING_CLIENTS} clients).
+By clients that wait no longer than {PATIENCE:g} s. The capacity, in closed loops of {SATURATING_CLIENTS} clients, was
+{storm.at_first:.2f} pictures/s before the curve, {storm.capacity[0]:.2f} right before the storm and
+{storm.capacity[1]:.2f} right after it; the storm is compared with the mean of the last two.
 
 | offered | pictures/s | of capacity | p50, s | p99, s | refused within, ms: median, p99 |
 |---|---|---|---|---|---|
@@ -148,10 +155,10 @@ def _milliseconds(seconds: Sequence[float]) -> str:
 def draw(storm: Storm, path: Path) -> None:
     """Two pictures side by side: goodput against the offered rate, and the storm second by second."""
     figure, (curve, course) = pyplot.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    shares = sorted(storm.curve)
-    rates = [goodput(storm.curve[share]) / storm.mean_capacity for share in shares]
-    curve.plot([0, 1, max(shares)], [0, 1, 1], color="0.7", linestyle="--", label="ideal")
-    curve.plot(shares, rates, marker="o", label="served")
+    rates = {share: goodput(run) / storm.at_first for share, run in storm.curve.items()}
+    rates[STORM] = goodput(storm.run) / storm.mean_capacity
+    curve.plot([0, 1, STORM], [0, 1, 1], color="0.7", linestyle="--", label="ideal")
+    curve.plot([*rates], [*rates.values()], marker="o", label="served")
     curve.set(xlabel="offered ÷ capacity", ylabel="goodput ÷ capacity", ylim=(0, 1.15))
     curve.legend(loc="lower right", frameon=False)
     seconds = range(int(storm.run.answers[-1].sent))
