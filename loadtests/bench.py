@@ -21,10 +21,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
-
 from loadtests import overload
-from loadtests.calls import grpc_call, http_call
+from loadtests.calls import grpc_call, http_call, http_session
 from loadtests.drivers import Call, Run, burst, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT, STEPS, Worker, bare_pipeline, engine
 from tests.e2e.harness import Server, serving
@@ -100,7 +98,7 @@ async def measure(
 ) -> None:
     """Fills the figures, one kind after the other."""
     async with (
-        httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http,
+        http_session(timeout=600) as http,
         AsyncClient(server.address) as grpc,
     ):
         asked = {"text": PROMPT, "guidance_scale": GUIDANCE_SCALE}

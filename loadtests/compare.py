@@ -22,12 +22,10 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
-
 from loadtests.baselines import MAX_BATCH
 from loadtests.baselines.servers import BASELINES, PACKAGES, running
 from loadtests.bench import machine, progress
-from loadtests.calls import http_call
+from loadtests.calls import http_call, http_session
 from loadtests.comparison import OURS, Comparison, Load, Mix, page
 from loadtests.drivers import Call, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT, Worker, bare_pipeline
@@ -98,8 +96,7 @@ def main() -> None:
         bare = stack.enter_context(Worker(bare_pipeline))
 
         async def measured() -> None:
-            limits = httpx.Limits(max_connections=None)
-            async with httpx.AsyncClient(timeout=3600, limits=limits) as client:
+            async with http_session(timeout=3600) as client:
                 asked = {"text": PROMPT, "guidance_scale": GUIDANCE_SCALE}
                 contenders = [
                     Contender(OURS, http_call(client, server.url, **asked)),

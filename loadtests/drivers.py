@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-import httpx
+import aiohttp
 
 from text2image.errors import Unavailable
 
@@ -118,8 +118,8 @@ class Recorder:
 
 
 def _is_refusal(error: Exception) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status == HTTPStatus.SERVICE_UNAVAILABLE
     return isinstance(error, Unavailable)
 
 

@@ -22,7 +22,7 @@ import httpx
 
 from loadtests import occupancy, records, report
 from loadtests.bench import machine, progress
-from loadtests.calls import http_call
+from loadtests.calls import http_call, http_session
 from loadtests.drivers import open_loop
 from loadtests.figures import Figures, Level, Offered, broken
 from loadtests.mixes import PROMPTS
@@ -241,11 +241,7 @@ async def _offered(figures: Figures, target: Target, share: float) -> Offered:
         httpx.Client(verify=authorities() or True, headers=key_headers(), timeout=10) as client,
         occupancy.Sampler(client, target.url) as sampler,
     ):
-        async with httpx.AsyncClient(
-            verify=authorities() or True,
-            timeout=LAST_ANSWERS,
-            limits=httpx.Limits(max_connections=None),
-        ) as asking:
+        async with http_session(LAST_ANSWERS, authorities()) as asking:
             call = http_call(asking, target.url, headers, text=PROMPTS[0])
             begin = time.time()
             run = await open_loop(call, rate=rate, seconds=seconds, steps=(target.steps,))

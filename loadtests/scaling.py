@@ -19,10 +19,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-import httpx
-
 from loadtests.bench import machine, rows
-from loadtests.calls import http_call
+from loadtests.calls import http_call, http_session
 from loadtests.drivers import Run, arrivals, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT
 from loadtests.simulation import (
@@ -187,7 +185,7 @@ def check(seconds: float) -> Check:
 
 
 async def _measured(server: Server, seconds: float, load: float) -> Check:
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+    async with http_session(timeout=600) as client:
         call = http_call(client, server.url, text=PROMPT, guidance_scale=GUIDANCE_SCALE)
         lone, overhead = await asyncio.to_thread(_lone, server)
         full = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=seconds, steps=MIXED)

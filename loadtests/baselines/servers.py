@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import psutil
 
@@ -79,14 +80,14 @@ class Running:
             f"{self.baseline.name} is not ready:\n{self._log.read_text(errors='replace')}"
         )
 
-    def call(self, client: httpx.AsyncClient, fields: dict[str, Any]) -> Call:
+    def call(self, session: aiohttp.ClientSession, fields: dict[str, Any]) -> Call:
         """A picture from it; `fields` go into each request."""
 
         async def call(seed: int, steps: int) -> object:
             request = {"seed": seed, "steps": steps, **fields}
             body = {"requests": [request]} if self.baseline.takes_lists else request
-            answer = await client.post(f"{self.url}/generate", json=body)
-            told = answer.raise_for_status().json()
+            async with session.post(f"{self.url}/generate", json=body) as answer:
+                told = await answer.json()
             return told[0] if self.baseline.takes_lists else told["image_base64"]
 
         return call

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from loadtests.baselines.servers import BASELINES, Running, running
+from loadtests.calls import http_session
 from tests.e2e.harness import Server
 from tests.e2e.test_pictures import assert_same, image_of
 
@@ -17,8 +18,8 @@ SEED, STEPS = 3, 2
 
 async def drawn(baseline: Running) -> list[str]:
     """The same picture three times at once, one of them with more steps."""
-    async with httpx.AsyncClient(timeout=120) as client:
-        call = baseline.call(client, ASKED)
+    async with http_session(timeout=120) as session:
+        call = baseline.call(session, ASKED)
         answers = await asyncio.gather(*(call(SEED, steps) for steps in (STEPS, STEPS + 1, STEPS)))
     return [str(answer) for answer in answers]
 

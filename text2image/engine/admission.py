@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heapreplace
 from threading import Lock
 
 from text2image.engine.costs import StepCosts
@@ -17,7 +18,8 @@ from text2image.errors import DeadlineExceeded, Text2ImageError, Unavailable
 
 # A refused client that comes back sooner than this would be refused again more often than not.
 MIN_RETRY_SECONDS = 1.0
-# A picture may take so many times as long as the pace of the last ones says, since they are not all alike.
+# At admission a picture, and the wait for it, are taken to last so many times as long as the last ones say, since they
+# are not all alike. When it comes up for rows it is not, or what was admitted with a margin would end for want of one.
 MARGIN = 1.2
 # Weight of a step in a size's pace: about as many are remembered as a picture takes.
 WEIGHT_OF_STEP = 0.05
@@ -38,17 +40,26 @@ class _Pace:
 
 @dataclass(slots=True)
 class _Account:
-    """What is in flight of one kind: samples whose picture is not out, their rows, and their row-steps left."""
+    """What is in flight of one kind: samples whose picture is not out, their rows, and their row-steps left.
+
+    `line_rows` and `line_row_steps` are the part of those that have not begun.
+    """
 
     samples: int = 0
     rows: int = 0
     row_steps: int = 0
+    line_rows: int = 0
+    line_row_steps: int = 0
     stepped_at: float | None = None
 
     def book(self, sample: Sample, sign: int) -> None:
         self.samples += sign
         self.rows += sign * sample.rows
         self.row_steps += sign * sample.rows * sample.remaining
+
+    def line_up(self, sample: Sample, sign: int) -> None:
+        self.line_rows += sign * sample.rows
+        self.line_row_steps += sign * sample.rows * sample.remaining
 
 
 class Backlog:
@@ -62,6 +73,8 @@ class Backlog:
         self._groups: dict[Group, _Account] = {}
         self._owners: dict[str, dict[Group, _Account]] = {}
         self._shares: dict[str, int] = {}
+        # Samples that have begun, by size.
+        self._begun: dict[Group, set[Sample]] = {}
         self._waiting = 0
         # Since the engine was last idle. Where much is refused, whatever leaves is replaced at once, so what is in
         # flight just now tells too little.
@@ -106,14 +119,22 @@ class Backlog:
         """
         with self._lock:
             weights = self._weights()
-            return [self._waves(each) * self._drawing(each, rows, weights) for each in samples]
+            return [self._waves(each) * self._drawing(each, rows, weights, 1.0) for each in samples]
 
     def stepped(self, sample: Sample) -> None:
         """Books one step less."""
         with self._lock:
             self._waiting -= sample.step == 1
-            self._groups[sample.group].row_steps -= sample.rows
-            self._owners[sample.owner][sample.group].row_steps -= sample.rows
+            begun = self._begun.setdefault(sample.group, set())
+            in_line = sample not in begun
+            for account in self._accounts(sample):
+                account.row_steps -= sample.rows
+                if in_line:
+                    account.line_row_steps -= sample.rows
+                if in_line and sample.begun:
+                    account.line_up(sample, -1)
+            if sample.begun:
+                begun.add(sample)
 
     def paced(self, group: Group, now: float) -> None:
         """Learns that a size has stepped, at this time of the loop's clock."""
@@ -165,10 +186,17 @@ class Backlog:
         if sign > 0:
             # What leaves may have come with an older weight.
             self._shares[owner] = sample.generation.share.weight
+        begun = self._begun.setdefault(group, set())
         for accounts in (self._groups, groups):
-            accounts.setdefault(group, _Account()).book(sample, sign)
-            if not accounts[group].samples:
+            account = accounts.setdefault(group, _Account())
+            account.book(sample, sign)
+            if sample not in begun:
+                account.line_up(sample, sign)
+            if not account.samples:
                 del accounts[group]
+        begun.discard(sample)
+        if group not in self._groups:
+            del self._begun[group]
         if not groups:
             del self._owners[owner], self._shares[owner]
         if not self._groups:
@@ -192,43 +220,63 @@ class Backlog:
             )
         return None
 
+    def _accounts(self, sample: Sample) -> tuple[_Account, _Account]:
+        """Its size's, and its owner's of that size."""
+        return self._groups[sample.group], self._owners[sample.owner][sample.group]
+
     def _expected(self, generation: Generation) -> tuple[float, float]:
         """Seconds that the last sample of a booked request waits for rows, and then until its picture."""
         sample = generation.samples[-1]
-        group = sample.group
         weights = self._weights()
-        full = self._groups[group].rows > self._costs.cap(group)
-        line = self._line(sample, weights[group]) if full else 0.0
-        drawing = self._drawing(sample, 1, weights)
-        return self._in_turns(group, line, weights), drawing
+        drawing = self._drawing(sample, 1, weights, MARGIN)
+        steps = self._steps_until_begun(sample, weights[sample.group])
+        return MARGIN * self._clocked(sample, steps, 1, weights), drawing
 
     def _waves(self, sample: Sample) -> float:
         """Batches that it takes to begin all of a sample's request that has not begun."""
         new = sum(each.rows for each in sample.generation.samples if not each.begun)
         return max(1.0, new / self._costs.cap(sample.group))
 
-    def _line(self, sample: Sample, weights: dict[str, float]) -> float:
-        """Seconds of its size's steps until a booked sample's owner, in its share of them, has done all its work."""
-        group = sample.group
-        per_row, decoding = self._per_row(group), self._costs.decode_seconds(group)
-        accounts = {owner: self._owners[owner][group] for owner in weights}
-        work = {
-            owner: account.row_steps * per_row + account.samples * decoding
-            for owner, account in accounts.items()
-        }
-        own = work[sample.owner] / weights[sample.owner]
-        return sum(min(work[owner], weights[owner] * own) for owner in weights)
+    def _steps_until_begun(self, sample: Sample, weights: dict[str, float]) -> float:
+        """Steps of its size until there are rows for a booked sample.
 
-    def _drawing(self, sample: Sample, rows: int, weights: Weights) -> float:
+        Rows come free when the samples that have them end, each after its last step. Those in line before it take them
+        first, all for as long as the mean of the line.
+        """
+        group = sample.group
+        cap, account = self._costs.cap(group), self._groups[group]
+        ahead = self._row_steps_until_begun(sample, weights)
+        steps = account.line_row_steps / account.line_rows
+        places = max(1, cap // sample.rows)
+        turns = max(1, round(ahead / (steps * sample.rows)))
+        # After the first round, every one is like the round before it.
+        rounds = max(0, (turns - 1) // places - 1)
+        ends = [float(each.remaining) for each in self._begun[group] if each.remaining]
+        ends = sorted(ends)[-places:] + [0.0] * (places - len(ends))
+        heapify(ends)
+        for _ in range(turns - rounds * places - 1):
+            heapreplace(ends, ends[0] + steps)
+        return ends[0] + rounds * steps
+
+    def _row_steps_until_begun(self, sample: Sample, weights: dict[str, float]) -> float:
+        """The work that begins until all of a booked sample's owner has begun, each owner in its share."""
+        in_line = {owner: self._owners[owner][sample.group].line_row_steps for owner in weights}
+        own = in_line[sample.owner] / weights[sample.owner]
+        return sum(min(in_line[owner], weights[owner] * own) for owner in weights)
+
+    def _drawing(self, sample: Sample, rows: int, weights: Weights, margin: float) -> float:
         """Seconds from a sample's first step to its picture, in a batch of so many rows or what there will be."""
+        drawing = self._clocked(sample, sample.steps, rows, weights)
+        pace = self._paces.get(sample.group)
+        return max(drawing, margin * sample.steps * pace.seconds) if pace else drawing
+
+    def _clocked(self, sample: Sample, steps: float, rows: int, weights: Weights) -> float:
+        """Seconds on the clock for so many steps of a size, in batches of so many rows or what there will be."""
         group = sample.group
         rows = max(rows, self._occupancy(group))
         # Each of those in the batch finishes about once while this one is drawn.
-        decoding = rows / sample.rows * self._costs.decode_seconds(group)
-        drawing = sample.steps * self._costs.seconds(group, rows) + decoding
-        drawing = self._in_turns(group, drawing, weights)
-        pace = self._paces.get(group)
-        return max(drawing, MARGIN * sample.steps * pace.seconds) if pace else drawing
+        decoding = rows / sample.rows * self._costs.decode_seconds(group) / sample.steps
+        return self._in_turns(group, steps * (self._costs.seconds(group, rows) + decoding), weights)
 
     def _in_turns(self, group: Group, seconds: float, weights: Weights) -> float:
         """Seconds on the clock for so many of one size's, which takes turns with the others."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from tests.doubles import TimedModel, make_request
 from tests.harness import NATIVE, Harness
 from text2image.engine.costs import StepCosts
-from text2image.engine.sample import Group
+from text2image.engine.sample import Generation, Group
 from text2image.errors import DeadlineExceeded, Unavailable
 from text2image.messages import Completed, GenerationRequest
 
@@ -76,6 +78,25 @@ def test_the_prediction_is_near_what_it_takes(others: int) -> None:
         harness.loop.tick()
     real = harness.clock() - before
     assert harness.predicted[generation] == pytest.approx(real, rel=0.3)
+
+
+@pytest.mark.parametrize("in_flight", [16, 20, 48])
+def test_the_prediction_is_near_what_it_takes_when_whoever_leaves_is_replaced(
+    in_flight: int,
+) -> None:
+    """Else a crowd is refused while there is room, and batches are not full."""
+    harness = Harness(TimedModel(max_rows=32))
+    flying: dict[Generation, float] = {}
+    ratios = []
+    while len(ratios) < 200:
+        if len(flying) < in_flight:
+            # One at a time, so that they do not end at the same time for ever.
+            flying[harness.submit(make_request(steps=20))] = harness.clock()
+        harness.loop.tick()
+        for generation in [each for each in flying if each.ended]:
+            real = harness.clock() - flying.pop(generation)
+            ratios.append(harness.predicted[generation] / real)
+    assert 0.95 < statistics.median(ratios[100:]) < 1.25
 
 
 def test_predictions_follow_the_clock_where_steps_and_decoding_do_not_explain_it() -> None:
