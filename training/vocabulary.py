@@ -16,15 +16,17 @@ BACKGROUNDS: dict[str, RGB] = {
     "brown": (130, 80, 50),
     "cyan": (60, 200, 205),
 }
-# What a prompt that names no background may get: white or a pale tint, so that two seeds differ at a glance.
+# What a prompt that names no background may get: white or a pastel, so that two seeds differ at a glance. The object
+# itself stays as it is, since what varies in it would have to be learnt.
 PALE: tuple[RGB, ...] = (
     (255, 255, 255),
-    (255, 255, 255),
-    (255, 244, 224),
-    (255, 230, 234),
-    (226, 240, 255),
-    (228, 247, 232),
-    (238, 232, 252),
+    (255, 236, 204),
+    (255, 247, 200),
+    (255, 221, 226),
+    (211, 232, 255),
+    (208, 242, 245),
+    (214, 243, 221),
+    (232, 220, 252),
 )
 COLOURS: dict[str, RGB] = {
     "red": (225, 45, 50),
