@@ -42,6 +42,9 @@ def export(folder: Path, checkpoint: str) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for weights in folder.rglob("*.safetensors"):
+        # They are written for their owner alone, and a server may run as somebody else.
+        weights.chmod(0o644)
     licences(folder)
     shutil.copyfile(TRAINING / "card.md", folder / "README.md")
 

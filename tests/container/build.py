@@ -18,6 +18,7 @@ IMAGE = "localhost/text2image:cpu"
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
 NEEDED = ("buildah", "debootstrap", "runc")
+WEIGHTS = Path(__file__).parents[2] / "models"
 _AUTHORITIES = Path("etc/ssl/certs/ca-certificates.crt")
 _PIP_SETTING = re.compile(r"(?:global|:env:)\.([a-z-]+)='(.*)'")
 # Debian's packages and Python's come over the network, which may fail once.
@@ -87,6 +88,9 @@ def pip_folders() -> list[Path]:
 
 
 def make_image(folder: Path) -> None:
+    """The image, of weights that nobody else may read: so safetensors leaves those that were trained or saved here."""
+    for weights in WEIGHTS.rglob("*.safetensors"):
+        weights.chmod(0o600)
     volumes = [f"volume={path}:{path}:ro" for path in pip_folders()]
     options = (f"build-arg=BASE_IMAGE={BASE}", "network=host", "isolation=chroot", *volumes)
     subprocess.run(

@@ -51,6 +51,11 @@ def test_whoever_serves_cannot_change_what_is_served(image: Image) -> None:
     assert {path.stat().st_uid for path in (image.root / "app").rglob("*.py")} == {0}
 
 
+def test_whoever_serves_can_read_all_of_it(image: Image) -> None:
+    files = (path for path in (image.root / "app").rglob("*") if path.is_file())
+    assert [path for path in files if not path.stat().st_mode & 0o004] == []
+
+
 def test_the_bill_of_materials_names_what_is_installed(image: Image) -> None:
     bill = json.loads((image.root / "app/sbom.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
