@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training import autoencoder, decoder, diffusion, text, tokenizer
+from training import autoencoder, decoder, diffusion, machine, text, tokenizer
 from training.paths import state_dir, with_environment
 from training.running import save
 
@@ -25,7 +25,7 @@ def _adopt_text(folder: Path, again: bool) -> None:
     torch.manual_seed(0)
     reader = text.Reader(encoder, words.eos_token_id)
     state = {"reader": reader.state_dict(), "optimiser": text.optimiser_of(reader).state_dict()}
-    save(state_dir() / text.CHECKPOINT, state | {"step": 0 if again else text.STEPS})
+    save(state_dir() / text.CHECKPOINT, state | {"step": 0 if again else machine.sized(text.STEPS)})
 
 
 def _adopt_autoencoder(folder: Path) -> None:

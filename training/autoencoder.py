@@ -7,26 +7,29 @@ import math
 import random
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import nn
 from torch.nn import functional
 
+from training import machine
+from training.feed import feed
+from training.painter import painter, pictures_of
 from training.paths import state_dir
 from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, decayed, load, save
-from training.scenes import SIZE, Scene, draw_scene, paint
+from training.scenes import SIZE, draw_scene
 
 STEPS = 12_000
 WARMUP = 100
 RATE = 1.5e-3
-CROPS, CROP = 6, 64  # a replica's share of one step; then whole pictures for the last part
-WHOLE_AFTER, WHOLE = 0.93, 2
+# A replica's share of one step; then whole pictures for the last part.
+CROPS, CROP = {"cpu": 6, "cuda": 64}, 64
+WHOLE_AFTER, WHOLE = 0.93, {"cpu": 2, "cuda": 16}
 NOISE = 0.1  # of the latents, whose scale is 1: the decoder learns to forgive the U-Net
 PATCH = 8
-CHANNELS = 4
+CHANNELS = 8
 CHECKPOINT = "autoencoder.pt"
 
 
@@ -47,15 +50,9 @@ def build(
 
 
 def pictures(count: int, seed: int) -> torch.Tensor:
-    """Freshly painted pictures, (count, 3, 128, 128) uint8."""
+    """Painted pictures, the same for the same seed, (count, 3, 128, 128) uint8."""
     rng = random.Random(seed)
-    return pictures_of([draw_scene(rng) for _ in range(count)], rng)
-
-
-def pictures_of(scenes: list[Scene], rng: random.Random) -> torch.Tensor:
-    """The scenes painted, (count, 3, 128, 128) uint8."""
-    painted = np.stack([paint(scene, rng) for scene in scenes])
-    return torch.from_numpy(painted).permute(0, 3, 1, 2).contiguous()
+    return pictures_of([draw_scene(rng) for _ in range(count)], seed)
 
 
 def to_model(pixels: torch.Tensor) -> torch.Tensor:
@@ -87,29 +84,28 @@ def latent_loss(z: torch.Tensor) -> torch.Tensor:
     rows = z.transpose(0, 1).flatten(1)
     centred = rows - rows.mean(1, keepdim=True)
     covariance = centred @ centred.T / rows.shape[1]
-    unit = (covariance - torch.eye(len(rows))).square().sum() / len(rows)
+    unit = (covariance - torch.eye(len(rows), device=z.device)).square().sum() / len(rows)
     return rows.mean(1).square().mean() + unit + 5 * functional.relu(z.abs() - 3.2).mean()
 
 
-def _loss(model: AutoencoderTiny, true: torch.Tensor) -> torch.Tensor:
+def _loss(model: nn.Module, true: torch.Tensor) -> torch.Tensor:
     z = model.encode(true).latents
     noisy = z + torch.randn_like(z) * NOISE
     return picture_loss(model.decode(noisy).sample, true) + 0.02 * latent_loss(z)
 
 
-def _crop(picture: torch.Tensor) -> torch.Tensor:
-    """The livelier of two random crops; most of a picture is plain background."""
-    places = (torch.randint(0, (SIZE - CROP) // PATCH + 1, (2, 2)) * PATCH).tolist()
-    crops = [picture[:, top : top + CROP, left : left + CROP].float() for top, left in places]
-    return max(crops, key=lambda crop: crop.var().item())
-
-
-def _batch(pool: torch.Tensor, whole: bool) -> torch.Tensor:
-    """A replica's share of one step: pictures or crops, -1 to 1."""
-    if whole:
-        return to_model(pool[torch.randint(len(pool), (WHOLE,))])
-    chosen = torch.randint(len(pool), (CROPS,)).tolist()
-    return to_model(torch.stack([_crop(pool[index]) for index in chosen]))
+def crops(pictures: torch.Tensor) -> torch.Tensor:
+    """The livelier of two random crops of each picture, (count, 3, 64, 64); most of a picture is plain background."""
+    count, device = len(pictures), pictures.device
+    places = torch.randint(0, (SIZE - CROP) // PATCH + 1, (2, 2, count), device=device) * PATCH
+    steps = torch.arange(CROP, device=device)
+    each = torch.arange(count, device=device)[:, None, None]
+    found = [
+        pictures[each, :, (top[:, None] + steps)[:, :, None], (left[:, None] + steps)[:, None]]
+        for top, left in places
+    ]
+    lively = found[0].flatten(1).var(1) > found[1].flatten(1).var(1)
+    return torch.where(lively[:, None, None, None], *found).permute(0, 3, 1, 2).contiguous()
 
 
 @torch.no_grad()
@@ -119,14 +115,14 @@ def psnr(model: AutoencoderTiny, pool: torch.Tensor) -> float:
     for part in torch.split(pool, 8):
         x = to_model(part)
         drawn = model.decode(model.encode(x).latents).sample.clamp(-1, 1)
-        errors.append(((drawn - x) / 2).square().mean().item())
-    return -10 * math.log10(float(np.mean(errors)))
+        errors.append(((drawn - x) / 2).square().mean())
+    return -10 * math.log10(torch.stack(errors).mean().item())
 
 
 def train(stop: Stop) -> None:
     """Train to the end, or to a checkpoint when asked to stop."""
     torch.manual_seed(0)
-    model, log = build(), Log("autoencoder")
+    model, log = build().to(machine.device()), Log("autoencoder")
     replicas = Replicas(model)
     optimiser = torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.99), weight_decay=1e-4)
     path, first = state_dir() / CHECKPOINT, 0
@@ -137,25 +133,29 @@ def train(stop: Stop) -> None:
         first = state["step"]
     if first >= STEPS:
         return
-    pool, check = pictures(3000, seed=first + 1), pictures(48, seed=0)
-    losses: list[float] = []
+    ranks = range(machine.replicas())
+    feeds = [feed(machine.sized(CROPS), f"autoencoder/{first}/{rank}") for rank in ranks]
+    chances = [machine.generator(first * len(ranks) + rank) for rank in ranks]
+    check = pictures(48, seed=0)
+    losses: list[torch.Tensor] = []
+
+    def loss(module: nn.Module, rank: int, whole: bool) -> torch.Tensor:
+        codes = next(feeds[rank])[0][: machine.sized(WHOLE) if whole else None]
+        true = to_model(painter().paint(codes, chances[rank]))
+        return _loss(module, true if whole else crops(true))
+
     for step in range(first, STEPS):
         rate = decayed(RATE, step, STEPS, WARMUP)
         for group in optimiser.param_groups:
             group["lr"] = rate
         whole = step > WHOLE_AFTER * STEPS
-
-        def loss(module: nn.Module, rank: int) -> torch.Tensor:
-            return _loss(module, _batch(pool, whole))  # noqa: B023
-
-        values = replicas.backward(loss)
+        losses += replicas.backward(lambda module, rank: loss(module, rank, whole))  # noqa: B023
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        losses += [v.item() for v in values]
         done = step + 1
         if done % 100 == 0:
-            log.write(step=done, loss=float(np.mean(losses)), rate=rate)
+            log.write(step=done, loss=torch.stack(losses).mean().item(), rate=rate)
             losses.clear()
         if done % 250 == 0 or done == STEPS or stop.asked:
             save_checkpoint(model, optimiser, done, scale_of(model, check))

@@ -10,29 +10,27 @@ for an edge their best answer is the blurred mean. The adversary takes such answ
 
 import argparse
 import os
-import random
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training import autoencoder
-from training.autoencoder import NOISE, picture_loss, pictures_of, to_model
+from training import autoencoder, machine
+from training.autoencoder import NOISE, picture_loss, to_model
+from training.feed import feed
+from training.painter import painter
 from training.paths import state_dir, with_environment
-from training.replicas import REPLICAS, Replicas
+from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, decayed, load, save
-from training.scenes import SIZE, draw_scene
 
 BLOCKS = (6, 5, 2, 1)  # residual blocks at sides of 16, 32, 64 and 128
 STEPS, WARMUP, RATE = 2700, 100, 4e-4
-BATCH = 4  # a replica's
-POOL, RENEWED = 1500, 1  # pictures kept, and how many of them a replica paints anew in each step
+BATCH = {"cpu": 4, "cuda": 32}  # a replica's
 ADVERSARY_FROM = 0.3  # of the steps
 ADVERSARY_RATE, ADVERSARY_WEIGHT, FEATURES_WEIGHT = 4e-4, 0.06, 0.6
 CHECKPOINT = "decoder.pt"
@@ -59,29 +57,6 @@ class Adversary(nn.Module):
         return [*features, self.last(pictures)]
 
 
-class Pictures:
-    """A ring of painted pictures (uint8) and their latents, renewed as training goes."""
-
-    def __init__(self, encoder: AutoencoderTiny) -> None:
-        self._encoder = encoder
-        side, channels = SIZE // autoencoder.PATCH, encoder.config.latent_channels
-        self.pixels = torch.empty(POOL, 3, SIZE, SIZE, dtype=torch.uint8)
-        self.latents = torch.empty(POOL, channels, side, side)
-
-    @torch.no_grad()
-    def renew(self, places: list[int], rng: random.Random) -> None:
-        """Paints new pictures into these places."""
-        pixels = pictures_of([draw_scene(rng) for _ in places], rng)
-        self.pixels[places] = pixels
-        self.latents[places] = self._encoder.encode(to_model(pixels)).latents
-
-    def batch(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noisy latents, and the pictures in -1..1 that they should become."""
-        chosen = rng.sample(range(POOL), BATCH)
-        latents = self.latents[chosen]
-        return latents + torch.randn_like(latents) * NOISE, to_model(self.pixels[chosen])
-
-
 def deepened(former: AutoencoderTiny) -> AutoencoderTiny:
     """The same encoder, and a deeper decoder that begins by drawing what the former one does."""
     model = autoencoder.build(BLOCKS, former.config.latent_channels)
@@ -106,9 +81,9 @@ class Training:
         torch.manual_seed(2)
         self.checkpoint = checkpoint
         self.steps = steps
-        self.model = deepened(former)
+        self.model = deepened(former).to(machine.device())
         self.model.encoder.eval().requires_grad_(False)
-        self.adversary = Adversary()
+        self.adversary = Adversary().to(machine.device())
         self.decoders = Replicas(self.model.decoder)
         self.adversaries = Replicas(self.adversary)
         self.optimiser = torch.optim.AdamW(
@@ -117,8 +92,7 @@ class Training:
         self.opposing = torch.optim.AdamW(
             self.adversary.parameters(), ADVERSARY_RATE, (0.5, 0.9), weight_decay=0.0
         )
-        self.pictures = Pictures(self.model)
-        self.drawn: list[Any] = [None] * REPLICAS
+        self.drawn: list[Any] = [None] * machine.replicas()
         self.step = 0
 
     def restore(self) -> None:
@@ -143,11 +117,19 @@ class Training:
         }
         save(self.checkpoint, state)
 
-    def loss(self, module: nn.Module, rank: int, rng: random.Random) -> torch.Tensor:
+    def open(self) -> None:
+        """Start the feeds of pictures."""
+        ranks = range(machine.replicas())
+        batch = machine.sized(BATCH)
+        self.feeds = [feed(batch, f"decoder/{self.step}/{rank}") for rank in ranks]
+        self.chances = [machine.generator(self.step * len(ranks) + rank) for rank in ranks]
+
+    def loss(self, module: nn.Module, rank: int) -> torch.Tensor:
         """The decoder's over one replica's batch."""
-        self.pictures.renew([rng.randrange(POOL) for _ in range(RENEWED)], rng)
-        latents, true = self.pictures.batch(rng)
-        drawn = module(latents)
+        true = to_model(painter().paint(next(self.feeds[rank])[0], self.chances[rank]))
+        with torch.no_grad():
+            latents = self.model.encode(true).latents
+        drawn = module(latents + torch.randn_like(latents) * NOISE)
         value = picture_loss(drawn, true)
         if self.opposed:
             adversary = self.adversaries.modules[rank]
@@ -172,11 +154,11 @@ class Training:
     def opposed(self) -> bool:
         return self.step >= ADVERSARY_FROM * self.steps
 
-    def advance(self, rngs: list[random.Random]) -> float:
+    def advance(self) -> torch.Tensor:
         """One step of the decoder, and of the adversary once there is one; returns the decoder's loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = decayed(RATE, self.step, self.steps, WARMUP)
-        values = self.decoders.backward(lambda module, rank: self.loss(module, rank, rngs[rank]))
+        values = self.decoders.backward(self.loss)
         nn.utils.clip_grad_norm_(self.model.decoder.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -188,7 +170,7 @@ class Training:
             self.opposing.step()
             self.opposing.zero_grad(set_to_none=True)
         self.step += 1
-        return float(np.mean([value.item() for value in values]))
+        return torch.stack(values).mean()
 
 
 def train(stop: Stop) -> None:
@@ -201,15 +183,13 @@ def _run(training: Training, stop: Stop) -> None:
     if training.step >= training.steps:
         return
     log = Log("decoder")
-    rngs = [random.Random(f"decoder/{training.step}/{rank}") for rank in range(REPLICAS)]
-    for first in range(0, POOL, 25):
-        training.pictures.renew(list(range(first, first + 25)), rngs[0])
+    training.open()
     check = autoencoder.pictures(48, seed=0)
-    losses: list[float] = []
+    losses: list[torch.Tensor] = []
     while training.step < training.steps:
-        losses.append(training.advance(rngs))
+        losses.append(training.advance())
         if training.step % 50 == 0:
-            log.write(step=training.step, loss=float(np.mean(losses)))
+            log.write(step=training.step, loss=torch.stack(losses).mean().item())
             losses.clear()
         if training.step % 250 == 0 or training.step == training.steps or stop.asked:
             training.save()
@@ -241,7 +221,7 @@ def main() -> int:
     except Stopped:
         print("stopped; the next run goes on from the checkpoint")
         return 0
-    training.model.half().save_pretrained(place)
+    training.model.cpu().half().save_pretrained(place)
     return 0
 
 

@@ -5,30 +5,31 @@ appears while the rate decays, so a model is made by a decay branch, which leave
 (warmup-stable-decay, arXiv:2404.06395).
 """
 
-import random
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from training import autoencoder, text, unet
+from training import autoencoder, machine, text, unet
+from training.feed import feed
 from training.paths import state_dir
-from training.pool import FIRST, Pool
-from training.replicas import REPLICAS, Replicas
+from training.pool import Pool
+from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, load, save
+from training.tokenizer import encode_ids
 
-BATCH = 24  # a replica's
-RENEWED = 3  # pictures a replica paints anew in each step
-RATE = 1e-3
+BATCH = {"cpu": 24, "cuda": 256}  # a replica's
+RENEWED = {"cpu": 48, "cuda": 512}  # pictures a replica paints anew,
+RENEWED_EVERY = 16  # so many steps
+FIRST = {"cpu": 6_000, "cuda": 200_000}  # painted before the first step
+RATE = {"cpu": 1e-3, "cuda": 1e-3}
 WARMUP = 100
-AVERAGE = 0.998  # decay of the moving average of the weights
+AVERAGE = {"cpu": 0.998, "cuda": 0.999}  # decay of the moving average of the weights
 LOG_EVERY, SAVE_EVERY = 50, 250
-TRUNK, BRANCH, POOL = "trunk.pt", "branch.pt", "pool.pt"
+TRUNK, BRANCH = "trunk.pt", "branch.pt"
 
 
 class Training:
@@ -37,15 +38,17 @@ class Training:
     def __init__(self, checkpoint: Path) -> None:
         torch.manual_seed(0)
         self.checkpoint = checkpoint
-        self.model = unet.build().to(memory_format=torch.channels_last)
+        device = machine.device()
+        self.model = unet.build().to(device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), RATE, (0.9, 0.99), weight_decay=0.01, fused=True
+            self.model.parameters(), machine.sized(RATE), (0.9, 0.99), weight_decay=0.01, fused=True
         )
         self.average = [p.detach().clone() for p in self.model.parameters()]
         self.step = 0
         self.branched_at: int | None = None
         self.tokenizer, self.text = text.trained()
-        self.pool = Pool(autoencoder.trained())
+        self.text.to(device)
+        self.pool = Pool(autoencoder.trained(), encode_ids(self.tokenizer, [""])[0])
         self.noising = unet.Noising()
 
     def restore(self, path: Path) -> None:
@@ -68,72 +71,68 @@ class Training:
         }
         save(self.checkpoint, state)
 
-    def save_pool(self) -> None:
-        """Write the painted latents, which take minutes to make again."""
-        save(state_dir() / POOL, self.pool.state())
+    def open(self) -> None:
+        """Start the feeds of scenes, and paint the first latents."""
+        ranks, renewed = range(machine.replicas()), machine.sized(RENEWED)
+        self.feeds = [feed(renewed, f"{self.step}/{rank}", self.tokenizer) for rank in ranks]
+        self.chances = [machine.generator(self.step * len(ranks) + rank) for rank in ranks]
+        first = feed(machine.sized(FIRST) // 100, f"first/{self.step}", self.tokenizer)
+        for _ in range(100):
+            self.pool.add(*next(first), self.chances[0])
 
-    def fill_pool(self) -> None:
-        """Read the latents back, or paint the first ones."""
-        path = state_dir() / POOL
-        if path.exists():
-            self.pool.restore(load(path))
-        with ThreadPoolExecutor(REPLICAS) as threads:
-            missing = range(len(self.pool.scenes), FIRST, 16)
-            for scenes, latents in threads.map(
-                lambda seed: self.pool.paint(16, random.Random(seed)), missing
-            ):
-                self.pool.add(scenes, latents)
-
-    def loss(self, module: nn.Module, rank: int, rng: random.Random) -> torch.Tensor:
+    def loss(self, module: nn.Module, rank: int) -> torch.Tensor:
         """Weighted squared error of the velocity over one replica's batch."""
-        if RENEWED:
-            self.pool.add(*self.pool.paint(RENEWED, rng))
-        clean, prompts = self.pool.batch(BATCH, rng)
-        with torch.no_grad():
-            states = self.text(text.encode_ids(self.tokenizer, prompts)).last_hidden_state
-        # One timestep from each of BATCH equal ranges: less variance than independent draws.
-        spread = (torch.arange(BATCH) + torch.rand(BATCH)) / BATCH
-        t = (spread * unet.STEPS).long().clamp_max(unet.STEPS - 1)
+        if self.step % RENEWED_EVERY == 0:
+            self.pool.add(*next(self.feeds[rank]), self.chances[rank])
+        count = machine.sized(BATCH)
+        clean, ids = self.pool.batch(count)
+        # One timestep from each of `count` equal ranges: less variance than independent draws.
+        spread = torch.arange(count, device=clean.device) + torch.rand(count, device=clean.device)
+        t = (spread / count * unet.STEPS).long().clamp_max(unet.STEPS - 1)
         noisy, target = self.noising.apply(clean, torch.randn_like(clean), t)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        drawn = module(noisy, t, states, return_dict=False)[0]
-        errors: torch.Tensor = (drawn - target).square().mean((1, 2, 3))
+        with machine.half_precision():
+            with torch.no_grad():
+                states = self.text(ids).last_hidden_state
+            drawn = module(noisy, t, states, return_dict=False)[0]
+        errors: torch.Tensor = (drawn.float() - target).square().mean((1, 2, 3))
         return (errors * self.noising.weight[t]).mean()
 
-    def advance(self, replicas: Replicas, rngs: list[random.Random], rate: float) -> list[float]:
-        """One optimiser step; returns the replicas' losses and the gradient's norm."""
+    def advance(self, replicas: Replicas, rate: float) -> torch.Tensor:
+        """One optimiser step; returns the replicas' mean loss and the gradient's norm, (2,)."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        values = replicas.backward(lambda module, rank: self.loss(module, rank, rngs[rank]))
+        values = replicas.backward(self.loss)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        weight = 1 - min(AVERAGE, (1 + self.step) / (10 + self.step))
+        weight = 1 - min(machine.sized(AVERAGE), (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], weight)
-        return [float(np.mean([v.item() for v in values])), norm.item()]
+        return torch.stack([torch.stack(values).mean(), norm])
 
 
 def _run(training: Training, until: int | None, decay: int | None, stop: Stop) -> None:
     """Step, log and save until step `until`, or until asked to stop."""
     log = Log("branch" if decay else "trunk")
+    training.open()
+    if machine.device().type == "cuda":
+        training.model.compile()
     replicas = Replicas(training.model)
-    rngs = [random.Random(f"{training.step}/{rank}") for rank in range(REPLICAS)]
     losses, clock = [], time.monotonic()
     while until is None or training.step < until:
-        rate = RATE * min(1, (training.step + 1) / WARMUP)
+        rate = machine.sized(RATE) * min(1, (training.step + 1) / WARMUP)
         if decay and training.branched_at is not None:
             rate *= 1 - (training.step - training.branched_at) / decay
-        losses.append(training.advance(replicas, rngs, rate))
+        losses.append(training.advance(replicas, rate))
         if training.step % LOG_EVERY == 0:
-            loss, norm = np.mean(losses, 0)
-            speed = len(losses) * BATCH * REPLICAS / (time.monotonic() - clock)
+            loss, norm = torch.stack(losses).mean(0).tolist()
+            taken = len(losses) * machine.sized(BATCH) * machine.replicas()
+            speed = taken / (time.monotonic() - clock)
             losses, clock = [], time.monotonic()
             log.write(step=training.step, loss=loss, norm=norm, rate=rate, per_second=speed)
         if training.step % SAVE_EVERY == 0 or stop.asked:
             training.save()
-        if stop.asked or training.step % (16 * SAVE_EVERY) == 0:
-            training.save_pool()
         if stop.asked:
             raise Stopped
     training.save()
@@ -144,7 +143,6 @@ def train_trunk(until: int | None, stop: Stop) -> None:
     training = Training(state_dir() / TRUNK)
     if training.checkpoint.exists():
         training.restore(training.checkpoint)
-    training.fill_pool()
     _run(training, until, None, stop)
 
 
@@ -158,7 +156,6 @@ def train_branch(steps: int, stop: Stop) -> None:
     training.restore(training.checkpoint if unfinished else trunk)
     if training.branched_at is None:
         training.branched_at = training.step
-    training.fill_pool()
     _run(training, training.branched_at + steps, steps, stop)
 
 

@@ -6,7 +6,6 @@ checkpoints: among the weights it would count as a part of the model.
 
 import argparse
 import json
-import random
 import re
 import sys
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
+from training import machine
 from training.paths import state_dir, with_environment
 
-STEPS, GUIDANCE, BATCH = 20, 5.0, 10
+STEPS, GUIDANCE, BATCH = 20, 3.0, 10
 TABLE = re.compile(r"(<!-- figures -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -34,7 +34,7 @@ def draw(pipeline: Any, prompts: list[str], seed: int) -> torch.Tensor:
             generator=noise,
             output_type="pt",
         )
-        drawn.append(result.images * 2 - 1)
+        drawn.append(result.images.cpu() * 2 - 1)
     return torch.cat(drawn)
 
 
@@ -82,15 +82,16 @@ def _row(pictures: torch.Tensor, asked: list[Any]) -> dict[str, float]:
 
 def measure(pipeline: Any) -> dict[str, Any]:
     """All figures of a pipeline, and of the artwork painted for the same questions."""
-    from training.autoencoder import pictures_of, to_model
+    from training.autoencoder import to_model
+    from training.painter import pictures_of
     from training.prompts import SETS, questions
     from training.scenes import things
 
     asked = questions()
     prompts = [q.prompt for q in asked]
     drawn = draw(pipeline, prompts, seed=1000)
-    art = to_model(pictures_of([q.scene for q in asked], random.Random(9)))
-    art_again = to_model(pictures_of([q.scene for q in asked], random.Random(10)))
+    art = to_model(pictures_of([q.scene for q in asked], seed=9)).cpu()
+    art_again = to_model(pictures_of([q.scene for q in asked], seed=10)).cpu()
     figures: dict[str, Any] = {"objects": len(things()), "sets": {}}
     for kind in SETS:
         which = [i for i, q in enumerate(asked) if q.set == kind]
@@ -157,7 +158,7 @@ def main() -> int:
     pipeline = StableDiffusionPipeline.from_pretrained(
         arguments.folder, torch_dtype=torch.float32, safety_checker=None
     )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(machine.device()).set_progress_bar_config(disable=True)
     contact_sheet(pipeline, out / "sheet.png")
     if arguments.sheet_only:
         return 0

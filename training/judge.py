@@ -3,25 +3,27 @@
 It never sees a drawn picture in training, so that a drawing passes only by looking like the artwork.
 """
 
-import random
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from training.autoencoder import pictures_of, to_model
+from training import machine
+from training.autoencoder import to_model
+from training.feed import Chunk, feed
+from training.painter import painter
 from training.paths import state_dir
-from training.replicas import REPLICAS, Replicas
+from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, decayed, load, save
-from training.scenes import SIZE, Scene, draw_scene, things
-from training.vocabulary import BACKGROUNDS, COLOURS, SCENES
+from training.scenes import BEHIND as NAMED
+from training.scenes import SIZE, things
+from training.vocabulary import COLOURS
 
-STEPS, BATCH, RATE = 3000, 32, 2e-3
-RING, RENEWED = 4000, 8  # pictures kept, and how many of them a replica paints anew in each step
+STEPS, RATE = {"cpu": 3000, "cuda": 6000}, 2e-3
+BATCH = {"cpu": 32, "cuda": 512}  # a replica's
 CHECKPOINT = "judge.pt"
-PALE = "pale"
-BEHIND = [PALE, *BACKGROUNDS, *SCENES]
+BEHIND = ["pale", *NAMED]
 PAINT = ["its own", *COLOURS]
 
 
@@ -55,84 +57,77 @@ class Judge(nn.Module):
         return self.name(features), self.paint(features), self.behind(features)
 
 
-def _worsen(pictures: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """Blur, noise and shade: a drawing is never as clean as the artwork."""
-    if rng.random() < 0.5:
-        kernel = rng.choice([3, 5])
+def _worsen(pictures: torch.Tensor) -> torch.Tensor:
+    """Blur, noise and shade, for each picture anew: a drawing is never as clean as the artwork."""
+    count, device = len(pictures), pictures.device
+    kernels = torch.randint(0, 4, (count, 1, 1, 1), device=device)  # half of the pictures blurred
+    for choice, kernel in ((2, 3), (3, 5)):
         padded = functional.pad(pictures, (kernel // 2,) * 4, mode="replicate")
-        pictures = functional.avg_pool2d(padded, kernel, 1)
-    pictures = pictures * rng.uniform(0.9, 1.1) + rng.uniform(-0.08, 0.08)
-    return pictures + torch.randn_like(pictures) * rng.uniform(0, 0.1)
+        blurred = functional.avg_pool2d(padded, kernel, 1)
+        pictures = torch.where(kernels == choice, blurred, pictures)
+    contrast, shade, noise = torch.rand(3, count, 1, 1, 1, device=device)
+    pictures = pictures * (0.9 + 0.2 * contrast) + (0.16 * shade - 0.08)
+    return pictures + torch.randn_like(pictures) * 0.1 * noise
 
 
-def _classes(scene: Scene, right: bool) -> list[int]:
-    """Object, colour and background of a scene, or of the right half of a pair."""
-    paint = PAINT.index(scene.colour) if scene.colour else 0
-    return [scene.objects[int(right)], paint, BEHIND.index(scene.background or PALE)]
+def _classes(codes: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Object, colour and background of scenes, or of the right halves of pairs, (count, 3)."""
+    first, second, behind, colour, _ = codes.unbind(1)
+    return torch.stack([torch.where(right, second - 1, first), colour, behind], 1)
 
 
-class Examples:
-    """A ring of painted pictures and their classes, renewed as training goes."""
+def _examples(codes: torch.Tensor, chance: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures in -1..1 and classes; of a pair one half is shown."""
+    pictures = _worsen(to_model(painter().paint(codes, chance)))
+    pair = codes[:, 1] > 0
+    right = pair & (torch.rand(len(codes), device=codes.device) < 0.5)
+    halves = torch.where(
+        right[:, None, None, None], half(pictures, right=True), half(pictures, right=False)
+    )
+    return torch.where(pair[:, None, None, None], halves, pictures), _classes(codes, right)
 
-    def __init__(self) -> None:
-        self.pixels = torch.empty(RING, 3, SIZE, SIZE, dtype=torch.uint8)
-        self.classes = torch.empty(RING, 3, dtype=torch.long)
 
-    def renew(self, places: list[int], rng: random.Random) -> None:
-        """Paint new pictures into these places; of a pair one half is taken."""
-        scenes = [draw_scene(rng) for _ in places]
-        painted = pictures_of(scenes, rng)
-        for place, scene, picture in zip(places, scenes, painted, strict=True):
-            pair = len(scene.objects) == 2
-            right = pair and rng.random() < 0.5
-            self.pixels[place] = half(picture[None], right)[0] if pair else picture
-            self.classes[place] = torch.tensor(_classes(scene, right))
-
-    def batch(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        """One replica's share of a step: pictures in -1..1 and (object, colour, background) classes."""
-        self.renew([rng.randrange(RING) for _ in range(RENEWED)], rng)
-        chosen = rng.sample(range(RING), BATCH)
-        return _worsen(to_model(self.pixels[chosen]), rng), self.classes[chosen]
+def _loss(
+    module: nn.Module, chunks: Iterator[Chunk], chance: torch.Generator, hits: list[torch.Tensor]
+) -> torch.Tensor:
+    pictures, labels = _examples(next(chunks)[0], chance)
+    with machine.half_precision():
+        answers = module(pictures)
+    hits.append((answers[0].argmax(1) == labels[:, 0]).float().mean())
+    terms = [functional.cross_entropy(a.float(), labels[:, i]) for i, a in enumerate(answers)]
+    return terms[0] + 0.3 * terms[1] + 0.3 * terms[2]
 
 
 def train(stop: Stop) -> None:
     """Train to the end, or to a checkpoint when asked to stop."""
     torch.manual_seed(1)
-    judge, log = Judge(), Log("judge")
+    judge, log = Judge().to(machine.device()), Log("judge")
     replicas = Replicas(judge)
     optimiser = torch.optim.AdamW(judge.parameters(), RATE, weight_decay=0.02)
-    path, first = state_dir() / CHECKPOINT, 0
+    path, first, steps = state_dir() / CHECKPOINT, 0, machine.sized(STEPS)
     if path.exists():
         state = load(path)
         judge.load_state_dict(state["judge"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
-    if first >= STEPS:
+    if first >= steps:
         return
-    rngs = [random.Random(f"judge/{first}/{rank}") for rank in range(REPLICAS)]
-    examples = Examples()
-    for place in range(0, RING, 50):
-        examples.renew(list(range(place, place + 50)), rngs[0])
-    hits: list[float] = []
-
-    def loss(module: nn.Module, rank: int) -> torch.Tensor:
-        pictures, labels = examples.batch(rngs[rank])
-        answers = module(pictures)
-        hits.append((answers[0].argmax(1) == labels[:, 0]).float().mean().item())
-        terms = [functional.cross_entropy(a, labels[:, i]) for i, a in enumerate(answers)]
-        return terms[0] + 0.3 * terms[1] + 0.3 * terms[2]
-
-    for step in range(first, STEPS):
+    ranks, batch = range(machine.replicas()), machine.sized(BATCH)
+    # A judge that had never seen a combination could not tell whether the model knows it.
+    feeds = [feed(batch, f"judge/{first}/{rank}", held_out=True) for rank in ranks]
+    chances = [machine.generator(first * len(ranks) + rank) for rank in ranks]
+    hits: list[torch.Tensor] = []
+    for step in range(first, steps):
         for group in optimiser.param_groups:
-            group["lr"] = decayed(RATE, step, STEPS, warmup=50, floor=0.0)
-        replicas.backward(loss)
+            group["lr"] = decayed(RATE, step, steps, warmup=50, floor=0.0)
+        replicas.backward(lambda module, rank: _loss(module, feeds[rank], chances[rank], hits))
         nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0:
-            log.write(step=step + 1, object=float(np.mean(hits)))
+            log.write(step=step + 1, object=torch.stack(hits).mean().item())
             hits.clear()
-        if (step + 1) % 200 == 0 or step + 1 == STEPS or stop.asked:
+        if (step + 1) % 200 == 0 or step + 1 == steps or stop.asked:
             state = {"judge": judge.state_dict(), "step": step + 1}
             save(path, state | {"optimiser": optimiser.state_dict()})
         if stop.asked:

@@ -1,68 +1,54 @@
-"""Latents of painted pictures, kept in memory and renewed while the U-Net trains."""
+"""Latents of painted pictures with their prompts, kept in memory and renewed while the U-Net trains."""
 
-import random
 from threading import Lock
-from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
 
-from training.autoencoder import CHANNELS, PATCH, pictures_of, to_model
-from training.captions import caption
-from training.scenes import SIZE, Scene, draw_scene
+from training import machine
+from training.autoencoder import CHANNELS, PATCH, to_model
+from training.painter import painter
+from training.scenes import SIZE
+from training.tokenizer import LENGTH
 
-CAPACITY = 65_536
-FIRST = 6_000
-EMPTY_PROMPTS = (
-    0.1  # the share trained without a prompt, for classifier-free guidance (arXiv:2207.12598)
-)
+CAPACITY = {"cpu": 65_536, "cuda": 1_048_576}
+# The share trained without a prompt, for classifier-free guidance (arXiv:2207.12598).
+EMPTY_PROMPTS = 0.1
+AT_ONCE = 512
 
 
 class Pool:
-    """A ring of (scene, latent): it grows to `CAPACITY`, then the oldest are painted anew."""
+    """A ring of latents, scaled as the U-Net sees them, and token ids: it grows, then the oldest are painted anew."""
 
-    def __init__(self, autoencoder: AutoencoderTiny) -> None:
-        self.autoencoder = autoencoder
-        side = SIZE // PATCH
-        self.latents = torch.empty(CAPACITY, CHANNELS, side, side, dtype=torch.float16)
-        self.scenes: list[Scene] = []
-        self.next = 0
-        self.lock = Lock()  # replicas add from their own threads
+    def __init__(self, autoencoder: AutoencoderTiny, empty: torch.Tensor) -> None:
+        self._device = machine.device()
+        self._autoencoder = autoencoder.to(self._device)
+        self._empty = empty.to(self._device).short()  # the ids of no prompt
+        self._capacity, side = machine.sized(CAPACITY), SIZE // PATCH
+        self._latents = torch.empty(
+            self._capacity, CHANNELS, side, side, dtype=torch.float16, device=self._device
+        )
+        self._ids = torch.empty(self._capacity, LENGTH, dtype=torch.int16, device=self._device)
+        self._next = self._filled = 0
+        self._lock = Lock()  # replicas add from their own threads
 
     @torch.no_grad()
-    def paint(self, count: int, rng: random.Random) -> tuple[list[Scene], torch.Tensor]:
-        """New scenes and their latents, scaled as the U-Net sees them."""
-        scenes = [draw_scene(rng) for _ in range(count)]
-        pixels = to_model(pictures_of(scenes, rng))
-        scale = self.autoencoder.config.scaling_factor
-        return scenes, self.autoencoder.encode(pixels).latents * scale
+    def add(self, codes: torch.Tensor, ids: torch.Tensor, chance: torch.Generator) -> None:
+        """Paint scenes (count, 5) and put them into the ring with their token ids (count, 24)."""
+        scale = self._autoencoder.config.scaling_factor
+        for some, theirs in zip(codes.split(AT_ONCE), ids.split(AT_ONCE), strict=True):
+            pixels = to_model(painter().paint(some, chance))
+            latents = self._autoencoder.encode(pixels).latents * scale
+            with self._lock:
+                places = torch.arange(len(some), device=self._device) + self._next
+                self._latents[places % self._capacity] = latents.half()
+                self._ids[places % self._capacity] = theirs.short()
+                self._next = (self._next + len(some)) % self._capacity
+                self._filled = min(self._filled + len(some), self._capacity)
 
-    def add(self, scenes: list[Scene], latents: torch.Tensor) -> None:
-        """Put pictures into the ring."""
-        with self.lock:
-            for scene, latent in zip(scenes, latents.half(), strict=True):
-                self.latents[self.next] = latent
-                if len(self.scenes) < CAPACITY:
-                    self.scenes.append(scene)
-                else:
-                    self.scenes[self.next] = scene
-                self.next = (self.next + 1) % CAPACITY
-
-    def batch(self, count: int, rng: random.Random) -> tuple[torch.Tensor, list[str]]:
-        """Latents (count, 4, 16, 16) and freshly worded prompts for them."""
-        chosen = [rng.randrange(len(self.scenes)) for _ in range(count)]
-        prompts = [
-            "" if rng.random() < EMPTY_PROMPTS else caption(self.scenes[i], rng) for i in chosen
-        ]
-        return self.latents[chosen].float(), prompts
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        scenes = [(s.objects, s.background, s.colour, s.size) for s in self.scenes]
-        return {"latents": self.latents[: len(scenes)].clone(), "scenes": scenes, "next": self.next}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.scenes = [Scene(*fields) for fields in state["scenes"]]
-        self.latents[: len(self.scenes)] = state["latents"]
-        self.next = state["next"]
+    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (count, channels, 16, 16) and token ids (count, 24)."""
+        chosen = torch.randint(self._filled, (count,), device=self._device)
+        unasked = torch.rand(count, 1, device=self._device) < EMPTY_PROMPTS
+        ids = torch.where(unasked, self._empty, self._ids[chosen])
+        return self._latents[chosen].float(), ids.long()

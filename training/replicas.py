@@ -1,4 +1,4 @@
-"""Data parallelism by threads in one process: replicas share the weights, gradients are summed.
+"""Data parallelism by threads in one process: replicas share the weights, gradients are summed. A card has one.
 
 PyTorch releases the interpreter lock inside its operators, so one-thread operators in two threads keep two
 cores busy without the barriers that two-thread operators have at every call.
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import nn
 
-REPLICAS = 2
+from training import machine
 
 
 def _sharing(module: nn.Module) -> nn.Module:
@@ -25,7 +25,8 @@ def _sharing(module: nn.Module) -> nn.Module:
 class Replicas:
     """`module` and its twins, each driven by its own thread."""
 
-    def __init__(self, module: nn.Module, count: int = REPLICAS) -> None:
+    def __init__(self, module: nn.Module) -> None:
+        count = machine.replicas()
         self.modules = [module] + [_sharing(module) for _ in range(count - 1)]
         self.pool = ThreadPoolExecutor(count)
 
@@ -40,7 +41,8 @@ class Replicas:
             torch.autograd.backward(value / len(self.modules))
             return value.detach()
 
-        values = list(self.pool.map(run, range(len(self.modules))))
+        ranks = range(len(self.modules))
+        values = list(self.pool.map(run, ranks)) if len(ranks) > 1 else [run(0)]
         for twin in self.modules[1:]:
             pairs = zip(self.modules[0].parameters(), twin.parameters(), strict=True)
             for mine, theirs in pairs:

@@ -4,29 +4,28 @@ A few minutes of classification give the U-Net a conditioning that already separ
 places. The encoder is frozen afterwards.
 """
 
-import random
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from training import machine
 from training import tokenizer as tokens
-from training.captions import caption
+from training.feed import Chunk, feed
 from training.paths import state_dir
-from training.replicas import REPLICAS, Replicas
+from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, decayed, load, save
-from training.scenes import Scene, draw_scene, things
-from training.vocabulary import BACKGROUNDS, COLOURS, SCENES, SIZES
+from training.scenes import BEHIND, things
+from training.vocabulary import COLOURS, SIZES
 
 WIDTH = 192
-STEPS = 1400
-BATCH = 64  # a replica's
+STEPS = {"cpu": 1400, "cuda": 2000}
+BATCH = {"cpu": 64, "cuda": 1024}  # a replica's
 RATE = 1.2e-3
 CHECKPOINT = "text.pt"
-BEHIND = [*BACKGROUNDS, *SCENES]
 QUESTIONS = ("object", "second", "background", "colour", "size")
 
 
@@ -47,31 +46,6 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=end,
         )
     )
-
-
-def encode_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
-    """Token ids, (batch, 24), padded as the served pipeline pads them."""
-    encoded = tokenizer(
-        prompts,
-        padding="max_length",
-        truncation=True,
-        max_length=tokens.LENGTH,
-        return_tensors="pt",
-    )
-    ids: torch.Tensor = encoded["input_ids"]
-    return ids
-
-
-def _labels(scene: Scene) -> list[int]:
-    """Class of the first object, second object, background, colour and size; 0 is "none" in the last four."""
-    second = scene.objects[1] + 1 if len(scene.objects) > 1 else 0
-    return [
-        scene.objects[0],
-        second,
-        BEHIND.index(scene.background) + 1 if scene.background else 0,
-        list(COLOURS).index(scene.colour) + 1 if scene.colour else 0,
-        list(SIZES).index(scene.size) + 1 if scene.size else 0,
-    ]
 
 
 class Reader(nn.Module):
@@ -97,50 +71,51 @@ def optimiser_of(reader: Reader) -> torch.optim.AdamW:
     return torch.optim.AdamW(reader.parameters(), RATE, weight_decay=0.01)
 
 
+def _loss(
+    module: nn.Module, chunks: Iterator[Chunk], hits: list[torch.Tensor], end: int
+) -> torch.Tensor:
+    labels, ids = next(chunks)
+    ids = ids[:, : int((ids != end).sum(1).max()) + 1]
+    with machine.half_precision():
+        logits = module(ids)
+    right = [(q.argmax(1) == labels[:, i]).float().mean() for i, q in enumerate(logits)]
+    hits.append(torch.stack(right))
+    terms = [functional.cross_entropy(q.float(), labels[:, i]) for i, q in enumerate(logits)]
+    return torch.stack(terms).sum()
+
+
 def train(stop: Stop) -> None:
     """Train to the end, or to a checkpoint when asked to stop."""
     torch.manual_seed(0)
     tokens.train()
     tokenizer, log = tokens.trained(), Log("text")
-    reader = Reader(build(tokenizer), tokenizer.eos_token_id)
+    end = tokenizer.eos_token_id
+    reader = Reader(build(tokenizer), end).to(machine.device())
     replicas = Replicas(reader)
     optimiser = optimiser_of(reader)
-    path, first = state_dir() / CHECKPOINT, 0
+    path, first, steps = state_dir() / CHECKPOINT, 0, machine.sized(STEPS)
     if path.exists():
         state = load(path)
         reader.load_state_dict(state["reader"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
-    if first >= STEPS:
+    if first >= steps:
         return
-    rngs = [random.Random(1000 * first + rank) for rank in range(REPLICAS)]
-    hits: list[list[float]] = []
-
-    def loss(module: nn.Module, rank: int) -> torch.Tensor:
-        scenes = [draw_scene(rngs[rank]) for _ in range(BATCH)]
-        ids = encode_ids(tokenizer, [caption(scene, rngs[rank]) for scene in scenes])
-        ids = ids[:, : int((ids != tokenizer.eos_token_id).sum(1).max()) + 1]
-        labels = torch.tensor([_labels(scene) for scene in scenes])
-        logits = module(ids)
-        hits.append(
-            [(q.argmax(1) == labels[:, i]).float().mean().item() for i, q in enumerate(logits)]
-        )
-        return torch.stack(
-            [functional.cross_entropy(q, labels[:, i]) for i, q in enumerate(logits)]
-        ).sum()
-
-    for step in range(first, STEPS):
+    batch = machine.sized(BATCH)
+    feeds = [feed(batch, f"{first}/{rank}", tokenizer) for rank in range(machine.replicas())]
+    hits: list[torch.Tensor] = []
+    for step in range(first, steps):
         for group in optimiser.param_groups:
-            group["lr"] = decayed(RATE, step, STEPS, warmup=50)
-        values = replicas.backward(loss)
+            group["lr"] = decayed(RATE, step, steps, warmup=50)
+        values = replicas.backward(lambda module, rank: _loss(module, feeds[rank], hits, end))
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if (step + 1) % 250 == 0:
-            named = zip(QUESTIONS, np.mean(hits, 0).tolist(), strict=True)
-            log.write(step=step + 1, loss=sum(v.item() for v in values) / REPLICAS, **dict(named))
+            named = zip(QUESTIONS, torch.stack(hits).mean(0).tolist(), strict=True)
+            log.write(step=step + 1, loss=torch.stack(values).mean().item(), **dict(named))
             hits.clear()
-        if (step + 1) % 500 == 0 or step + 1 == STEPS or stop.asked:
+        if (step + 1) % 500 == 0 or step + 1 == steps or stop.asked:
             state = {"reader": reader.state_dict(), "step": step + 1}
             save(path, state | {"optimiser": optimiser.state_dict()})
         if stop.asked:

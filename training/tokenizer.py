@@ -5,6 +5,7 @@ import random
 import re
 from pathlib import Path
 
+import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
@@ -72,6 +73,15 @@ def train() -> None:
         vocabulary[special] = len(vocabulary)
     pairs = [tuple(m.split(" ")) for m in merges]
     CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH).save_pretrained(folder())
+
+
+def encode_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+    """Token ids, (count, 24), padded as the served pipeline pads them."""
+    encoded = tokenizer(
+        prompts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    )
+    ids: torch.Tensor = encoded["input_ids"]
+    return ids
 
 
 def trained() -> CLIPTokenizer:

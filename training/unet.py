@@ -6,7 +6,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
 
-from training import autoencoder
+from training import autoencoder, machine
 from training.scenes import SIZE
 from training.text import WIDTH
 
@@ -15,7 +15,7 @@ LATENT = SIZE // autoencoder.PATCH
 
 
 def build(widths: tuple[int, ...] = (64, 128, 160), **changes: Any) -> UNet2DConditionModel:
-    """The untrained U-Net on 4x16x16 latents.
+    """The untrained U-Net on 8x16x16 latents.
 
     Cross-attention at 8x8 and 4x4 says what goes where. The whole prompt, pooled by attention, is added to the
     timestep's embedding besides (`addition_embed_type="text"`), so that the layers at 16x16 know it as well; it
@@ -58,7 +58,7 @@ class Noising:
     """Forward noising x_t = a x_0 + s e with target v = a e - s x_0 (arXiv:2202.00512)."""
 
     def __init__(self, gamma: float = 5.0) -> None:
-        cumulative = scheduler().alphas_cumprod
+        cumulative = scheduler().alphas_cumprod.to(machine.device())
         self.signal = cumulative.sqrt().view(-1, 1, 1, 1)
         self.noise = (1 - cumulative).sqrt().view(-1, 1, 1, 1)
         ratio = cumulative / (1 - cumulative).clamp_min(1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
 from text2image.messages import GeneratedImage, GenerationRequest
 from text2image.settings import Settings
+
+# Another one, `cuda` for instance, where there is one; at full precision, so that pictures can be compared.
+DEVICE = os.environ.get("T2I_TEST_DEVICE", "cpu")
 
 RealHarness = LoopHarness[Model, Callable[[], float]]
 
@@ -43,7 +47,7 @@ def draw_alone(model: Model, request: GenerationRequest) -> np.ndarray:
 
 
 def settings_for(model: str) -> Settings:
-    return Settings(model=model, device="cpu")
+    return Settings(model=model, device=DEVICE, dtype="float32")
 
 
 @pytest.fixture(scope="session")

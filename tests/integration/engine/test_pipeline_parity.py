@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import draw_alone, harness_for, settings_for
+from tests.integration.engine.conftest import DEVICE, draw_alone, harness_for, settings_for
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 from text2image.engine.models.samplers import _SAMPLERS
@@ -20,7 +20,7 @@ from text2image.errors import InvalidRequest, Text2ImageError
 from text2image.messages import Draft, GenerationRequest, Sampler
 from text2image.validation import MAX_LCM_STEPS, resolve
 
-TOLERANCE = 2
+TOLERANCE = 2 if DEVICE == "cpu" else 8
 
 
 def draw_with_pipeline(pipeline: Any, request: GenerationRequest) -> np.ndarray:
