@@ -40,7 +40,7 @@ def drawn() -> dict[str, np.ndarray]:
     ]
     noise = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     pictures = pipeline(
-        prompts, num_inference_steps=20, guidance_scale=5.0, generator=noise, output_type="np"
+        prompts, num_inference_steps=20, guidance_scale=3.0, generator=noise, output_type="np"
     ).images
     return dict(zip(ASKED, pictures * 255, strict=True))
 

@@ -212,5 +212,5 @@ def _defaults(pipeline: Any, name: str) -> tuple[int, float, Sampler]:
         # Adversarially distilled: few steps, and guidance would burn the picture.
         return 1, 0.0, Sampler.EULER_ANCESTRAL
     if name == EMBEDDED_MODEL:
-        return 20, 5.0, Sampler.DPMPP_2M
+        return 20, 3.0, Sampler.DPMPP_2M
     return 25, 7.5, Sampler.DPMPP_2M
