@@ -165,7 +165,8 @@ async def _measure_load(
                     seed=number,
                 )
             else:
-                # Until each client is answered once; then as long again, or for one alone a few times.
+                # While the clients come, until each is answered once with all of them there, and then as long again, or
+                # for one alone a few times.
                 ramp = max(plan.seconds / 2, load.clients / comparison.capacity[mix.name])
                 served = max(ramp, LONE_CALLS * comparison.lone[mix.name][-1])
                 run = await closed_loop(
@@ -174,6 +175,7 @@ async def _measure_load(
                     seconds=max(plan.seconds, served),
                     steps=mix.steps,
                     ramp=ramp,
+                    settle=ramp,
                 )
         comparison.add(mix, load, contender.name, number, run)
         progress(

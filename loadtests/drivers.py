@@ -130,25 +130,26 @@ async def closed_loop(
     seconds: float,
     steps: Sequence[int] = (20,),
     ramp: float | None = None,
+    settle: float = 0.0,
 ) -> Run:
     """`clients` callers, each with one call at a time, after a ramp that is not counted: half the time if not named.
 
     Clients begin one after the other during the ramp: all at once they would be answered all at once for ever, and
-    the count would depend on where in that rhythm the window ends. A ramp that is shorter than an answer takes would
-    have the window begin while the queue still grows. The step counts come in blocks, each with all of
-    them in an order of its own.
+    the count would depend on where in that rhythm the window ends. `settle` seconds later the window begins: with as
+    long as an answer takes, all that is answered in it was asked while the queue was as long as it gets. The step
+    counts come in blocks, each with all of them in an order of its own.
     """
     recorder = Recorder(call)
     ramp = seconds / 2 if ramp is None else ramp
     asked = _blocks(steps)
+    window = (ramp + settle, ramp + settle + seconds)
 
     async def client(number: int) -> None:
         await asyncio.sleep(ramp * number / clients)
-        while recorder.elapsed < ramp + seconds:
+        while recorder.elapsed < window[1]:
             await recorder.one(next(asked))
 
     await asyncio.gather(*(client(number) for number in range(clients)))
-    window = (ramp, ramp + seconds)
     drawn = sum(each.share_between(*window) for each in recorder.answers if each.ok)
     answered = [each for each in recorder.answers if window[0] <= each.answered < window[1]]
     return Run(answered, seconds, drawn)
