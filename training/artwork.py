@@ -60,7 +60,7 @@ def _picture(assets: Path, character: str) -> Path | None:
     return None
 
 
-def _selection() -> list[tuple[str, tuple[str, ...], bool]]:
+def selection() -> list[tuple[str, tuple[str, ...], bool]]:
     """The lines of objects.txt as (Unicode name, names, popular)."""
     lines = []
     for line in (TRAINING / "objects.txt").read_text().splitlines():
@@ -102,17 +102,17 @@ def build_catalogue() -> list[Thing]:
     assets = fetch("artwork") / "assets"
     by_emoji = json.loads((fetch("names") / "data-by-emoji.json").read_text())
     character_of = {entry["name"]: character for character, entry in by_emoji.items()}
-    selection = _selection()
+    chosen = selection()
     taken: set[str] = set()
-    for unicode_name, names, _ in selection:
+    for unicode_name, names, _ in chosen:
         if unicode_name not in character_of:
             raise ValueError(f"objects.txt: no emoji is called {unicode_name!r}")
         if taken & set(names):
             raise ValueError(f"objects.txt: {taken & set(names)} given twice")
         taken |= set(names)
-    keywords = _unique_keywords([character_of[name] for name, _, _ in selection], taken)
+    keywords = _unique_keywords([character_of[name] for name, _, _ in chosen], taken)
     things = []
-    for unicode_name, names, popular in selection:
+    for unicode_name, names, popular in chosen:
         character = character_of[unicode_name]
         path = _picture(assets, character)
         if path is None:

@@ -6,23 +6,26 @@ It never sees a drawn picture in training, so that a drawing passes only by look
 from collections.abc import Iterator
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
 from training import machine
+from training.artwork import selection
 from training.autoencoder import to_model
 from training.feed import Chunk, feed
 from training.painter import painter
-from training.paths import state_dir
+from training.paths import TRAINING, state_dir
 from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, decayed, load, save
 from training.scenes import BEHIND as NAMED
-from training.scenes import SIZE, things
+from training.scenes import SIZE
 from training.vocabulary import COLOURS
 
 STEPS, RATE = {"cpu": 3000, "cuda": 6000}, 2e-3
 BATCH = {"cpu": 32, "cuda": 512}  # a replica's
 CHECKPOINT = "judge.pt"
+COMMITTED = TRAINING / "judge.safetensors"
 BEHIND = ["pale", *NAMED]
 PAINT = ["its own", *COLOURS]
 
@@ -47,7 +50,7 @@ class Judge(nn.Module):
         # What is seen counts, not where: of a pair either half is shown.
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         features = 256
-        self.name = nn.Linear(features, len(things()))
+        self.name = nn.Linear(features, len(selection()))
         self.paint = nn.Linear(features, len(PAINT))
         self.behind = nn.Linear(features, len(BEHIND))
 
@@ -135,7 +138,9 @@ def train(stop: Stop) -> None:
 
 
 def trained() -> Judge:
-    """The trained judge."""
+    """The judge trained here, or the one that comes with the code."""
+    path = state_dir() / CHECKPOINT
+    weights = load(path)["judge"] if path.exists() else load_file(COMMITTED)
     judge = Judge()
-    judge.load_state_dict(load(state_dir() / CHECKPOINT)["judge"])
+    judge.load_state_dict(weights)
     return judge.eval().requires_grad_(False)
