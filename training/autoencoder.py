@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from training import machine
-from training.feed import feed
+from training.feed import feeds
 from training.painter import painter, pictures_of
 from training.paths import state_dir
 from training.replicas import Replicas
@@ -133,14 +133,13 @@ def train(stop: Stop) -> None:
         first = state["step"]
     if first >= STEPS:
         return
-    ranks = range(machine.replicas())
-    feeds = [feed(machine.sized(CROPS), f"autoencoder/{first}/{rank}") for rank in ranks]
-    chances = [machine.generator(first * len(ranks) + rank) for rank in ranks]
+    chunks = feeds(machine.sized(CROPS), f"autoencoder/{first}")
+    chances = machine.generators(first)
     check = pictures(48, seed=0)
     losses: list[torch.Tensor] = []
 
     def loss(module: nn.Module, rank: int, whole: bool) -> torch.Tensor:
-        codes = next(feeds[rank])[0][: machine.sized(WHOLE) if whole else None]
+        codes = next(chunks[rank])[0][: machine.sized(WHOLE) if whole else None]
         true = to_model(painter().paint(codes, chances[rank]))
         return _loss(module, true if whole else crops(true))
 

@@ -22,7 +22,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from training import autoencoder, machine
 from training.autoencoder import NOISE, picture_loss, to_model
-from training.feed import feed
+from training.feed import feeds
 from training.painter import painter
 from training.paths import state_dir, with_environment
 from training.replicas import Replicas
@@ -119,10 +119,8 @@ class Training:
 
     def open(self) -> None:
         """Start the feeds of pictures."""
-        ranks = range(machine.replicas())
-        batch = machine.sized(BATCH)
-        self.feeds = [feed(batch, f"decoder/{self.step}/{rank}") for rank in ranks]
-        self.chances = [machine.generator(self.step * len(ranks) + rank) for rank in ranks]
+        self.feeds = feeds(machine.sized(BATCH), f"decoder/{self.step}")
+        self.chances = machine.generators(self.step)
 
     def loss(self, module: nn.Module, rank: int) -> torch.Tensor:
         """The decoder's over one replica's batch."""

@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from training import autoencoder, machine, text, unet
-from training.feed import feed
+from training.feed import feed, feeds
 from training.paths import state_dir
 from training.pool import Pool
 from training.replicas import Replicas
@@ -73,9 +73,8 @@ class Training:
 
     def open(self) -> None:
         """Start the feeds of scenes, and paint the first latents."""
-        ranks, renewed = range(machine.replicas()), machine.sized(RENEWED)
-        self.feeds = [feed(renewed, f"{self.step}/{rank}", self.tokenizer) for rank in ranks]
-        self.chances = [machine.generator(self.step * len(ranks) + rank) for rank in ranks]
+        self.feeds = feeds(machine.sized(RENEWED), f"{self.step}", self.tokenizer)
+        self.chances = machine.generators(self.step)
         first = feed(machine.sized(FIRST) // 100, f"first/{self.step}", self.tokenizer)
         for _ in range(100):
             self.pool.add(*next(first), self.chances[0])

@@ -49,3 +49,11 @@ def feed(
     dataset = Scenes(count, seed, tokenizer, held_out)
     for codes, ids in DataLoader(dataset, batch_size=None, **ahead):
         yield codes.to(device).long(), ids.to(device).long()
+
+
+def feeds(
+    count: int, seed: str, tokenizer: CLIPTokenizer | None = None, held_out: bool = False
+) -> list[Iterator[Chunk]]:
+    """A feed for each replica, whose threads could not share one."""
+    ranks = range(machine.replicas())
+    return [feed(count, f"{seed}/{rank}", tokenizer, held_out) for rank in ranks]

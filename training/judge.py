@@ -13,7 +13,7 @@ from torch.nn import functional
 from training import machine
 from training.artwork import selection
 from training.autoencoder import to_model
-from training.feed import Chunk, feed
+from training.feed import Chunk, feeds
 from training.painter import painter
 from training.paths import TRAINING, state_dir
 from training.replicas import Replicas
@@ -115,15 +115,14 @@ def train(stop: Stop) -> None:
         first = state["step"]
     if first >= steps:
         return
-    ranks, batch = range(machine.replicas()), machine.sized(BATCH)
     # A judge that had never seen a combination could not tell whether the model knows it.
-    feeds = [feed(batch, f"judge/{first}/{rank}", held_out=True) for rank in ranks]
-    chances = [machine.generator(first * len(ranks) + rank) for rank in ranks]
+    chunks = feeds(machine.sized(BATCH), f"judge/{first}", held_out=True)
+    chances = machine.generators(first)
     hits: list[torch.Tensor] = []
     for step in range(first, steps):
         for group in optimiser.param_groups:
             group["lr"] = decayed(RATE, step, steps, warmup=50, floor=0.0)
-        replicas.backward(lambda module, rank: _loss(module, feeds[rank], chances[rank], hits))
+        replicas.backward(lambda module, rank: _loss(module, chunks[rank], chances[rank], hits))
         nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

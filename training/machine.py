@@ -40,3 +40,9 @@ def half_precision() -> AbstractContextManager[object]:
 def generator(seed: int) -> torch.Generator:
     """Random numbers on the device."""
     return torch.Generator(device()).manual_seed(seed)
+
+
+def generators(step: int) -> list[torch.Generator]:
+    """One for each replica of a training that begins, or is taken up again, at this step."""
+    count = replicas()
+    return [generator(step * count + rank) for rank in range(count)]

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training import machine
 from training import tokenizer as tokens
-from training.feed import Chunk, feed
+from training.feed import Chunk, feeds
 from training.paths import state_dir
 from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, decayed, load, save
@@ -101,13 +101,12 @@ def train(stop: Stop) -> None:
         first = state["step"]
     if first >= steps:
         return
-    batch = machine.sized(BATCH)
-    feeds = [feed(batch, f"{first}/{rank}", tokenizer) for rank in range(machine.replicas())]
+    chunks = feeds(machine.sized(BATCH), f"{first}", tokenizer)
     hits: list[torch.Tensor] = []
     for step in range(first, steps):
         for group in optimiser.param_groups:
             group["lr"] = decayed(RATE, step, steps, warmup=50)
-        values = replicas.backward(lambda module, rank: _loss(module, feeds[rank], hits, end))
+        values = replicas.backward(lambda module, rank: _loss(module, chunks[rank], hits, end))
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

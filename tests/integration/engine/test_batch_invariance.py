@@ -118,7 +118,7 @@ def test_in_half_precision_latents_stay_in_full_and_the_picture_stays_close(
     embedded: Model,
 ) -> None:
     half = load_model(
-        Settings(model="embedded", device="cpu", dtype="bfloat16"), 0, lambda detail: None
+        Settings(model="embedded", device=DEVICE, dtype="bfloat16"), 0, lambda detail: None
     )
     request = make_request("a cat on a blue background", steps=6, seed=1)
     harness = harness_for(half)
