@@ -125,7 +125,8 @@ class Cancelled(Text2ImageError):
 class Unavailable(Text2ImageError):
     """The server cannot take the request now: full, loading, draining or without a runner.
 
-    Always carries a retry delay; `reason` says which of these it is.
+    Always carries a retry delay; `reason` says which of these it is. `lasts` is for how many seconds from now whoever
+    asks for the like of it need not be asked again: so long is the line that it could be refused without loss.
     """
 
     http_status = 503
@@ -137,9 +138,12 @@ class Unavailable(Text2ImageError):
     DRAINING: ClassVar[str] = "DRAINING"
     NO_RUNNER: ClassVar[str] = "NO_RUNNER"
 
-    def __init__(self, message: str, *, reason: str, retry_after: float) -> None:
+    def __init__(
+        self, message: str, *, reason: str, retry_after: float, lasts: float = 0.0
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.reason = reason
+        self.lasts = lasts
 
 
 class DeadlineExceeded(Text2ImageError):

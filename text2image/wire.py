@@ -36,6 +36,8 @@ from text2image.v1 import image_generation_pb2 as pb
 from text2image.v1.image_generation_pb2_grpc import ImageGenerationStub
 
 ERROR_DOMAIN = "text2image"
+# In an ErrorInfo's metadata, seconds: what a runner says of a refusal to its gateways.
+_LASTS = "lasts"
 # Binary, since an owner may be called anything.
 _OWNER = "text2image-owner-bin"
 _WEIGHT = "text2image-weight"
@@ -277,7 +279,10 @@ def status_from(message: pb.WatchStatusResponse) -> Status:
 
 def rpc_status_of(error: errors.Text2ImageError) -> grpc.Status:
     """The gRPC status of an error, its google.rpc details in the trailer `grpc-status-details-bin`."""
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)]
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)
+    if isinstance(error, errors.Unavailable) and error.lasts:
+        info.metadata[_LASTS] = f"{error.lasts:.3f}"
+    details: list[Message] = [info]
     if isinstance(error, errors.InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation
         details.append(
@@ -357,4 +362,9 @@ def _rebuild(
             return kind(message)
     if reason == errors.Internal.reason:
         return errors.Internal(message.split("quote id ")[-1].split(" ")[0])
-    return errors.Unavailable(message, reason=reason, retry_after=retry_after or 1.0)
+    return errors.Unavailable(
+        message,
+        reason=reason,
+        retry_after=retry_after or 1.0,
+        lasts=float(details["ErrorInfo"].metadata.get(_LASTS, 0.0)),
+    )

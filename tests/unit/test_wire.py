@@ -133,6 +133,7 @@ class Failed(grpc.RpcError):
         errors.QuotaExceeded("slow down", retry_after=2.5, subject="key:alice"),
         errors.Cancelled("gone"),
         errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=0.25),
+        errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=1, lasts=0.5),
         errors.Unavailable("bye", reason=errors.Unavailable.DRAINING, retry_after=10),
         errors.DeadlineExceeded("too late"),
         errors.Internal("abc123"),

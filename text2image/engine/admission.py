@@ -18,6 +18,10 @@ from text2image.errors import DeadlineExceeded, Text2ImageError, Unavailable
 
 # A refused client that comes back sooner than this would be refused again more often than not.
 MIN_RETRY_SECONDS = 1.0
+# A refusal holds for this share of the time that others are in line for, and for no longer than so many seconds: those
+# who refuse in our place meanwhile, without asking, leave the line shorter by that, and never empty.
+LASTING_SHARE = 0.1
+MAX_LASTING_SECONDS = 1.0
 # At admission a picture, and the wait for it, are taken to last so many times as long as the last ones say, since they
 # are not all alike. When it comes up for rows it is not, or what was admitted with a margin would end for want of one.
 MARGIN = 1.2
@@ -217,6 +221,7 @@ class Backlog:
                 f"{waiting + drawing:.0f} s",
                 reason=Unavailable.FULL,
                 retry_after=max(MIN_RETRY_SECONDS, excess),
+                lasts=min(MAX_LASTING_SECONDS, LASTING_SHARE * waiting),
             )
         return None
 

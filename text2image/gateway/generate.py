@@ -263,13 +263,14 @@ class Gateway:
         drawn: list[tuple[Picture, ModelInfo]] = []
         work = work_of(job.request)
         async with self._quotas.reserved(job.caller, work, job.receipt) as reservation:
-            self._log("drawing", job.request)
             share = job.caller.share
             events = self.runners.generate(job.request, job.options, deadline, ticket, share)
             async with aclosing(events):
                 async for event, model in events:
-                    # The first event of any: a runner has admitted it.
-                    reservation.taken = True
+                    if not reservation.taken:
+                        # The first event of any: a runner has admitted it.
+                        reservation.taken = True
+                        self._log("drawing", job.request)
                     if isinstance(event, GeneratedImage):
                         # Encoding and the disk take milliseconds that other requests need not wait for.
                         picture = await asyncio.to_thread(self._finish, event, job, model)

@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind
 from text2image import tracing, wire
 from text2image.errors import DeadlineExceeded, Internal, Unavailable
 from text2image.gateway.balancing import Load
+from text2image.gateway.refusals import Kind, Refusals
 from text2image.lifecycle import Ticket, draining
 from text2image.limits import work_of
 from text2image.messages import (
@@ -103,6 +104,7 @@ class RunnerLink:
         self.name = name
         self.status = _STARTING
         self.load = Load()
+        self._refusals = Refusals()
         self.model: ModelInfo | None = None
         self.calls = 0
         self._address = address
@@ -165,9 +167,12 @@ class RunnerLink:
 
         Raises:
             RunnerLost: the runner went away before the end.
-            Text2ImageError: as the runner says, or because the deadline passed or the time to drain is over.
+            Text2ImageError: as the runner says, or said a moment ago, or because the deadline passed or the time to
+                drain is over.
         """
         seconds = max(0.0, deadline - asyncio.get_running_loop().time())
+        kind = Kind.of(request, seconds, share)
+        self._refusals.check(kind)
         span = tracing.start("runner", SpanKind.CLIENT)
         span.set_attribute("text2image.runner", self.name)
         call = self._stub.Generate(
@@ -191,6 +196,8 @@ class RunnerLink:
             tracing.failed(span, failure)
             if isinstance(failure, RunnerLost):
                 self._lost(error)
+            if isinstance(failure, Unavailable):
+                self._refusals.keep(kind, failure)
             raise failure from None
         except asyncio.CancelledError:
             if ticket.expired:

@@ -11,7 +11,8 @@ import pytest
 from tests.doubles import TimedModel, make_request
 from tests.harness import Harness
 from text2image.errors import DeadlineExceeded, Unavailable
-from text2image.messages import Completed, GenerationRequest
+from text2image.gateway.refusals import Kind, Refusals
+from text2image.messages import Completed, GenerationRequest, Share
 
 PATIENCE = 10.0
 STORM_SECONDS = 120.0
@@ -71,14 +72,30 @@ def saturation(mix: Mix) -> float:
     return (after - before) / (last - first) * sum(each.request.n for each in done) / steps
 
 
-def storm(mix: Mix, harness: Harness, rate: float) -> int:
-    """Poisson arrivals for two minutes; returns how many were refused at the door."""
+def storm(mix: Mix, harness: Harness, rate: float) -> tuple[int, int]:
+    """Poisson arrivals for two minutes, through a gateway that remembers what is refused.
+
+    Returns how many were refused, and how many of them by the engine itself.
+    """
     make, generator = mix.requests(), random.Random(7)
-    refused, due = 0, 0.0
+    refusals = Refusals(harness.clock)
+    refused, asked, due = 0, 0, 0.0
+
+    def ask(request: GenerationRequest) -> None:
+        nonlocal asked
+        kind = Kind.of(request, PATIENCE, Share())
+        refusals.check(kind)
+        try:
+            harness.submit(request, seconds=PATIENCE)
+        except Unavailable as refusal:
+            asked += 1
+            refusals.keep(kind, refusal)
+            raise
+
     while harness.clock() < STORM_SECONDS:
         while due <= harness.clock():
             try:
-                harness.submit(make(), seconds=PATIENCE)
+                ask(make())
             except (Unavailable, DeadlineExceeded):
                 refused += 1
             due += generator.expovariate(rate)
@@ -86,7 +103,7 @@ def storm(mix: Mix, harness: Harness, rate: float) -> int:
             harness.clock.now = due
         else:
             harness.loop.tick()
-    return refused
+    return refused, asked
 
 
 MIXES = {
@@ -107,13 +124,14 @@ def test_invariant_4_at_three_times_capacity_goodput_stays_and_what_is_begun_is_
     capacity = saturation(mix)
     per_request = (1 + mix.most) / 2
     harness = make_harness(mix.slowdown)
-    refused = storm(mix, harness, 3 * capacity / per_request)
+    refused, asked = storm(mix, harness, 3 * capacity / per_request)
     drawn = {generation: len(harness.images(generation)) for generation in harness.predicted}
     harness.finish()
     endings = {generation: harness.ending(generation) for generation in drawn}
     good = sum(drawn[each] for each, ending in endings.items() if isinstance(ending, Completed))
     lost = sum(isinstance(ending, DeadlineExceeded) for ending in endings.values())
     assert refused > len(drawn) / 3
+    assert asked < refused
     assert good / STORM_SECONDS >= 0.95 * capacity
     assert lost <= 0.01 * len(drawn)
 

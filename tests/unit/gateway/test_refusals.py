@@ -1,0 +1,121 @@
+"""A full runner is not asked again for the like of what it refused, for as long as the refusal lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.samples import REQUEST
+from tests.unit.gateway.scripted import STORY, ScriptedRunner
+from tests.unit.gateway.test_runner_link import linked
+from text2image.errors import Unavailable
+from text2image.gateway.refusals import Kind, Refusals
+from text2image.gateway.runner_link import RunnerLink
+from text2image.lifecycle import Ticket
+from text2image.messages import GenerationRequest, Share, State, StreamOptions
+
+PATIENCE = 10.0
+ALICE, BOB = Share("alice"), Share("bob")
+KIND = Kind.of(REQUEST, PATIENCE, ALICE)
+
+
+def refusal(lasts: float) -> Unavailable:
+    return Unavailable("full", reason=Unavailable.FULL, retry_after=3.0, lasts=lasts)
+
+
+class Memory:
+    """Refusals on a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.refusals = Refusals(lambda: self.now)
+
+    def refuses(self, kind: Kind) -> bool:
+        try:
+            self.refusals.check(kind)
+        except Unavailable:
+            return True
+        return False
+
+
+@pytest.fixture
+def memory() -> Memory:
+    memory = Memory()
+    memory.refusals.keep(KIND, refusal(lasts=0.5))
+    return memory
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [replace(REQUEST, prompt="a dog"), replace(REQUEST, negative_prompt="rain", seed=99)],
+    ids=["prompt", "seed"],
+)
+def test_what_is_shown_is_of_no_matter(memory: Memory, request_: GenerationRequest) -> None:
+    assert memory.refuses(Kind.of(request_, PATIENCE - 0.01, ALICE))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind.of(REQUEST, PATIENCE, BOB),
+        Kind.of(REQUEST, 2 * PATIENCE, ALICE),
+        Kind.of(replace(REQUEST, steps=REQUEST.steps - 1), PATIENCE, ALICE),
+        Kind.of(replace(REQUEST, width=REQUEST.width // 2), PATIENCE, ALICE),
+        Kind.of(replace(REQUEST, n=REQUEST.n + 1), PATIENCE, ALICE),
+    ],
+    ids=["owner", "patience", "steps", "size", "pictures"],
+)
+def test_who_asks_for_something_else_is_not_refused_for_it(memory: Memory, kind: Kind) -> None:
+    assert not memory.refuses(kind)
+
+
+def test_a_refusal_is_told_as_the_runner_told_it(memory: Memory) -> None:
+    with pytest.raises(Unavailable) as raised:
+        memory.refusals.check(KIND)
+    assert (str(raised.value), raised.value.reason) == ("full", Unavailable.FULL)
+    assert raised.value.retry_after == 3.0
+
+
+def test_it_is_forgotten_when_its_time_is_over(memory: Memory) -> None:
+    memory.now += 0.49
+    assert memory.refuses(KIND)
+    memory.now += 0.02
+    assert not memory.refuses(KIND)
+
+
+def test_what_does_not_last_is_not_kept() -> None:
+    memory = Memory()
+    memory.refusals.keep(KIND, refusal(lasts=0.0))
+    assert not memory.refuses(KIND)
+
+
+def test_what_is_over_takes_no_memory(memory: Memory) -> None:
+    for number in range(1000):
+        memory.now += 0.01
+        memory.refusals.keep(Kind.of(REQUEST, number, ALICE), refusal(lasts=0.1))
+    assert len(memory.refusals) <= 12
+
+
+async def drawn_by(link: RunnerLink, share: Share) -> bool:
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    try:
+        async for _ in link.generate(REQUEST, StreamOptions(), deadline, Ticket(), share):
+            pass
+    except Unavailable:
+        return False
+    return True
+
+
+async def test_the_runner_itself_is_asked_once(tmp_path: Path) -> None:
+    runner = ScriptedRunner(tmp_path / "0", [refusal(lasts=60.0)], STORY)
+    await runner.start()
+    async with linked(runner.address) as (link, until):
+        await until(State.READY)
+        assert not await drawn_by(link, ALICE)
+        assert not await drawn_by(link, ALICE)
+        assert len(runner.requests) == 1
+        assert await drawn_by(link, BOB)
+    await runner.die()
