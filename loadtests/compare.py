@@ -165,8 +165,7 @@ async def _measure_load(
                     seed=number,
                 )
             else:
-                # While the clients come, until each is answered once with all of them there, and then as long again, or
-                # for one alone a few times.
+                # For as long as each client is answered once, or one alone a few times.
                 ramp = max(plan.seconds / 2, load.clients / comparison.capacity[mix.name])
                 served = max(ramp, LONE_CALLS * comparison.lone[mix.name][-1])
                 run = await closed_loop(
@@ -175,7 +174,6 @@ async def _measure_load(
                     seconds=max(plan.seconds, served),
                     steps=mix.steps,
                     ramp=ramp,
-                    settle=ramp,
                 )
         comparison.add(mix, load, contender.name, number, run)
         progress(

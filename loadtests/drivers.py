@@ -6,6 +6,7 @@ A closed loop hides queueing, since a slow server is asked less often; an open l
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import statistics
 import time
@@ -130,28 +131,34 @@ async def closed_loop(
     seconds: float,
     steps: Sequence[int] = (20,),
     ramp: float | None = None,
-    settle: float = 0.0,
 ) -> Run:
     """`clients` callers, each with one call at a time, after a ramp that is not counted: half the time if not named.
 
     Clients begin one after the other during the ramp: all at once they would be answered all at once for ever, and
-    the count would depend on where in that rhythm the window ends. `settle` seconds later the window begins: with as
-    long as an answer takes, all that is answered in it was asked while the queue was as long as it gets. The step
-    counts come in blocks, each with all of them in an order of its own.
+    the count would depend on where in that rhythm the window ends. The window begins when whatever was asked in the
+    ramp is answered: all that is answered in it was asked while the queue was as long as it gets. The step counts come
+    in blocks, each with all of them in an order of its own.
     """
     recorder = Recorder(call)
     ramp = seconds / 2 if ramp is None else ramp
     asked = _blocks(steps)
-    window = (ramp + settle, ramp + settle + seconds)
+    begin, early = math.inf, clients
 
     async def client(number: int) -> None:
+        nonlocal begin, early
         await asyncio.sleep(ramp * number / clients)
-        while recorder.elapsed < window[1]:
+        is_early = True
+        while recorder.elapsed < begin + seconds:
+            if is_early and recorder.elapsed >= ramp:
+                is_early, early = False, early - 1
+                if not early:
+                    begin = recorder.elapsed
             await recorder.one(next(asked))
 
     await asyncio.gather(*(client(number) for number in range(clients)))
-    drawn = sum(each.share_between(*window) for each in recorder.answers if each.ok)
-    answered = [each for each in recorder.answers if window[0] <= each.answered < window[1]]
+    end = begin + seconds
+    drawn = sum(each.share_between(begin, end) for each in recorder.answers if each.ok)
+    answered = [each for each in recorder.answers if begin <= each.answered < end]
     return Run(answered, seconds, drawn)
 
 

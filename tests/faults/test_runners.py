@@ -98,7 +98,8 @@ def test_a_hung_runner_is_noticed_and_its_work_done_elsewhere(
             with timed("one of two runners hangs: its requests answered"):
                 for future, expected in zip(asked, before, strict=True):
                     assert_same(future.result(), expected)
-            assert ready(server) == 1
+            # Each gateway process pings for itself, and the slower one may have had nothing there to wait for.
+            eventually(lambda: ready(server) == 1, "both gateways notice")
             assert_same(draw(server, SEEDS[0], steps=LONG), before[0])
         with timed("one of two runners hung and goes on: back to normal"):
             pairs.returns()

@@ -34,8 +34,22 @@ def test_every_step_count_is_asked_for_as_often() -> None:
     assert Counter(islice(_blocks((10, 20, 40)), 30)) == {10: 10, 20: 10, 40: 10}
 
 
+def test_what_is_counted_was_asked_when_all_clients_were_there() -> None:
+    ramp = 0.02
+    server = asyncio.Semaphore(1)
+
+    async def call(seed: int, steps: int) -> None:
+        async with server:
+            await asyncio.sleep(0.004)
+
+    run = asyncio.run(closed_loop(call, clients=8, seconds=0.05, ramp=ramp))
+    assert run.answers
+    assert all(answer.sent >= ramp for answer in run.answers)
+
+
 def test_what_fails_is_no_picture() -> None:
     async def call(seed: int, steps: int) -> None:
+        await asyncio.sleep(0)
         raise RuntimeError
 
     run = asyncio.run(closed_loop(call, clients=2, seconds=0.05))
