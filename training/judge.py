@@ -3,6 +3,7 @@
 It never sees a drawn picture in training, so that a drawing passes only by looking like the artwork.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,7 @@ from training.artwork import selection
 from training.autoencoder import to_model
 from training.feed import Chunk, feeds
 from training.painter import painter
-from training.paths import TRAINING, state_dir
+from training.paths import TRAINING, state_dir, with_environment
 from training.replicas import Replicas
 from training.running import Log, Stop, Stopped, decayed, load, save
 from training.scenes import BEHIND as NAMED
@@ -137,9 +138,16 @@ def train(stop: Stop) -> None:
 
 
 def trained() -> Judge:
-    """The judge trained here, or the one that comes with the code."""
+    """The judge that was trained here to the end, or else the one that comes with the code."""
     path = state_dir() / CHECKPOINT
-    weights = load(path)["judge"] if path.exists() else load_file(COMMITTED)
+    state = load(path) if path.exists() else {"step": 0}
+    finished = state["step"] >= machine.sized(STEPS)
     judge = Judge()
-    judge.load_state_dict(weights)
+    judge.load_state_dict(state["judge"] if finished else load_file(COMMITTED))
     return judge.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    with_environment("training.judge")
+    with contextlib.suppress(Stopped):
+        train(Stop())

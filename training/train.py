@@ -19,7 +19,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
-    from training import autoencoder, decoder, diffusion, judge, text
+    from training import autoencoder, decoder, diffusion, text
     from training.running import Stop, Stopped
 
     (state_dir() / "trainer.pid").write_text(f"{os.getpid()}\n")
@@ -28,7 +28,6 @@ def main() -> int:
         text.train(stop)
         autoencoder.train(stop)
         decoder.train(stop)
-        judge.train(stop)
         if arguments.decay:
             diffusion.train_branch(arguments.decay, stop)
         else:
