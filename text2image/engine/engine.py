@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from text2image.engine import failures
 from text2image.engine.admission import Backlog
 from text2image.engine.loop import Observer, Outcome, StepLoop
 from text2image.engine.memory import MemoryGuard, MemoryReading
@@ -327,7 +328,7 @@ class Engine:
             except DeviceLost:
                 raise
             except Exception as error:
-                detail = f"the model could not be loaded: {_why(error)}"
+                detail = f"the model could not be loaded: {failures.why_not_loaded(error)}"
                 # What has words for whoever set it up needs no traceback.
                 if isinstance(error, OutOfMemory | OSError | ValueError):
                     logger.warning("%s", detail)
@@ -391,13 +392,3 @@ class Engine:
         except RuntimeError:
             # The event loop has closed: nobody is left to be told.
             logger.debug("the event loop is closed")
-
-
-def _why(error: Exception) -> str:
-    """Why a model does not load, in one line."""
-    if isinstance(error, OutOfMemory):
-        return (
-            f"the device has too little free memory ({error}); free some, set T2I_DTYPE=float16 or "
-            "a smaller T2I_MODEL, or T2I_DEVICE=cpu for the host's memory"
-        )
-    return " ".join(str(error).split()) or type(error).__name__

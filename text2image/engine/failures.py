@@ -1,4 +1,4 @@
-"""What a client is told when its pictures cannot be drawn after they were admitted."""
+"""What people are told of failures: clients whose admitted pictures cannot be drawn, and whoever set up the model."""
 
 from __future__ import annotations
 
@@ -49,3 +49,13 @@ def unfinished(generation: Generation) -> DeadlineExceeded:
     missing, asked = generation.undrawn + generation.pending, generation.request.n
     which = "not finished" if missing == asked else f"{missing} of {asked} pictures not finished"
     return DeadlineExceeded(f"{which} within {allowed:.1f} s")
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Why a model does not load, in one line."""
+    if isinstance(error, OutOfMemory):
+        return (
+            f"the device has too little free memory ({error}); free some, set T2I_DTYPE=float16 or "
+            "a smaller T2I_MODEL, or T2I_DEVICE=cpu for the host's memory"
+        )
+    return " ".join(str(error).split()) or type(error).__name__

@@ -198,6 +198,8 @@ class RunnerLink:
                 self._lost(error)
             if isinstance(failure, Unavailable):
                 self._refusals.keep(kind, failure)
+                # It was told to the gateway; clients go by the retry delay.
+                failure.lasts = 0.0
             raise failure from None
         except asyncio.CancelledError:
             if ticket.expired:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
-from tests.redis import RedisServer
 from text2image.errors import PermissionDenied, QuotaExceeded
-from text2image.gateway import books, shared
+from text2image.gateway import books
 from text2image.gateway.auth import Caller
-from text2image.gateway.books import Entry, LocalBook, Page, SharedBook
+from text2image.gateway.books import Entry, LocalBook, Page
 from text2image.gateway.quota import Quotas, Receipt
-from text2image.gateway.shared import OutOfReach, SharedState
 from text2image.limits import MEGA, Allowance, RateLimit, parse_limits
 from text2image.messages import Share
-
-WAIT_SECONDS = 30.0
-# How long what runs is held in Redis, in seconds: so short that a test can see it end.
-HOLD = 2.0
-
-
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no Redis that is away."""
-    monkeypatch.setattr(shared, "ANSWER_TIMEOUT", WAIT_SECONDS)
 
 
 def allowing(limits: str = "", cap: int | None = None) -> Allowance:
@@ -40,12 +23,6 @@ def allowing(limits: str = "", cap: int | None = None) -> Allowance:
 
 def caller(limits: str = "", cap: int | None = None, name: str = "key:alice") -> Caller:
     return Caller(name, Share(name), allowing(limits, cap))
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 class Milliseconds:
@@ -137,268 +114,6 @@ def test_callers_who_have_nothing_on_the_book_are_forgotten() -> None:
         entry = Entry("", f"address:{number}", MEGA, allowing("9/minute", 1))
         book.release(entry, book.book(entry), refund=False)
     assert len(book) <= books.SWEEP_FROM
-
-
-@pytest.fixture
-async def state(redis: RedisServer) -> AsyncIterator[SharedState]:
-    state = SharedState(redis.url)
-    yield state
-    await state.close()
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_the_shared_book_reckons_as_the_local_one(state: SharedState, seed: int) -> None:
-    """In windows so long that nothing comes back meanwhile; Redis has a clock of its own."""
-    chance = random.Random(seed)
-    local, remote = LocalBook(), SharedBook(state, 60)
-    allowance = allowing("40/hour;60/day", 3)
-    running: list[tuple[Entry, Page, Page]] = []
-    for number in range(60):
-        if running and chance.random() < 0.4:
-            entry, page, shared_page = running.pop(chance.randrange(len(running)))
-            refund = chance.random() < 0.7
-            local.release(entry, page, refund=refund)
-            await remote.release(entry, shared_page, refund=refund)
-            continue
-        entry = Entry(str(number), "alice", chance.randrange(1, 15) * MEGA, allowance)
-        page, shared_page = local.book(entry), await remote.book(entry)
-        assert (page.booked, page.running) == (shared_page.booked, shared_page.running)
-        for mine, theirs in zip(page.spendings, shared_page.spendings, strict=True):
-            assert mine.left == theirs.left
-        if page.booked:
-            running.append((entry, page, shared_page))
-    await remote.close()
-
-
-async def test_the_shared_book_gives_back_what_is_older_than_the_window(state: SharedState) -> None:
-    book = SharedBook(state, HOLD)
-    entry = Entry("1", "alice", 10 * MEGA, allowing("10/second"))
-    assert (await book.book(entry)).booked
-    refused = await book.book(entry)
-    assert not refused.booked
-    wait = refused.spendings[0].seconds_until(entry.work)
-    assert 0 < wait <= 1.02
-    await asyncio.sleep(wait)
-    assert (await book.book(entry)).booked
-
-
-async def test_gateways_that_share_a_redis_share_every_limit(redis: RedisServer) -> None:
-    states = [SharedState(redis.url) for _ in range(3)]
-    gateways = [Quotas(state) for state in states]
-    alice = caller("20/hour")
-    taken = 0
-
-    async def ask(number: int) -> None:
-        nonlocal taken
-        try:
-            async with gateways[number % 3].reserved(alice, 3 * MEGA, Receipt()) as reservation:
-                reservation.taken = True
-                taken += 1
-        except QuotaExceeded:
-            pass
-
-    await asyncio.gather(*map(ask, range(30)))
-    assert taken == 20 // 3
-    for gateway in gateways:
-        (spending,) = await gateway.standing(alice)
-        assert spending.left == 20 * MEGA - taken * 3 * MEGA
-        await gateway.close()
-    for state in states:
-        await state.close()
-
-
-async def test_places_are_shared_and_those_of_a_killed_gateway_come_free(
-    state: SharedState,
-) -> None:
-    killed, alive, other = (SharedBook(state, HOLD) for _ in range(3))
-    allowance = allowing(cap=2)
-    assert (await killed.book(Entry("1", "alice", 0, allowance))).booked
-    assert (await alive.book(Entry("2", "alice", 0, allowance))).booked
-    refused = await other.book(Entry("3", "alice", 0, allowance))
-    assert (refused.booked, refused.running) == (False, 2)
-    await killed.close()
-
-    async def fits() -> bool:
-        return (await other.book(Entry("4", "alice", 0, allowance))).booked
-
-    await eventually(fits)
-    # The other's is held by its gateway, else it would have come free at the same time.
-    assert not (await other.book(Entry("5", "alice", 0, allowance))).booked
-    for book in (alive, other):
-        await book.close()
-
-
-async def test_one_that_is_refused_takes_no_place_however_late_the_answer_comes(
-    state: SharedState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    book = SharedBook(state, HOLD)
-    first, second, third = (Entry(id_, "alice", 0, allowing(cap=1)) for id_ in "123")
-    page = await book.book(first)
-    ask = book._ask
-
-    async def ask_slowly(entry: Entry, id_: str) -> Page:
-        page = await ask(entry, id_)
-        await asyncio.sleep(HOLD / 2)
-        return page
-
-    monkeypatch.setattr(book, "_ask", ask_slowly)
-    assert not (await book.book(second)).booked
-    monkeypatch.setattr(book, "_ask", ask)
-    await book.release(first, page, refund=False)
-    assert (await book.book(third)).booked
-    await book.close()
-
-
-async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
-    redis: RedisServer, state: SharedState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared, "PAUSE", 0.05)
-    other_state = SharedState(redis.url)
-    alone, other = Quotas(state, hold=HOLD), Quotas(other_state, hold=HOLD)
-    alice = caller("10/hour", cap=2)
-    async with alone.reserved(alice, 4 * MEGA, Receipt()) as first:
-        first.taken = True
-        redis.kill()
-        async with alone.reserved(alice, 4 * MEGA, Receipt()) as second:
-            second.taken = True
-            with pytest.raises(QuotaExceeded, match=r"10/hour leaves 2\.0"):
-                async with alone.reserved(alice, 4 * MEGA, Receipt()):
-                    pass
-            with pytest.raises(QuotaExceeded, match="2 of your requests"):
-                async with alone.reserved(alice, MEGA, Receipt()):
-                    pass
-            redis.restart()
-
-            async def told() -> bool:
-                try:
-                    async with other.reserved(alice, 0, Receipt()):
-                        return False
-                except QuotaExceeded as refusal:
-                    return "2 of your requests" in refusal.message
-
-            await eventually(told)
-    for quotas in (alone, other):
-        await quotas.close()
-    await other_state.close()
-
-
-async def test_a_redis_that_was_away_is_asked_by_one_alone(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared, "PAUSE", 0.0)
-    state = SharedState(redis.url, 0.1)
-    redis.process.send_signal(signal.SIGSTOP)
-    asked = 0
-
-    async def ask(connection: Redis) -> object:
-        nonlocal asked
-        asked += 1
-        return await connection.ping()
-
-    with pytest.raises(OutOfReach):
-        await state.ask(ask)
-    monkeypatch.setattr(shared, "PAUSE", WAIT_SECONDS)
-    results = await asyncio.gather(*(state.ask(ask) for _ in range(9)), return_exceptions=True)
-    assert asked == 2
-    assert all(isinstance(result, OutOfReach) for result in results)
-    await state.close()
-
-
-async def test_a_redis_that_takes_no_entries_is_told_once_and_stays_in_reach(
-    redis: RedisServer, state: SharedState, caplog: pytest.LogCaptureFixture
-) -> None:
-    quotas = Quotas(state)
-    alice = caller("10/hour", cap=5)
-
-    async def spend() -> None:
-        async with quotas.reserved(alice, 2 * MEGA, Receipt()) as reservation:
-            reservation.taken = True
-
-    with redis.connection as connection:
-        for times in (1, 2):
-            # As one that another has taken the place of.
-            connection.replicaof("127.0.0.1", "1")
-            for _ in range(2):
-                await spend()
-                assert await state.ask(lambda asked: asked.ping())
-                await quotas.standing(alice)
-            assert len(caplog.messages) == times
-            assert "limits are not shared" in caplog.text
-            connection.replicaof("no", "one")
-            if times == 1:
-                await spend()
-    with pytest.raises(QuotaExceeded):
-        await spend()
-    await quotas.close()
-
-
-async def test_a_full_redis_keeps_the_books_all_the_same(
-    redis: RedisServer, state: SharedState, caplog: pytest.LogCaptureFixture
-) -> None:
-    with redis.connection as connection:
-        connection.config_set("maxmemory", "1")
-    one, other = SharedBook(state, HOLD), SharedBook(state, HOLD)
-    allowance = allowing("10/hour", 1)
-    entry = Entry("1", "alice", 4 * MEGA, allowance)
-    page = await one.book(entry)
-    assert page.booked
-    # Longer than a place is kept that is not held.
-    await asyncio.sleep(1.5 * HOLD)
-    refused = await other.book(Entry("2", "alice", MEGA, allowance))
-    assert (refused.booked, refused.running) == (False, 1)
-    assert refused.spendings[0].left == 6 * MEGA
-    await one.release(entry, page, refund=True)
-    assert (await other.book(Entry("3", "alice", 10 * MEGA, allowance))).booked
-    assert not caplog.messages
-    for book in (one, other):
-        await book.close()
-
-
-async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState) -> None:
-    quotas = Quotas(state)
-    alice = caller("10/hour", cap=1)
-
-    async def ask() -> None:
-        async with quotas.reserved(alice, MEGA, Receipt()):
-            await asyncio.Event().wait()
-
-    for passes in range(60):
-        asking = asyncio.create_task(ask())
-        for _ in range(passes):
-            await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.wait({asking})
-
-    async def all_is_there() -> bool:
-        try:
-            async with quotas.reserved(alice, 10 * MEGA, Receipt()):
-                return True
-        except QuotaExceeded:
-            return False
-
-    await eventually(all_is_there)
-    await quotas.close()
-
-
-async def test_who_could_not_be_booked_for_another_reason_holds_no_place(
-    state: SharedState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quotas = Quotas(state)
-    alice = caller("10/hour", cap=1)
-
-    async def broken(_: object) -> None:
-        raise MemoryError
-
-    with monkeypatch.context() as context:
-        context.setattr(state, "ask", broken)
-        with pytest.raises(MemoryError):
-            async with quotas.reserved(alice, 10 * MEGA, Receipt()):
-                pass
-        # Until the attempt to give it back in Redis is over.
-        await quotas.close()
-    async with quotas.reserved(alice, 10 * MEGA, Receipt()) as reservation:
-        reservation.taken = True
-    await quotas.close()
 
 
 async def test_a_receipt_does_not_show_what_was_given_back() -> None:

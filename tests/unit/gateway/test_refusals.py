@@ -99,23 +99,26 @@ def test_what_is_over_takes_no_memory(memory: Memory) -> None:
     assert len(memory.refusals) <= 12
 
 
-async def drawn_by(link: RunnerLink, share: Share) -> bool:
+async def draw(link: RunnerLink, share: Share) -> None:
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    try:
-        async for _ in link.generate(REQUEST, StreamOptions(), deadline, Ticket(), share):
-            pass
-    except Unavailable:
-        return False
-    return True
+    async for _ in link.generate(REQUEST, StreamOptions(), deadline, Ticket(), share):
+        pass
 
 
-async def test_the_runner_itself_is_asked_once(tmp_path: Path) -> None:
+async def test_the_runner_itself_is_asked_once_and_clients_are_told_the_same(
+    tmp_path: Path,
+) -> None:
     runner = ScriptedRunner(tmp_path / "0", [refusal(lasts=60.0)], STORY)
     await runner.start()
     async with linked(runner.address) as (link, until):
         await until(State.READY)
-        assert not await drawn_by(link, ALICE)
-        assert not await drawn_by(link, ALICE)
+        told = []
+        for _ in range(2):
+            with pytest.raises(Unavailable) as raised:
+                await draw(link, ALICE)
+            told.append(raised.value.__dict__)
+        assert told[0] == told[1]
         assert len(runner.requests) == 1
-        assert await drawn_by(link, BOB)
+        await draw(link, BOB)
+        assert len(runner.requests) == 2
     await runner.die()
