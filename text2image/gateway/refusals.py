@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from text2image.errors import Unavailable
 from text2image.messages import GenerationRequest, Share
@@ -35,7 +36,8 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lasting: dict[Kind, tuple[float, Unavailable]] = {}
+        # Until when, and what makes the error anew: one that was raised holds on to all that its request had.
+        self._lasting: dict[Kind, tuple[float, Callable[[], Unavailable]]] = {}
 
     def __len__(self) -> int:
         return len(self._lasting)
@@ -43,11 +45,13 @@ class Refusals:
     def keep(self, kind: Kind, refusal: Unavailable) -> None:
         """Remembers a refusal for as long as it lasts."""
         now = self._clock()
-        self._lasting = {
-            kind: (until, known) for kind, (until, known) in self._lasting.items() if until > now
-        }
+        self._lasting = {known: held for known, held in self._lasting.items() if held[0] > now}
         if refusal.lasts > 0:
-            self._lasting[kind] = (now + refusal.lasts, refusal)
+            retry_after = refusal.retry_after or 0.0
+            again = partial(
+                Unavailable, refusal.message, reason=refusal.reason, retry_after=retry_after
+            )
+            self._lasting[kind] = (now + refusal.lasts, again)
 
     def check(self, kind: Kind) -> None:
         """Refuses what was refused a moment ago.
@@ -55,8 +59,6 @@ class Refusals:
         Raises:
             Unavailable: in the words of that refusal.
         """
-        until, refusal = self._lasting.get(kind, (0.0, None))
-        if refusal is not None and self._clock() < until:
-            raise Unavailable(
-                refusal.message, reason=refusal.reason, retry_after=refusal.retry_after or 1.0
-            )
+        held = self._lasting.get(kind)
+        if held and self._clock() < held[0]:
+            raise held[1]()
