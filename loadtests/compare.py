@@ -198,8 +198,9 @@ def _head(plan: Plan, minutes: float, quick: bool) -> str:
 {date.today():%Y-%m-%d}, `{command}`, {minutes:.0f} minutes. {versions}, batches of at most {MAX_BATCH} pictures
 for both. The clients share the cores with the server that is measured; the others are stopped meanwhile. Each load
 is measured for {lengths}, in turns and again in each round, with the same
-arrivals for all. Capacity is this service's when saturated. Medians of the rounds, lowest and highest in brackets.
-[load.md](load.md#side-by-side) tells what the others are and how they are set up."""
+arrivals for all. Capacity is this service's when saturated. Figures are of all rounds together, percentiles of all
+their answers; the lowest and the highest round are in brackets. [load.md](load.md#side-by-side) tells what the others
+are and how they are set up."""
 
 
 if __name__ == "__main__":

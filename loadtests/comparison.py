@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from loadtests.drivers import Run
+from loadtests.drivers import Run, together
 
 OURS = "this service"
 # A ratio this close to 1 tells nothing.
@@ -54,24 +54,24 @@ MEASURES = (
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Ours ÷ theirs in each round that both were measured in."""
+    """Ours ÷ theirs over all rounds that both were measured in, and in each of them."""
 
     mix: Mix
     load: Load
     server: str
     measure: Measure
+    overall: float
     values: tuple[float, ...]
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
+    def __str__(self) -> str:
+        return ranged(self.overall, self.values)
 
     @property
     def lost(self) -> bool:
         """Whether theirs is better by more than the margin."""
         if self.measure.better > 0:
-            return self.median < 1 - MARGIN
-        return self.median > 1 + MARGIN
+            return self.overall < 1 - MARGIN
+        return self.overall > 1 + MARGIN
 
     @property
     def always_lost(self) -> bool:
@@ -115,7 +115,7 @@ class Comparison:
         return list(dict.fromkeys(server for _, _, server in self.runs))
 
     def ratios(self, mix: Mix) -> Iterator[Ratio]:
-        """Every ratio of a mix, taken within rounds, so that a machine that slows down slows both.
+        """Every ratio of a mix, over the same rounds for both, so that a machine that slows down slows both.
 
         A round in which one of them drew nothing has none; the figures show its success.
         """
@@ -130,11 +130,12 @@ class Comparison:
                 ]
                 if server == OURS or not both:
                     continue
+                pairs = [(ours[number], theirs[number]) for number in both]
+                all_of_ours, all_of_theirs = map(together, zip(*pairs, strict=True))
                 for measure in MEASURES:
-                    values = (
-                        measure.of(ours[number]) / measure.of(theirs[number]) for number in both
-                    )
-                    yield Ratio(mix, load, server, measure, tuple(values))
+                    overall = measure.of(all_of_ours) / measure.of(all_of_theirs)
+                    values = tuple(measure.of(mine) / measure.of(other) for mine, other in pairs)
+                    yield Ratio(mix, load, server, measure, overall, values)
 
 
 def page(comparison: Comparison, head: str) -> str:
@@ -156,7 +157,7 @@ def _verdict(comparison: Comparison) -> str:
     else:
         lines = "\n".join(
             f"- {ratio.mix.name}, {ratio.load.name}: {ratio.server}, {ratio.measure.name}: "
-            f"ours ÷ theirs {spread(ratio.values)}{', in every round' if ratio.always_lost else ''}"
+            f"ours ÷ theirs {ratio}{', in every round' if ratio.always_lost else ''}"
             for ratio in lost
         )
         always = sum(ratio.always_lost for ratio in lost)
@@ -197,7 +198,10 @@ def _figures(comparison: Comparison, mix: Mix) -> str:
         for server in comparison.servers:
             runs = list(comparison.runs.get((mix, load, server), {}).values())
             if runs:
-                cells = (spread([measure.of(run) for run in runs]) for measure in MEASURES)
+                cells = (
+                    ranged(measure.of(together(runs)), [measure.of(run) for run in runs])
+                    for measure in MEASURES
+                )
                 success = min(run.success for run in runs)
                 rows.append((load.name, server, *cells, f"{success:.0%}", len(runs)))
     names = ("pictures/s", "p50, s", "p95, s", "p99, s", "success", "rounds")
@@ -208,7 +212,7 @@ def _ratios(comparison: Comparison, mix: Mix) -> str:
     rows: dict[tuple[str, str], list[str]] = {}
     for ratio in comparison.ratios(mix):
         cells = rows.setdefault((ratio.load.name, ratio.server), [])
-        cells.append(f"**{spread(ratio.values)}**" if ratio.lost else spread(ratio.values))
+        cells.append(f"**{ratio}**" if ratio.lost else str(ratio))
     names = (f"{measure.name}{' ↑' if measure.better > 0 else ' ↓'}" for measure in MEASURES)
     lines = [(*names_of, *cells) for names_of, cells in rows.items()]
     return f"""### Ours ÷ theirs, {mix.name}
@@ -221,8 +225,13 @@ More than 1 is better for us under ↑, less than 1 under ↓; where theirs is b
 
 def spread(values: Sequence[float]) -> str:
     """The median; in brackets the lowest and the highest, if there is more than one value."""
-    median = f"{statistics.median(values):.2f}"
-    return median if len(values) == 1 else f"{median} ({min(values):.2f} to {max(values):.2f})"
+    return ranged(statistics.median(values), values)
+
+
+def ranged(value: float, values: Sequence[float]) -> str:
+    """A value; in brackets the lowest and the highest of those that it stands for, if they are several."""
+    told = f"{value:.2f}"
+    return told if len(values) == 1 else f"{told} ({min(values):.2f} to {max(values):.2f})"
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

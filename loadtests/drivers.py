@@ -93,6 +93,15 @@ class Run:
         return sorted(answer.latency for answer in self.answers if answer.ok) or [float("nan")]
 
 
+def together(runs: Sequence[Run]) -> Run:
+    """Several runs as one. Its percentiles are those of all answers: a tail that is long in some of them counts."""
+    return Run(
+        [answer for run in runs for answer in run.answers],
+        sum(run.seconds for run in runs),
+        sum(run.rate * run.seconds for run in runs),
+    )
+
+
 class Recorder:
     """Times calls against one beginning."""
 
