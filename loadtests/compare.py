@@ -179,6 +179,7 @@ async def _measure_load(
                     seconds=max(plan.seconds, served),
                     steps=mix.steps,
                     ramp=ramp,
+                    seed=number,
                 )
         comparison.add(mix, load, contender.name, number, run)
         progress(

@@ -140,17 +140,21 @@ async def closed_loop(
     seconds: float,
     steps: Sequence[int] = (20,),
     ramp: float | None = None,
+    seed: int | None = None,
 ) -> Run:
     """`clients` callers, each with one call at a time, after a ramp that is not counted: half the time if not named.
 
     Clients begin one after the other during the ramp: all at once they would be answered all at once for ever, and
     the count would depend on where in that rhythm the window ends. The window begins when whatever was asked in the
-    ramp is answered: all that is answered in it was asked while the queue was as long as it gets. The step counts come
-    in blocks, each with all of them in an order of its own.
+    ramp is answered: all that is answered in it was asked while the queue was as long as it gets.
+
+    The step counts come in blocks, each with all of them in an order of its own, so that a short window has its share
+    of each. With a seed they come at random instead, as those of clients who know nothing of each other do; a server
+    that answers a crowd all at once would have the same balanced batch every time otherwise.
     """
     recorder = Recorder(call)
     ramp = seconds / 2 if ramp is None else ramp
-    asked = _blocks(steps)
+    asked = _blocks(steps) if seed is None else _at_random(steps, seed)
     begin, early = math.inf, clients
 
     async def client(number: int) -> None:
@@ -175,6 +179,12 @@ def _blocks(steps: Sequence[int]) -> Iterator[int]:
     generator = random.Random(0)
     while True:
         yield from generator.sample(steps, len(steps))
+
+
+def _at_random(steps: Sequence[int], seed: int) -> Iterator[int]:
+    generator = random.Random(seed)
+    while True:
+        yield generator.choice(steps)
 
 
 async def burst(call: Call, *, clients: int, steps: int = 20) -> Run:

@@ -34,6 +34,22 @@ def test_every_step_count_is_asked_for_as_often() -> None:
     assert Counter(islice(_blocks((10, 20, 40)), 30)) == {10: 10, 20: 10, 40: 10}
 
 
+def test_step_counts_at_random_are_the_same_for_the_same_seed() -> None:
+    async def asked(seed: int) -> list[int]:
+        order: list[int] = []
+
+        async def call(seed: int, steps: int) -> None:
+            order.append(steps)
+            await asyncio.sleep(0.0005)
+
+        await closed_loop(call, clients=1, seconds=0.05, steps=(10, 20, 40), seed=seed)
+        return order[:20]
+
+    first, again, other = (asyncio.run(asked(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert set(first) == {10, 20, 40}
+
+
 def test_what_is_counted_was_asked_when_all_clients_were_there() -> None:
     ramp = 0.02
     server = asyncio.Semaphore(1)
