@@ -15,6 +15,9 @@ from text2image.engine.scheduler import Room
 
 # A batch is large enough when its throughput is within this share of the best one.
 GOOD_ENOUGH = 0.95
+# A cap that was chosen stays until another one is right by so much more. Every change lets some pictures wait as in one
+# batch and step as in the other: those that get the worse of both are the last.
+CAP_MARGIN = 0.02
 # Weight of a new measurement against what was known. Whatever disturbs a step makes it longer, so a shorter one says
 # more about the device than a longer one does.
 WEIGHT_IF_SHORTER = 0.3
@@ -41,7 +44,7 @@ class Curve:
         self.rows = sorted(points)
         self.seconds = [points[rows] for rows in self.rows]
         self._fastest = list(self.seconds)
-        self._knee = self._find_knee()
+        self._knee = self._smallest(GOOD_ENOUGH)
 
     def at(self, rows: float) -> float:
         """Predicted seconds of a step with this many rows; fractions stand for smaller pictures."""
@@ -73,7 +76,7 @@ class Curve:
             self.rows.append(rows)
             self.seconds.append(seconds)
             self._fastest.append(seconds)
-            self._knee = self._find_knee()
+            self._move_knee()
             return
         ratio = seconds / self.at(rows)
         rate = WEIGHT_IF_SHORTER if ratio < 1 else WEIGHT_IF_LONGER
@@ -82,7 +85,7 @@ class Curve:
         for position, weight in self._neighbours(rows):
             self.seconds[position] *= ratio ** (rate * weight * (1 - COMMON_SHARE))
             self._fastest[position] = min(self._fastest[position], self.seconds[position])
-        self._knee = self._find_knee()
+        self._move_knee()
 
     def _neighbours(self, rows: int) -> list[tuple[int, float]]:
         right = bisect_left(self.rows, rows)
@@ -95,13 +98,21 @@ class Curve:
         return [(right - 1, 1 - share), (right, share)]
 
     def knee(self) -> int:
-        """The smallest grid batch whose throughput is within 5 % of the best."""
+        """The smallest grid batch whose throughput is within 5 % of the best, give or take the margin."""
         return self._knee
 
-    def _find_knee(self) -> int:
-        throughput = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
-        good = GOOD_ENOUGH * max(throughput)
-        return next(rows for rows, rate in zip(self.rows, throughput, strict=True) if rate >= good)
+    def _move_knee(self) -> None:
+        """A larger batch must be needed by the margin, and a smaller one must do by the margin."""
+        if self._knee < self._smallest(GOOD_ENOUGH - CAP_MARGIN):
+            self._knee = self._smallest(GOOD_ENOUGH)
+        else:
+            self._knee = min(self._knee, self._smallest(GOOD_ENOUGH + CAP_MARGIN))
+
+    def _smallest(self, share: float) -> int:
+        """The smallest grid batch whose throughput is this share of the best."""
+        rates = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
+        enough = share * max(rates)
+        return next(rows for rows, rate in zip(self.rows, rates, strict=True) if rate >= enough)
 
     def after(self, rows: int) -> int:
         """The next larger batch: of the grid, beyond its end a doubled one, and the same if that took too long."""
