@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.redis import RedisServer, redis_server
 # A busy machine is no reason for an example to fail.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Warm-ups measure no larger batches than these, which most tests never fill.
 harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "8"

@@ -113,7 +113,7 @@ def test_ctrl_c_ends_the_command_and_its_work(server: Server, tmp_path: Path) ->
         eventually(in_flight, "it is in flight")
     drawing.send_signal(signal.SIGINT)
     out, told = drawing.communicate(timeout=SECONDS)
-    assert drawing.returncode == 130
+    assert drawing.returncode == 130, told
     assert not out
     assert told.splitlines()[-1] == "text2image: cancelled"
     server.wait_for(
