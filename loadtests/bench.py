@@ -9,22 +9,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import os
-import platform
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 from loadtests import overload
 from loadtests.calls import grpc_call, http_call, http_session
 from loadtests.drivers import Call, Run, burst, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT, STEPS, Worker, bare_pipeline, engine
+from loadtests.pages import machine, progress, spread, table
 from tests.e2e.harness import Server, serving
 from text2image.client import AsyncClient
 
@@ -38,6 +36,8 @@ LATENCY_BOUND = 4.0
 # Offered rates of the open loop, as shares of the saturation throughput.
 OFFERED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 PLOT = "overload.png"
+# Columns that `latencies` fills.
+LATENCIES = ("success", "mean, s", "p50, s", "p95, s", "p99, s")
 # A seed that was never used draws a picture that nobody can remember.
 SEEDS = random.SystemRandom()
 
@@ -159,16 +159,6 @@ def told(series: dict[str, list[float]]) -> str:
     return ", ".join(f"{name} {values[-1]:.3f}" for name, values in series.items())
 
 
-def progress(line: str) -> None:
-    print(line, flush=True)
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, and in brackets the lowest and the highest."""
-    shown = statistics.median(values), min(values), max(values)
-    return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(*shown, d=digits)
-
-
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Ratios turn by turn."""
     return [one / other for one, other in zip(above, below, strict=True)]
@@ -186,6 +176,10 @@ def report(figures: Figures, quick: bool) -> str:
             for name, values in figures.served.items()
         },
     }
+    bursts = (
+        (clients, *latencies(run), f"{run.rate:.2f}") for clients, run in figures.bursts.items()
+    )
+    offered = ((f"{share:.0%}", *latencies(run)) for share, run in figures.offered.items())
     return f"""# Benchmarks
 
 Embedded model, {STEPS} steps, guidance scale {GUIDANCE_SCALE:g}, 128 x 128. {machine()}.
@@ -194,35 +188,25 @@ turns, lowest and highest in brackets.
 
 ## Yardsticks
 
-| ratio | measured | aim |
-|---|---|---|
-{rows(yardsticks(figures, bound))}
+{table(("ratio", "measured", "aim"), yardsticks(figures, bound))}
 
 ## A lone picture, seconds
 
-| | |
-|---|---|
-{rows((name, spread(values, 3)) for name, values in figures.lone.items())}
+{table(("", ""), ((name, spread(values, 3)) for name, values in figures.lone.items()))}
 
 ## Throughput, pictures per second
 
-| | |
-|---|---|
-{rows((name, spread(values)) for name, values in throughput.items())}
+{table(("", ""), ((name, spread(values)) for name, values in throughput.items()))}
 
 ## At the same moment, over HTTP
 
-| requests | success | mean, s | p50, s | p95, s | p99, s | pictures/s |
-|---|---|---|---|---|---|---|
-{rows((clients, *latencies(run), f"{run.rate:.2f}") for clients, run in figures.bursts.items())}
+{table(("requests", *LATENCIES, "pictures/s"), bursts)}
 
 ## Open loop, Poisson arrivals over HTTP
 
 Shares of the saturation throughput of {saturation:.2f} pictures/s; the bound on p99 is {bound:.2f} s.
 
-| offered | success | mean, s | p50, s | p95, s | p99, s |
-|---|---|---|---|---|---|
-{rows((f"{share:.0%}", *latencies(run)) for share, run in figures.offered.items())}
+{table(("offered", *LATENCIES), offered)}
 
 {overload.section(figures.storm, PLOT) if figures.storm else ""}"""
 
@@ -264,29 +248,6 @@ def latencies(run: Run) -> tuple[str, ...]:
     """Success, mean and percentiles, as cells."""
     seconds = (run.mean, *(run.percentile(percent) for percent in (50, 95, 99)))
     return f"{run.success:.0%}", *(f"{value:.2f}" for value in seconds)
-
-
-def rows(lines: Iterable[Sequence[object]]) -> str:
-    """Lines of a table."""
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def machine() -> str:
-    """The machine in a few words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [
-            line.split(":")[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
-        if cpuinfo.is_file()
-        else []
-    )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"{cores} cores of {names[0] if names else platform.processor()}, torch {version('torch')}"
-    )
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from pathlib import Path
 
 from loadtests.baselines import MAX_BATCH
 from loadtests.baselines.servers import BASELINES, PACKAGES, running
-from loadtests.bench import machine, progress
 from loadtests.calls import http_call, http_session
 from loadtests.comparison import OURS, Comparison, Load, Mix, page
 from loadtests.drivers import Call, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT, Worker, bare_pipeline
+from loadtests.pages import machine, progress
 from tests.e2e.harness import Server, serving
 
 REPORT = Path(__file__).parents[1] / "docs" / "comparison.md"

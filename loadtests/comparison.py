@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from loadtests.drivers import Run, together
+from loadtests.pages import ranged, spread, table
 
 OURS = "this service"
 # A ratio this close to 1 tells nothing.
@@ -221,20 +221,3 @@ More than 1 is better for us under ↑, less than 1 under ↓; where theirs is b
 
 {table(("load", "against", *names), lines)}
 """
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median; in brackets the lowest and the highest, if there is more than one value."""
-    return ranged(statistics.median(values), values)
-
-
-def ranged(value: float, values: Sequence[float]) -> str:
-    """A value; in brackets the lowest and the highest of those that it stands for, if they are several."""
-    told = f"{value:.2f}"
-    return told if len(values) == 1 else f"{told} ({min(values):.2f} to {max(values):.2f})"
-
-
-def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    lines = (head, ["---"] * len(head), *rows)
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -21,11 +21,11 @@ from pathlib import Path
 import httpx
 
 from loadtests import occupancy, records, report
-from loadtests.bench import machine, progress
 from loadtests.calls import http_call, http_session
 from loadtests.drivers import open_loop
 from loadtests.figures import Figures, Level, Offered, broken
 from loadtests.mixes import PROMPTS
+from loadtests.pages import machine, progress
 from loadtests.target import authorities, grpc_address, http_url, is_local, key_headers
 from tests.e2e.harness import Server, serving
 from text2image.client import Client

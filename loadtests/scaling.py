@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from loadtests.bench import machine, rows
 from loadtests.calls import http_call, http_session
 from loadtests.drivers import Run, arrivals, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT
+from loadtests.pages import machine, table
 from loadtests.simulation import (
     ROWS_OF_GUIDED,
     Profile,
@@ -130,14 +130,17 @@ def plan() -> str:
             number = runners_for(profile, pictures / 60, rates[FLEET])
             needs.append((name, *_need(pictures, number, device.price, saturation)))
         print(f"{name}: simulated", flush=True)
-    sizes = " | ".join(map(str, SIZES))
-    return f"""| device | lone picture of {STEPS} steps, s | saturated, pictures a minute | {sizes} |
-|---|---|---|{"---|" * len(SIZES)}
-{rows(fleets)}
+    borne = (f"lone picture of {STEPS} steps, s", "saturated, pictures a minute", *SIZES)
+    needed = (
+        "pictures a minute",
+        "runners",
+        "load",
+        "dollars a month",
+        "dollars per 1,000 pictures",
+    )
+    return f"""{table(("device", *borne), fleets)}
 
-| device | pictures a minute | runners | load | dollars a month | dollars per 1,000 pictures |
-|---|---|---|---|---|---|
-{rows(needs)}
+{table(("device", *needed), needs)}
 """
 
 
@@ -273,9 +276,7 @@ def checked(result: Check) -> str:
     return f"""{date.today():%Y-%m-%d}, {machine()}; the load average was {result.load:.1f} before. A lone picture took
 {result.lone:.2f} s, {result.saturation:.2f} pictures/s were drawn at saturation. Calibrated steps, ms by rows: {curve}.
 
-| offered | requests | p50, s | p95, s | pictures/s |
-|---|---|---|---|---|
-{rows(lines)}
+{table(("offered", "requests", "p50, s", "p95, s", "pictures/s"), lines)}
 """
 
 

@@ -23,7 +23,7 @@ def figures() -> Figures:
             ("HTTP", 20, 10.0, 2.0, 16.0),
             ("HTTP", 1, 0.8, 1.25, 2.0),
             ("gRPC", 1, 0.7, 1.4, None),
-            ("gRPC", 20, 10.1, 1.9, None),
+            ("gRPC", 20, 10.1, 2.0, None),
         )
     ]
     offered = [
@@ -45,7 +45,7 @@ def test_the_table_has_a_line_for_each_level_with_its_figures(written: tuple[str
         re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
     ]
     assert ["HTTP", "1", "40", "100 %", *["0.80"] * 4, "1.25", "2.0"] in rows
-    assert ["gRPC", "20", "40", "100 %", *["10.10"] * 4, "1.90", "-"] in rows
+    assert ["gRPC", "20", "40", "100 %", *["10.10"] * 4, "2.00", "-"] in rows
     assert [row[1] for row in rows if row and row[0] == "HTTP"] == ["1", "20"]
     (storm,) = (row for row in rows if row and row[0] == "300%")
     assert storm[1:4] == ["120", "33.3 %", "66.7 %"]
@@ -89,6 +89,15 @@ def test_capacity_and_lone_latency_are_those_of_the_levels() -> None:
     measured = figures()
     assert measured.capacity == 2.0
     assert measured.lone == pytest.approx(0.8)
+
+
+def test_capacity_is_the_middle_of_the_levels_that_are_saturated() -> None:
+    rates = {1: 1.0, 5: 3.0, 10: 3.7, 20: 4.0, 50: 3.4, 100: 3.6}
+    levels = [
+        Level("HTTP", users, run_of(*[1.0] * 40, every=1 / rate), None)
+        for users, rate in rates.items()
+    ]
+    assert Figures("", "", 1.0, levels=levels).capacity == pytest.approx((3.6 + 3.7) / 2)
 
 
 def test_goodput_counts_neither_the_start_nor_the_queue_that_is_left() -> None:
