@@ -95,8 +95,9 @@ def wait_until_ready(process: subprocess.Popen[str], port: int, log: Log) -> Non
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).is_success
-            if ready and len(log.ends) == len(PARTS):
+            # Certificates that nobody needs here take 20 ms to load, on the cores that the start needs.
+            answer = httpx.get(f"http://127.0.0.1:{port}/readyz", verify=False, timeout=5)
+            if answer.is_success and len(log.ends) == len(PARTS):
                 return
         except httpx.TransportError:
             pass

@@ -13,11 +13,12 @@ from text2image.engine.memory import MemoryGuard
 from text2image.engine.sample import Group
 from text2image.engine.scheduler import Room
 
-# A batch is large enough when its throughput is within this share of the best one.
-GOOD_ENOUGH = 0.95
+# A batch is large enough when its throughput is this share of the best one's. What a smaller batch gives up, everybody
+# in a crowd's line waits for.
+GOOD_ENOUGH = 0.98
 # A cap that was chosen stays until another one is right by so much more. Every change lets some pictures wait as in one
 # batch and step as in the other: those that get the worse of both are the last.
-CAP_MARGIN = 0.02
+CAP_MARGIN = 0.01
 # Weight of a new measurement against what was known. Whatever disturbs a step makes it longer, so a shorter one says
 # more about the device than a longer one does.
 WEIGHT_IF_SHORTER = 0.3
@@ -26,10 +27,11 @@ WEIGHT_IF_LONGER = 0.1
 MAX_STEP_SECONDS = 1.0
 # A batch this much larger than the grid's last one is a point of its own.
 NEW_POINT = 1.5
-# How much of what a measurement tells concerns the device as a whole, and not the size of the batch.
-COMMON_SHARE = 0.6
+# How many measurements the warm-up's of a size counts for, as it may have been disturbed, and how many are remembered.
+WARM_UP_COUNT = 1.0
+MOST_COUNT = 50.0
 # Every so many steps the next larger batch is tried: a first measurement that was disturbed must not stand for ever.
-STEPS_BETWEEN_TRIALS = 50
+STEPS_BETWEEN_TRIALS = 25
 # Steps without trouble at a lowered cap before it is raised again.
 STEPS_BEFORE_RAISE = 200
 # What the drag remembers: each tick weighs a little less than the next, and the first ones count as undisturbed.
@@ -44,6 +46,7 @@ class Curve:
         self.rows = sorted(points)
         self.seconds = [points[rows] for rows in self.rows]
         self._fastest = list(self.seconds)
+        self._counts = [WARM_UP_COUNT] * len(self.rows)
         self._knee = self._smallest(GOOD_ENOUGH)
 
     def at(self, rows: float) -> float:
@@ -70,21 +73,31 @@ class Curve:
         """Moves all points towards a measurement, and the neighbouring ones more.
 
         A device that slows down does so at every batch size. Were only the sizes in use to follow, the others would
-        look the better for it, and the cap would go to a size that nobody has measured since.
+        look the better for it, and the cap would go to a size that nobody has measured since. So how fast all of them
+        are follows the last few steps, and how a size stands to the others is a mean: the more often it was measured,
+        the less of what is new there is its own.
         """
         if rows >= NEW_POINT * self.rows[-1]:
-            self.rows.append(rows)
-            self.seconds.append(seconds)
-            self._fastest.append(seconds)
-            self._move_knee()
+            self._append(rows, seconds)
             return
         ratio = seconds / self.at(rows)
         rate = WEIGHT_IF_SHORTER if ratio < 1 else WEIGHT_IF_LONGER
-        common = ratio ** (rate * COMMON_SHARE)
+        near = self._neighbours(rows)
+        own = sum(weight / (1 + self._counts[point]) for point, weight in near)
+        common = ratio ** (rate * (1 - own))
         self.seconds = [known * common for known in self.seconds]
-        for position, weight in self._neighbours(rows):
-            self.seconds[position] *= ratio ** (rate * weight * (1 - COMMON_SHARE))
-            self._fastest[position] = min(self._fastest[position], self.seconds[position])
+        for point, weight in near:
+            share = weight / (1 + self._counts[point])
+            self.seconds[point] *= ratio ** (share * rate / WEIGHT_IF_SHORTER)
+            self._fastest[point] = min(self._fastest[point], self.seconds[point])
+            self._counts[point] = min(MOST_COUNT, self._counts[point] + weight)
+        self._move_knee()
+
+    def _append(self, rows: int, seconds: float) -> None:
+        self.rows.append(rows)
+        self.seconds.append(seconds)
+        self._fastest.append(seconds)
+        self._counts.append(WARM_UP_COUNT)
         self._move_knee()
 
     def _neighbours(self, rows: int) -> list[tuple[int, float]]:
@@ -98,7 +111,7 @@ class Curve:
         return [(right - 1, 1 - share), (right, share)]
 
     def knee(self) -> int:
-        """The smallest grid batch whose throughput is within 5 % of the best, give or take the margin."""
+        """The smallest grid batch whose throughput is within 2 % of the best, give or take the margin."""
         return self._knee
 
     def _move_knee(self) -> None:

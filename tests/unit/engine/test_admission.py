@@ -136,7 +136,7 @@ def test_invariant_4_what_was_refused_in_a_crowd_is_admitted_some_time_after_it_
     crowd = [
         harness.submit(make_request(steps=20, width=width, height=128))
         for width in range(128, 208, 8)
-        for _ in range(8)
+        for _ in range(24)
     ]
     one = harness.submit(large)
     while not one.ended:
