@@ -24,6 +24,8 @@ from threading import Thread
 
 import httpx
 
+from loadtests import pages
+
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "docs" / "cold-start.md"
 PATIENCE = 300.0
@@ -137,16 +139,14 @@ def measure(command: Sequence[str], port: int, rounds: int) -> dict[str, list[di
 def table(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Medians in seconds, and the sum's spread."""
     heads = {"warm": "files in memory, s", "cold": "files on disk alone, s"}
-    lines = [
-        f"| part | {' | '.join(heads[state] for state in runs)} |",
-        f"|---|{'---|' * len(runs)}",
-    ]
+    lines = []
     for part in (*PARTS, DRAWN):
         medians = [statistics.median(run[part] for run in starts) for starts in runs.values()]
-        lines.append(f"| {part} | {' | '.join(f'{seconds:.1f}' for seconds in medians)} |")
+        lines.append([part, *(f"{seconds:.1f}" for seconds in medians)])
     sums = [sorted(sum(run.values()) for run in starts) for starts in runs.values()]
     shown = [f"**{statistics.median(s):.1f}** ({s[0]:.1f} to {s[-1]:.1f})" for s in sums]
-    return "\n".join([*lines, f"| **command to first picture** | {' | '.join(shown)} |", ""])
+    lines.append(["**command to first picture**", *shown])
+    return pages.table(["part", *(heads[state] for state in runs)], lines) + "\n"
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from matplotlib import pyplot
 
 from loadtests.drivers import Answer, Call, Run, closed_loop, open_loop
+from loadtests.pages import table
 from tests.e2e.harness import Server
 
 STORM = 3.0
@@ -30,6 +31,14 @@ SATURATING_CLIENTS = 40
 AFTER = 10
 # Seconds between two readings of the memory.
 READING_PAUSE = 1.0
+HEAD = (
+    "offered",
+    "pictures/s",
+    "of capacity",
+    "p50, s",
+    "p99, s",
+    "refused within, ms: median, p99",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +128,25 @@ def section(storm: Storm, plot: str) -> str:
     capacity = storm.mean_capacity
     failed = sum(not answer.ok and not answer.refused for answer in storm.run.answers)
     memory = storm.memory[len(storm.memory) // 4 :]
-    rows = [(share, run, storm.at_first) for share, run in storm.curve.items()]
-    lines = "\n".join(
-        f"| {share:.0%} | {goodput(run):.2f} | {goodput(run) / whole:.0%} | "
-        f"{run.percentile(50):.2f} | {run.percentile(99):.2f} | {_milliseconds(refusals(run))} |"
-        for share, run, whole in [*rows, (STORM, storm.run, capacity)]
-    )
+    runs = [(share, run, storm.at_first) for share, run in storm.curve.items()]
+    rows = [
+        (
+            f"{share:.0%}",
+            f"{goodput(run):.2f}",
+            f"{goodput(run) / whole:.0%}",
+            f"{run.percentile(50):.2f}",
+            f"{run.percentile(99):.2f}",
+            _milliseconds(refusals(run)),
+        )
+        for share, run, whole in [*runs, (STORM, storm.run, capacity)]
+    ]
     return f"""## Beyond capacity, Poisson arrivals over HTTP
 
 By clients that wait no longer than {PATIENCE:g} s. The capacity, in closed loops of {SATURATING_CLIENTS} clients, was
 {storm.at_first:.2f} pictures/s before the curve, {storm.capacity[0]:.2f} right before the storm and
 {storm.capacity[1]:.2f} right after it; the storm is compared with the mean of the last two.
 
-| offered | pictures/s | of capacity | p50, s | p99, s | refused within, ms: median, p99 |
-|---|---|---|---|---|---|
-{lines}
+{table(HEAD, rows)}
 
 ![Goodput, refusals and latency beyond capacity]({plot})
 

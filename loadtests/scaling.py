@@ -22,7 +22,7 @@ from pathlib import Path
 from loadtests.calls import http_call, http_session
 from loadtests.drivers import Run, arrivals, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT
-from loadtests.pages import machine, table
+from loadtests.pages import machine, progress, table
 from loadtests.simulation import (
     ROWS_OF_GUIDED,
     Profile,
@@ -129,7 +129,7 @@ def plan() -> str:
         for pictures in PER_MINUTE:
             number = runners_for(profile, pictures / 60, rates[FLEET])
             needs.append((name, *_need(pictures, number, device.price, saturation)))
-        print(f"{name}: simulated", flush=True)
+        progress(f"{name}: simulated")
     borne = (f"lone picture of {STEPS} steps, s", "saturated, pictures a minute", *SIZES)
     needed = (
         "pictures a minute",
@@ -202,7 +202,7 @@ async def _measured(server: Server, seconds: float, load: float) -> Check:
             _require_pictures(run)
             same = list(arrivals(rate=rate, seconds=seconds, steps=MIXED))
             comparisons.append(Comparison(share, run, simulate(profile, same, warm_up=0.0)))
-            print(f"offered {share:.0%} of saturation: measured", flush=True)
+            progress(f"offered {share:.0%} of saturation: measured")
     return Check(lone, full.rate, profile, comparisons, load)
 
 
