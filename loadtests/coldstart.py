@@ -25,6 +25,7 @@ from threading import Thread
 import httpx
 
 from loadtests import pages
+from tests.e2e.harness import is_ready
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "docs" / "cold-start.md"
@@ -96,13 +97,8 @@ def wait_until_ready(process: subprocess.Popen[str], port: int, log: Log) -> Non
     """Returns when it is ready and its log says how it came to be."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            # Certificates that nobody needs here take 20 ms to load, on the cores that the start needs.
-            answer = httpx.get(f"http://127.0.0.1:{port}/readyz", verify=False, timeout=5)
-            if answer.is_success and len(log.ends) == len(PARTS):
-                return
-        except httpx.TransportError:
-            pass
+        if is_ready(f"http://127.0.0.1:{port}") and len(log.ends) == len(PARTS):
+            return
         time.sleep(0.02)
     raise SystemExit("the server did not become ready")
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
 import psutil
 
 from loadtests.drivers import Call
-from tests.e2e.harness import ROOT, free_port
+from tests.e2e.harness import ROOT, free_port, is_ready
 
 # Where `make compare` puts packages that only a baseline needs.
 PACKAGES = Path(sys.prefix, "baselines")
@@ -72,10 +71,8 @@ class Running:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            with contextlib.suppress(httpx.TransportError):
-                # Certificates that nobody needs here take 20 ms to load, on the cores that are measured.
-                if httpx.get(f"{self.url}/readyz", verify=False, timeout=10).is_success:
-                    return
+            if is_ready(self.url):
+                return
             time.sleep(0.1)
         raise RuntimeError(
             f"{self.baseline.name} is not ready:\n{self._log.read_text(errors='replace')}"

@@ -23,7 +23,7 @@ from tests.deploy.stack import (
     compose,
     image_environment,
 )
-from tests.e2e.harness import START_SECONDS, eventually
+from tests.e2e.harness import START_SECONDS, eventually, is_ready
 from text2image.client import Client
 from text2image.settings import Settings
 
@@ -134,9 +134,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def _is_ready(stack: Stack) -> bool:
     assert stack.is_running("server"), stack.log("server")
-    with suppress(httpx.TransportError):
-        return httpx.get(f"http://{stack.address('server', 3000)}/readyz").status_code == 200
-    return False
+    return is_ready(f"http://{stack.address('server', 3000)}")
 
 
 def test_the_health_checks_of_the_running_services_succeed(stack: Stack) -> None:

@@ -82,13 +82,14 @@ class Curve:
             return
         ratio = seconds / self.at(rows)
         rate = WEIGHT_IF_SHORTER if ratio < 1 else WEIGHT_IF_LONGER
-        near = self._neighbours(rows)
-        own = sum(weight / (1 + self._counts[point]) for point, weight in near)
-        common = ratio ** (rate * (1 - own))
+        near = [
+            (point, weight, weight / (1 + self._counts[point]))
+            for point, weight in self._neighbours(rows)
+        ]
+        common = ratio ** (rate * (1 - sum(own for _, _, own in near)))
         self.seconds = [known * common for known in self.seconds]
-        for point, weight in near:
-            share = weight / (1 + self._counts[point])
-            self.seconds[point] *= ratio ** (share * rate / WEIGHT_IF_SHORTER)
+        for point, weight, own in near:
+            self.seconds[point] *= ratio ** (own * rate / WEIGHT_IF_SHORTER)
             self._fastest[point] = min(self._fastest[point], self.seconds[point])
             self._counts[point] = min(MOST_COUNT, self._counts[point] + weight)
         self._move_knee()
