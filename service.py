@@ -14,29 +14,29 @@ from typing import Any
 import bentoml
 import click
 
-from text2image import logs
 from text2image.api import bento
 from text2image.api.app import http_app
 from text2image.api.batch import draw_batch
 from text2image.api.headers import SecurityHeaders, TraceId, cors_options
 from text2image.api.server import GatewayServer
+from text2image.core.hardware import gpu_count, runner_count
+from text2image.core.lifecycle import drain_on_signal, end_with_parent
+from text2image.core.settings import get_settings
 from text2image.engine.lazy import loader
 from text2image.engine.readahead import read_ahead
 from text2image.gateway.auth import openness, require_keys
-from text2image.hardware import gpu_count, runner_count
-from text2image.lifecycle import drain_on_signal, end_with_parent
-from text2image.page import Page, require_streamlit
-from text2image.ports import bound_to, require_free
-from text2image.ready import start_afresh
+from text2image.net.ports import bound_to, require_free
+from text2image.net.tls import require_usable, runner_tls_of, tls_of
+from text2image.observe import logs
+from text2image.ops.page import Page, require_streamlit
+from text2image.ops.readiness import start_afresh
 from text2image.runner.server import RunnerServer, exposure
-from text2image.settings import get_settings
-from text2image.tls import require_usable, runner_tls_of, tls_of
 
 settings = get_settings()
 tls = tls_of(settings)
 logging.getLogger("text2image").setLevel(logging.INFO)
 logs.set_up(settings.log_format)
-bento.mend()
+bento.patch()
 app = http_app()
 # uvicorn believes any local process in what it says of its clients, unless told whom to believe.
 os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""

@@ -16,8 +16,8 @@ from frontend.server import Server
 from frontend.stage import show_stage
 from frontend.visitor import Visitor
 from frontend.words import plain
-from text2image.errors import Internal
-from text2image.settings import get_settings
+from text2image.core.errors import Internal
+from text2image.core.settings import get_settings
 
 logger = logging.getLogger(__name__)
 

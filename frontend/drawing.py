@@ -15,8 +15,8 @@ from typing import Self
 
 from frontend.orders import Order
 from text2image.client import Client
-from text2image.errors import Cancelled, Internal, Text2ImageError
-from text2image.messages import ClientEvent, Completed, Picture, Pixels, Progress, Queued
+from text2image.core.errors import Cancelled, Internal, Text2ImageError
+from text2image.core.messages import ClientEvent, Completed, Picture, Pixels, Progress, Queued
 
 logger = logging.getLogger(__name__)
 

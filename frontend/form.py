@@ -8,8 +8,8 @@ import streamlit as st
 
 from frontend.orders import LABELS, Order, fresh_seed
 from frontend.visitor import Visitor
-from text2image.messages import ModelInfo
-from text2image.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, SIDE_MULTIPLE
+from text2image.core.messages import ModelInfo
+from text2image.core.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, SIDE_MULTIPLE
 
 # A browser's numbers are exact up to here; larger seeds can be asked for by other clients.
 MAX_TYPED_SEED = 2**53 - 1

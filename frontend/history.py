@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from frontend.orders import Order
-from text2image.messages import Picture
+from text2image.core.messages import Picture
 
 MAX_PIECES = 24
 MAX_BYTES = 64 * 2**20

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from text2image.validation import RANDOM_SEED_BITS, compose_prompt
+from text2image.core.validation import RANDOM_SEED_BITS, compose_prompt
 
 # By the fields' names in a request.
 LABELS = {

@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from text2image.messages import Pixels
+from text2image.core.messages import Pixels
 
 # Previews are blurred anyway: no side is longer than this.
 _MAX_SIDE = 256

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from text2image.client import Client
-from text2image.errors import DeadlineExceeded, Unavailable
-from text2image.messages import ModelInfo, State, Status
-from text2image.settings import Settings
+from text2image.core.errors import DeadlineExceeded, Unavailable
+from text2image.core.messages import ModelInfo, State, Status
+from text2image.core.settings import Settings
 
 # What a visitor waits at most for an answer that takes milliseconds, in seconds.
 _PATIENCE = 2.0

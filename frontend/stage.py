@@ -12,7 +12,7 @@ from frontend.drawing import Tile
 from frontend.orders import Order
 from frontend.visitor import Told, Visitor
 from frontend.words import Notice, Remedy, condition_of, plain, progress_of, title_of
-from text2image.errors import Text2ImageError
+from text2image.core.errors import Text2ImageError
 
 # How often a drawing, a countdown and a server that is waited for are looked at, in seconds.
 _LOOK_AT_DRAWING = 0.25

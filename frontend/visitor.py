@@ -14,8 +14,8 @@ from frontend.history import History, Piece
 from frontend.orders import Order
 from frontend.server import Server
 from frontend.words import Notice, Remedy, Tone, notice_of, sentence
-from text2image.errors import Text2ImageError
-from text2image.messages import ModelInfo
+from text2image.core.errors import Text2ImageError
+from text2image.core.messages import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)

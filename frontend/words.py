@@ -10,7 +10,7 @@ from textwrap import shorten
 from frontend.drawing import View
 from frontend.history import Piece
 from frontend.orders import LABELS, Order
-from text2image.errors import (
+from text2image.core.errors import (
     Cancelled,
     DeadlineExceeded,
     Internal,
@@ -21,7 +21,7 @@ from text2image.errors import (
     Unauthenticated,
     Unavailable,
 )
-from text2image.messages import State, Status
+from text2image.core.messages import State, Status
 
 _TITLE_CHARS = 100
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~$:])")

@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from text2image.errors import Unavailable
+from text2image.core.errors import Unavailable
 
 # Draws one picture from the seed and steps that it is given; raises if there is none.
 Call = Callable[[int, int], Awaitable[object]]

@@ -32,11 +32,11 @@ def engine(connection: Connection) -> None:
     """Answers each request with the seconds that the engine took for one picture, without a server around it."""
     import asyncio
 
+    from text2image.core.messages import RequestParams, State, StreamOptions
+    from text2image.core.settings import Settings
+    from text2image.core.validation import resolve
     from text2image.engine.engine import Engine
     from text2image.engine.models.loading import load_model
-    from text2image.messages import Draft, State, StreamOptions
-    from text2image.settings import Settings
-    from text2image.validation import resolve
 
     loop = asyncio.new_event_loop()
     drawer = Engine(lambda report: load_model(Settings(), 0, report))
@@ -48,7 +48,7 @@ def engine(connection: Connection) -> None:
                 return
 
     async def draw_one(steps: int) -> None:
-        draft = Draft(prompt=PROMPT, steps=steps, guidance_scale=GUIDANCE_SCALE)
+        draft = RequestParams(prompt=PROMPT, steps=steps, guidance_scale=GUIDANCE_SCALE)
         request = resolve(draft, drawer.model)
         async for _ in drawer.generate(request, StreamOptions(), time_limit=300):
             pass

@@ -29,7 +29,7 @@ from loadtests.pages import machine, progress
 from loadtests.target import authorities, grpc_address, http_url, is_local, key_headers
 from tests.e2e.harness import Server, serving
 from text2image.client import Client
-from text2image.messages import ModelInfo
+from text2image.core.messages import ModelInfo
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build" / "load"

@@ -18,18 +18,12 @@ from typing import Any, TypeAlias
 
 import simpy
 
+from text2image.core.errors import Text2ImageError
+from text2image.core.messages import Completed, Pixels, Request, Sampler, StreamOptions
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import Curve, StepCosts
 from text2image.engine.loop import Outcome, StepLoop
 from text2image.engine.sample import Generation, Group, Sample
-from text2image.errors import Text2ImageError
-from text2image.messages import (
-    Completed,
-    GenerationRequest,
-    Pixels,
-    Sampler,
-    StreamOptions,
-)
 
 # Seconds and steps of a request, in the order of arrival.
 Arrivals: TypeAlias = Sequence[tuple[float, int]]
@@ -273,8 +267,8 @@ def _result(
     )
 
 
-def _request(steps: int) -> GenerationRequest:
-    return GenerationRequest(
+def _request(steps: int) -> Request:
+    return Request(
         prompt="",
         negative_prompt="",
         width=SIDE,

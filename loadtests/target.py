@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import ssl
 
-from text2image.ports import address_of, reachable
-from text2image.settings import get_settings
+from text2image.core.addresses import address_of, reachable
+from text2image.core.settings import get_settings
 
 
 def http_url() -> str:

@@ -19,9 +19,9 @@ from locust import FastHttpUser, User, task
 
 from loadtests.mixes import Mix, Work
 from loadtests.target import authorities, http_url, key_headers
-from text2image import text2image_pb2
 from text2image.client import Client
-from text2image.errors import Text2ImageError
+from text2image.core.errors import Text2ImageError
+from text2image.net import text2image_pb2
 
 # Locust runs its users in greenlets, which grpc would block otherwise.
 gevent.init_gevent()

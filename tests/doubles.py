@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from text2image.core.messages import ModelInfo, Pixels, Request, Sampler
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.sample import Group, Sample
-from text2image.messages import GenerationRequest, ModelInfo, Pixels, Sampler
 
 POISON = "poison"
 NATIVE = Group(16, 16)
@@ -41,8 +41,8 @@ def make_request(
     height: int = 128,
     sampler: Sampler = Sampler.DPMPP_2M,
     negative_prompt: str = "",
-) -> GenerationRequest:
-    return GenerationRequest(
+) -> Request:
+    return Request(
         prompt=prompt,
         negative_prompt=negative_prompt,
         width=width,
@@ -104,10 +104,10 @@ class TimedModel:
     decoded: list[list[Sample]] = field(default_factory=list)
     freed: int = 0
 
-    def group_of(self, request: GenerationRequest) -> Group:
+    def group_of(self, request: Request) -> Group:
         return Group(request.height // 8, request.width // 8)
 
-    def rows_of(self, request: GenerationRequest) -> int:
+    def rows_of(self, request: Request) -> int:
         return 2 if request.guidance_scale > 1 else 1
 
     def prepare(self, samples: Sequence[Sample]) -> list[str]:

@@ -15,10 +15,10 @@ from random import Random
 
 from tests.doubles import NATIVE, Clock, TimedModel, make_request
 from tests.harness import Harness
+from text2image.core.limits import MEGA, work_of
+from text2image.core.messages import Request, State, Status
 from text2image.engine.sample import Generation
 from text2image.gateway.balancing import Load
-from text2image.limits import MEGA, work_of
-from text2image.messages import GenerationRequest, State, Status
 
 # How often the engine tells its status at most, and the way to a gateway, in seconds.
 STATUS_INTERVAL = 0.2
@@ -47,7 +47,7 @@ class Runner:
         while not self.harness.loop.idle:
             self.advance(self.harness.clock.now + 1.0)
 
-    def take(self, request: GenerationRequest, now: float) -> float:
+    def take(self, request: Request, now: float) -> float:
         """The predicted seconds until the picture."""
         generation = self.harness.submit(request, seconds=PATIENCE)
         self.arrived[generation] = now
@@ -85,7 +85,7 @@ class Fleet:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
 
-    def run(self, arrivals: Sequence[tuple[float, GenerationRequest]]) -> list[float]:
+    def run(self, arrivals: Sequence[tuple[float, Request]]) -> list[float]:
         """Seconds that each request took."""
         self._last = arrivals[-1][0]
         for runner in range(len(self._runners)):
@@ -112,7 +112,7 @@ class Fleet:
         if now < self._last:
             self._at(now + STATUS_INTERVAL, partial(self._tell, runner))
 
-    def _arrive(self, request: GenerationRequest) -> None:
+    def _arrive(self, request: Request) -> None:
         gateway = self._random.randrange(len(self._gateways))
         work = work_of(request)
         link = self._policies[gateway](self._gateways[gateway], work)
@@ -123,7 +123,7 @@ class Fleet:
 
 def poisson(
     rate: float, count: int, steps: Sequence[int], seed: int = 1
-) -> list[tuple[float, GenerationRequest]]:
+) -> list[tuple[float, Request]]:
     """Requests that come independently of each other, with step counts drawn from these."""
     random = Random(seed)
     now, arrivals = 0.0, []

@@ -7,20 +7,14 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from tests.doubles import NATIVE, Clock, TimedModel, make_request
+from text2image.core.errors import Text2ImageError
+from text2image.core.messages import Completed, GeneratedImage, Request, Share, StreamOptions
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import StepCosts
 from text2image.engine.loop import Outcome, StepLoop
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import Model
 from text2image.engine.sample import Generation
-from text2image.errors import Text2ImageError
-from text2image.messages import (
-    Completed,
-    GeneratedImage,
-    GenerationRequest,
-    Share,
-    StreamOptions,
-)
 
 __all__ = ["NATIVE", "Harness", "LoopHarness"]
 
@@ -56,7 +50,7 @@ class LoopHarness(Generic[M, C]):
 
     def submit(
         self,
-        request: GenerationRequest | None = None,
+        request: Request | None = None,
         *,
         seconds: float = 1e6,
         options: StreamOptions | None = None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from text2image.messages import Draft, GenerationRequest, ModelInfo, Sampler
-from text2image.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
+from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler
+from text2image.core.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
 MODEL = ModelInfo(
     id="embedded",
@@ -23,7 +23,7 @@ MODEL = ModelInfo(
     device="cpu",
     dtype="float32",
 )
-REQUEST = GenerationRequest(
+REQUEST = Request(
     prompt="a red fox",
     negative_prompt="",
     width=128,
@@ -51,7 +51,7 @@ prompts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.li
     )
 ).map("".join)
 requests = st.builds(
-    GenerationRequest,
+    Request,
     prompt=prompts,
     negative_prompt=prompts,
     width=st.integers(8, 256).map(lambda side: side * 8),
@@ -64,6 +64,6 @@ requests = st.builds(
 )
 
 
-def draft_of(request: GenerationRequest) -> Draft:
+def draft_of(request: Request) -> RequestParams:
     """The same request as a client would write it."""
-    return Draft(**{name: getattr(request, name) for name in GenerationRequest.__slots__})
+    return RequestParams(**{name: getattr(request, name) for name in Request.__slots__})

@@ -20,10 +20,19 @@ from typing import Any, Self, TypeAlias, cast
 
 import grpc
 
-from text2image import wire
-from text2image.errors import Cancelled, DeadlineExceeded, Text2ImageError, Unavailable
-from text2image.messages import ClientEvent, ModelInfo, Picture, State, Status
+from text2image.core.errors import Cancelled, DeadlineExceeded, Text2ImageError, Unavailable
+from text2image.core.messages import (
+    ClientEvent,
+    ModelInfo,
+    Picture,
+    Progress,
+    State,
+    Status,
+)
+from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as pb
+
+__all__ = ["Client", "ClientEvent", "ModelInfo", "Picture", "Progress", "State", "Status"]
 
 Authorities: TypeAlias = str | Path | bytes | bool
 Certificate: TypeAlias = tuple[str | Path, str | Path]

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine.lazy import hush
-from text2image.settings import EMBEDDED_MODEL, MODELS, Settings
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = ("cpu", "cuda")

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from text2image.client import Client
-from text2image.settings import get_settings
+from text2image.core.settings import get_settings
 
 SHEET = Path(__file__).parents[1] / "docs" / "samples.png"
 COLUMNS = 6

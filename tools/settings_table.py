@@ -8,7 +8,7 @@ from typing import get_args
 
 from pydantic.fields import FieldInfo
 
-from text2image.settings import Settings
+from text2image.core.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"
 _BETWEEN = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)

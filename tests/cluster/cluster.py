@@ -22,8 +22,8 @@ from tests.cluster.hosts import Host
 from tests.e2e.harness import ROOT, Server, eventually, free_port
 from tests.e2e.test_pictures import image_of
 from text2image.client import Client
-from text2image.errors import Cancelled, Unavailable
-from text2image.messages import Picture, Queued, Status
+from text2image.core.errors import Cancelled, Unavailable
+from text2image.core.messages import Picture, Queued, Status
 
 PORT = 50061
 HTTP_PORT, GRPC_PORT = 3000, 50051

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from tests.doubles import TimedModel
+from text2image.core.settings import get_settings
 from text2image.runner.server import RunnerServer
-from text2image.settings import get_settings
 
 THROTTLED = 5.0
 # Small enough that a few requests fill it.

@@ -25,7 +25,7 @@ from tests.deploy.stack import (
 )
 from tests.e2e.harness import START_SECONDS, eventually, is_ready
 from text2image.client import Client
-from text2image.settings import Settings
+from text2image.core.settings import Settings
 
 FILES = ("compose.yaml", "compose.gpu.yaml")
 # What BentoML takes to end once nothing is in flight, and more.

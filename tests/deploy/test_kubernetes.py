@@ -23,8 +23,8 @@ from tests.deploy.manifests import (
     ports_of,
     rendered,
 )
+from text2image.core.settings import Settings
 from text2image.runner.metrics import RunnerMetrics
-from text2image.settings import Settings
 
 OVERLAYS = ("cpu", "gpu", "production")
 VERSION = "1.37"

@@ -18,7 +18,7 @@ import yaml
 
 from tests.collector import Collector, Span, collecting
 from tests.e2e.harness import ROOT, Server, eventually, free_port, serving
-from text2image import wire
+from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as pb
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -209,7 +209,9 @@ def test_a_request_over_http_is_one_trace(server: Server, collector: Collector) 
     assert spans["rest"].parent == CLIENT_SPAN
     assert spans["recalling"].parent == spans["rest"].span_id
     records = [json.loads(line) for line in server.log.splitlines() if trace_id in line]
-    assert {"text2image.telemetry", "bentoml.access"} <= {record["logger"] for record in records}
+    assert {"text2image.observe.metrics", "bentoml.access"} <= {
+        record["logger"] for record in records
+    }
     assert "narwhal" not in server.log
 
 

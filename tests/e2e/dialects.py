@@ -10,9 +10,9 @@ import grpc
 import httpx
 
 from tests.e2e.harness import Server
-from text2image import text2image_pb2 as seed
-from text2image import wire
-from text2image.errors import QuotaExceeded, Text2ImageError
+from text2image.core.errors import QuotaExceeded, Text2ImageError
+from text2image.net import text2image_pb2 as seed
+from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as v1
 
 SECONDS = 250.0

@@ -17,8 +17,8 @@ import httpx
 import psutil
 
 from text2image.client import Client
-from text2image.errors import DeadlineExceeded
-from text2image.messages import Status
+from text2image.core.errors import DeadlineExceeded
+from text2image.core.messages import Status
 
 ROOT = Path(__file__).resolve().parents[2]
 # Generous: a start takes seconds on an idle machine, and tests may share theirs.

@@ -14,9 +14,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.e2e.harness import Server
-from text2image import text2image_pb2, wire
 from text2image.client import Client
-from text2image.errors import InvalidRequest, PayloadTooLarge, Text2ImageError
+from text2image.core.errors import InvalidRequest, PayloadTooLarge, Text2ImageError
+from text2image.net import text2image_pb2, wire
 from text2image.v1 import image_generation_pb2 as v1
 
 GENERATE_IMAGE = "/Text2ImageService/GenerateImage"

@@ -16,9 +16,9 @@ from tests.e2e.harness import Server, eventually, serving
 from tests.e2e.test_bad_input import call_seed
 from tests.e2e.test_cancellation import LONG, is_idle
 from tests.redis import RedisServer
-from text2image import text2image_pb2 as pb
 from text2image.client import Client
-from text2image.messages import Counters, Progress
+from text2image.core.messages import Counters, Progress
+from text2image.net import text2image_pb2 as pb
 
 # Room for a few pictures of the embedded model.
 BOUND = 60_000

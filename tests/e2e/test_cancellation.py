@@ -14,10 +14,10 @@ import pytest
 from tests.e2e.harness import Server
 from tests.e2e.test_bad_input import GENERATE_IMAGE
 from tests.e2e.test_pictures import assert_same, image_of
-from text2image import text2image_pb2 as pb
 from text2image.client import Client
-from text2image.errors import DeadlineExceeded
-from text2image.messages import Picture, Progress, Queued, State, Status
+from text2image.core.errors import DeadlineExceeded
+from text2image.core.messages import Picture, Progress, Queued, State, Status
+from text2image.net import text2image_pb2 as pb
 
 LONG = 150
 

@@ -14,11 +14,11 @@ import pytest
 from tests.e2e.harness import Server
 from tests.e2e.test_bad_input import GENERATE_IMAGE
 from tests.e2e.test_cancellation import LONG, is_idle
-from text2image import text2image_pb2 as pb
 from text2image.client import Client
-from text2image.errors import Text2ImageError
-from text2image.messages import Counters, Queued
-from text2image.settings import LONGEST_NAMED_TIMEOUT
+from text2image.core.errors import Text2ImageError
+from text2image.core.messages import Counters, Queued
+from text2image.core.settings import LONGEST_NAMED_TIMEOUT
+from text2image.net import text2image_pb2 as pb
 
 FIELDS = {"steps": LONG}
 REFUSED = 'text2image_refusals_total{reason="FULL"}'

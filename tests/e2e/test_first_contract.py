@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.harness import ROOT, Server, eventually
-from text2image import text2image_pb2 as pb
+from text2image.net import text2image_pb2 as pb
 
 CURL = r"""curl -sS -X POST http://localhost:8000/generate \
      -H "Content-Type: application/json" \

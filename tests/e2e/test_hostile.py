@@ -30,8 +30,8 @@ from PIL import Image
 from tests.e2e.harness import Server, eventually
 from tests.e2e.hostile import bodies, prompts, wires
 from tests.e2e.test_bad_input import GENERATE_IMAGE, call_seed
-from text2image import text2image_pb2
 from text2image.gateway import metadata
+from text2image.net import text2image_pb2
 from text2image.v1 import image_generation_pb2 as v1
 
 SEED = int(os.environ.get("HOSTILE_SEED", "0"))

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from tests.e2e.dialects import DIALECTS, KINDS, Answer, Ask, in_v1
 from tests.e2e.harness import ROOT, Server, serving
 from text2image.client import Client
-from text2image.keys import ApiKey, KeysFile, Scope, hash_of
+from text2image.core.keys import ApiKey, KeysFile, Scope, hash_of
 from text2image.v1 import image_generation_pb2 as v1
 
 DRAWER, ADMIN, LIMITED, UNKNOWN = ("t2i_" + word * 6 for word in ("drawer", "admin", "few", "no"))

@@ -17,10 +17,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.e2e.harness import Server, eventually
 from tests.e2e.test_bad_input import call_seed
 from tests.e2e.test_pictures import assert_same, image_of
-from text2image import text2image_pb2 as pb
 from text2image.client import Client
-from text2image.errors import Unavailable
-from text2image.messages import Picture, Progress
+from text2image.core.errors import Unavailable
+from text2image.core.messages import Picture, Progress
+from text2image.net import text2image_pb2 as pb
 
 LONG = 150
 

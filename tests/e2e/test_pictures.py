@@ -19,10 +19,10 @@ from PIL import Image, ImageChops
 
 from tests.e2e.harness import Server
 from tests.e2e.test_bad_input import call_seed
-from text2image import text2image_pb2 as pb
 from text2image.client import AsyncClient, Client
+from text2image.core.messages import Completed, Picture, Progress, Queued
 from text2image.gateway import metadata
-from text2image.messages import Completed, Picture, Progress, Queued
+from text2image.net import text2image_pb2 as pb
 
 FIELDS = {
     "negative_prompt": "dark, blurry",

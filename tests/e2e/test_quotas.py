@@ -16,12 +16,12 @@ from redis import Redis
 from tests.e2e.dialects import DIALECTS, KINDS, SECONDS, Answer, Ask, ask_rest, ask_v1, metadata
 from tests.e2e.harness import Server, eventually, serving
 from tests.redis import RedisServer, redis_server
-from text2image import wire
+from text2image.core.limits import MEGA, Allowance, parse_limits
+from text2image.core.messages import Share
 from text2image.gateway.auth import Caller
 from text2image.gateway.quota import Quotas, Receipt
 from text2image.gateway.shared import SharedState
-from text2image.limits import MEGA, Allowance, parse_limits
-from text2image.messages import Share
+from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as v1
 
 LIMIT, CAP = 4, 2

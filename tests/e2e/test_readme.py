@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from tests.e2e.harness import ROOT, Server
-from text2image.tls import Tls
+from text2image.net.tls import Tls
 from tools.settings_table import with_table
 
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,7 @@ from tests.certificates import Files
 from tests.e2e.harness import Server, eventually, free_port, serving
 from tests.e2e.test_pictures import assert_same, image_of
 from text2image.client import Client
-from text2image.errors import Unavailable
+from text2image.core.errors import Unavailable
 
 
 @dataclass

@@ -17,9 +17,9 @@ import trustme
 from tests.certificates import Files
 from tests.e2e.harness import Server, eventually, serving
 from tests.e2e.test_bad_input import GENERATE_IMAGE
-from text2image import text2image_pb2
 from text2image.client import AsyncClient, Client
-from text2image.errors import Unavailable
+from text2image.core.errors import Unavailable
+from text2image.net import text2image_pb2
 from text2image.v1 import image_generation_pb2 as v1
 
 GENERATE = "/text2image.v1.ImageGeneration/Generate"

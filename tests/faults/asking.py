@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from tests.e2e.harness import Server
 from tests.e2e.test_pictures import image_of
-from text2image.messages import Status
+from text2image.core.messages import Status
 
 # Long enough for a fault in the middle.
 LONG = 30

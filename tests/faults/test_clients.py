@@ -17,8 +17,8 @@ from tests.e2e.test_pictures import assert_same, image_of
 from tests.faults.asking import LONGEST, PATIENCE, draw, draw_by_grpc, is_idle, post
 from tests.faults.conftest import Timed
 from tests.faults.normality import Normality
-from text2image import wire
-from text2image.messages import Counters, Picture
+from text2image.core.messages import Counters, Picture
+from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as pb
 
 CROWD = 100

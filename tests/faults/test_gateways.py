@@ -20,8 +20,8 @@ from tests.faults.asking import LONG, PATIENCE, draw, is_idle
 from tests.faults.conftest import Timed
 from tests.faults.normality import Normality
 from tests.faults.processes import busy, stopped
-from text2image import wire
-from text2image.messages import Picture
+from text2image.core.messages import Picture
+from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as pb
 
 SEEDS = range(40, 46)

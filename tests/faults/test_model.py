@@ -16,7 +16,7 @@ from tests.faults.asking import LONG, LONGEST, ask_both, draw, is_idle, post
 from tests.faults.conftest import LARGEST, Timed
 from tests.faults.models import POISON
 from tests.faults.normality import Normality
-from text2image.errors import Internal, Unavailable
+from text2image.core.errors import Internal, Unavailable
 
 
 def test_a_latent_that_is_not_a_number_is_an_error_with_an_id(fragile: Normality) -> None:

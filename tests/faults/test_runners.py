@@ -12,8 +12,8 @@ from tests.faults.asking import LONG, ask_both, draw, is_idle, post
 from tests.faults.conftest import LARGEST, Timed
 from tests.faults.normality import Normality
 from tests.faults.processes import busy, stopped
-from text2image.errors import Unavailable
-from text2image.messages import Picture, Queued, State
+from text2image.core.errors import Unavailable
+from text2image.core.messages import Picture, Queued, State
 
 SEEDS = range(10, 14)
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.harness import Server, free_port, serving
 from tests.page.harness import chromium, streamlit
-from text2image.keys import ApiKey, KeysFile, hash_of
+from text2image.core.keys import ApiKey, KeysFile, hash_of
 
 # Generous, since tests may share their machine; every wait ends as soon as its condition holds.
 PATIENCE = 120_000

@@ -17,9 +17,8 @@ from playwright.sync_api import Locator, Page
 from tests.e2e.harness import ROOT, eventually, free_port
 from tests.samples import MODEL
 from text2image.client import Client
-from text2image.errors import Text2ImageError, Unauthenticated
-from text2image.gateway import metadata
-from text2image.messages import (
+from text2image.core.errors import Text2ImageError, Unauthenticated
+from text2image.core.messages import (
     ClientEvent,
     Completed,
     ModelInfo,
@@ -30,6 +29,7 @@ from text2image.messages import (
     Status,
     Timings,
 )
+from text2image.gateway import metadata
 
 PAGE = ROOT / "frontend" / "app.py"
 

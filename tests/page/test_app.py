@@ -15,10 +15,10 @@ from frontend.visitor import Visitor
 from tests.e2e.harness import eventually
 from tests.page.harness import PAGE, ScriptedClient, drawn, picture_of
 from tests.samples import MODEL
-from text2image.errors import Cancelled, FieldViolation, InvalidRequest, Unavailable
-from text2image.messages import ClientEvent, Sampler, State, Status
-from text2image.settings import get_settings
-from text2image.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS
+from text2image.core.errors import Cancelled, FieldViolation, InvalidRequest, Unavailable
+from text2image.core.messages import ClientEvent, Sampler, State, Status
+from text2image.core.settings import get_settings
+from text2image.core.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS
 
 LOADING = Unavailable("the model is loading", reason=Unavailable.LOADING, retry_after=5)
 

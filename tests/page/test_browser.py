@@ -17,7 +17,7 @@ from tests.e2e.test_cancellation import is_idle
 from tests.page.conftest import KEY
 from tests.page.harness import ask, gallery, result, streamlit
 from text2image.client import Client
-from text2image.messages import Progress, Status
+from text2image.core.messages import Progress, Status
 
 PIXELS = """image => {
     const canvas = document.createElement("canvas");

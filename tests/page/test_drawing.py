@@ -11,8 +11,8 @@ from frontend.drawing import Drawing
 from frontend.orders import Order
 from tests.e2e.harness import eventually
 from tests.page.harness import ScriptedClient, drawn
-from text2image.errors import Cancelled, Internal, Text2ImageError, Unavailable
-from text2image.messages import ClientEvent, Pixels, Progress, Queued
+from text2image.core.errors import Cancelled, Internal, Text2ImageError, Unavailable
+from text2image.core.messages import ClientEvent, Pixels, Progress, Queued
 
 ORDER = Order(
     text="a fox",

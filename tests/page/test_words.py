@@ -20,9 +20,9 @@ from frontend.words import (
 )
 from tests.page.harness import picture_of
 from tests.page.test_drawing import ORDER
-from text2image import errors
-from text2image.errors import FieldViolation, InvalidRequest, Unavailable
-from text2image.messages import State, Status
+from text2image.core import errors
+from text2image.core.errors import FieldViolation, InvalidRequest, Unavailable
+from text2image.core.messages import State, Status
 
 
 def unavailable(reason: str) -> Unavailable:

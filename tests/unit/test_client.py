@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from tests.samples import MODEL
-from text2image import wire
 from text2image.client import AsyncClient, Client
+from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as pb
 from text2image.v1.image_generation_pb2_grpc import (
     ImageGenerationServicer,

@@ -12,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
-from text2image import __version__, telemetry
+from text2image import __version__
 from text2image.api import openai, rest
 from text2image.api.asgi import credentials_of, gateway_of
-from text2image.errors import Text2ImageError
-from text2image.keys import Scope
+from text2image.core.errors import Text2ImageError
+from text2image.core.keys import Scope
+from text2image.observe import metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
@@ -39,7 +40,7 @@ async def _metrics(request: Request) -> Response:
         gateway_of(request).authenticate(credentials_of(request), Scope.ADMIN)
     except Text2ImageError as error:
         return rest.error_response(error)
-    return Response(await asyncio.to_thread(telemetry.exposition), media_type=CONTENT_TYPE_LATEST)
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _unknown(request: Request) -> Response:

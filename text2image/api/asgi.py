@@ -12,7 +12,7 @@ import pydantic
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from text2image.errors import (
+from text2image.core.errors import (
     Cancelled,
     DeadlineExceeded,
     FieldViolation,
@@ -21,12 +21,12 @@ from text2image.errors import (
     Text2ImageError,
     Unauthenticated,
 )
+from text2image.core.limits import MEGA
+from text2image.core.settings import get_settings
 from text2image.gateway.auth import Caller, Credentials, key_in
 from text2image.gateway.generate import Drawing, Gateway, Order
 from text2image.gateway.quota import Receipt
-from text2image.limits import MEGA
-from text2image.rpc import as_ours
-from text2image.settings import get_settings
+from text2image.net.rpc import as_ours
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 # What the RateLimit headers count.

@@ -14,10 +14,10 @@ import pydantic
 
 from text2image.api import rest
 from text2image.api.asgi import invalid
-from text2image.errors import InvalidRequest, Text2ImageError
+from text2image.core.errors import InvalidRequest, Text2ImageError
+from text2image.core.messages import GeneratedImage, ModelInfo, Request, RequestParams
 from text2image.gateway import metadata
 from text2image.gateway.generate import message_of
-from text2image.messages import Draft, GeneratedImage, GenerationRequest, ModelInfo
 
 Item = dict[str, Any]
 
@@ -26,7 +26,7 @@ class Drawn(Protocol):
     """A request as it was resolved, its pictures, and the end of its prompt that was not read."""
 
     @property
-    def request(self) -> GenerationRequest: ...
+    def request(self) -> Request: ...
 
     @property
     def images(self) -> Sequence[GeneratedImage]: ...
@@ -37,11 +37,13 @@ class Drawn(Protocol):
 
 async def draw_batch(
     items: list[Item],
-    generate_many: Callable[[Sequence[Draft]], Awaitable[Sequence[Drawn | Text2ImageError]]],
+    generate_many: Callable[
+        [Sequence[RequestParams]], Awaitable[Sequence[Drawn | Text2ImageError]]
+    ],
     model: Callable[[], ModelInfo],
 ) -> list[Item]:
     """Draws all valid items side by side; the answers stand in the order of the items."""
-    drafts: dict[int, Draft] = {}
+    drafts: dict[int, RequestParams] = {}
     answers: dict[int, Item] = {}
     for index, item in enumerate(items):
         try:

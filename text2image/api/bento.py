@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 HANG_UP_SECONDS = 5.0
 
 
-def mend() -> None:
+def patch() -> None:
     """Puts ours in place of BentoML's, before it builds its application."""
     traffic.TimeoutMiddleware = Timeout
     logging.getLogger("bentoml.access").addFilter(OneLine())

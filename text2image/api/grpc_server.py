@@ -6,11 +6,11 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from text2image.api import health, reflection, seed_grpc, v1_grpc
+from text2image.core.addresses import address_of
+from text2image.core.settings import Settings
 from text2image.gateway.generate import Gateway
-from text2image.ports import address_of
-from text2image.rpc import Handler, generic_handler
-from text2image.settings import Settings
-from text2image.tls import tls_of
+from text2image.net.rpc import Handler, generic_handler
+from text2image.net.tls import tls_of
 
 # A request may be larger than what is read of it, so that it is refused in the words of its contract and not of grpc.
 REFUSABLE_FACTOR = 8

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from text2image import tracing
+from text2image.observe import tracing
 
 A_YEAR = 365 * 24 * 3600
 # Nobody has to run, frame or fetch anything because of an answer.

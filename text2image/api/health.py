@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 
 from text2image.gateway.generate import Gateway
-from text2image.rpc import Context, Handler, Malformed, abort, checked
+from text2image.net.rpc import Context, Handler, Malformed, abort, checked
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Health"]
 

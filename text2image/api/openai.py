@@ -31,18 +31,18 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
-from text2image.errors import FieldViolation, InvalidRequest, Text2ImageError
-from text2image.gateway import metadata
-from text2image.gateway.generate import Drawing, Gateway, Order
-from text2image.messages import (
+from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError
+from text2image.core.messages import (
     ClientEvent,
     Completed,
-    Draft,
     ModelInfo,
     Picture,
     Progress,
+    RequestParams,
     StreamOptions,
 )
+from text2image.gateway import metadata
+from text2image.gateway.generate import Drawing, Gateway, Order
 
 TRANSPORT = "openai"
 router = APIRouter(prefix="/v1")
@@ -76,7 +76,7 @@ class ImagesRequest(BaseModel):
     output_compression: int | None = Field(None, description="Ignored: PNG is lossless.")
     user: str | None = Field(None, description="Ignored.")
 
-    def draft(self, model: ModelInfo) -> Draft:
+    def draft(self, model: ModelInfo) -> RequestParams:
         """The request in our words.
 
         Raises:
@@ -86,7 +86,7 @@ class ImagesRequest(BaseModel):
         if violations:
             raise InvalidRequest(*violations)
         width, height = _sides(self.size)
-        return Draft(
+        return RequestParams(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
             width=width,

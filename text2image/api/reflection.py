@@ -8,7 +8,7 @@ from typing import Any
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from text2image.rpc import Context, Handler, abort, checked
+from text2image.net.rpc import Context, Handler, abort, checked
 
 SERVICE = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 

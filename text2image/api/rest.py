@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from text2image import validation
 from text2image.api.asgi import (
     answer,
     caller_of,
@@ -22,9 +21,10 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
-from text2image.errors import InvalidRequest, Text2ImageError
+from text2image.core import validation
+from text2image.core.errors import InvalidRequest, Text2ImageError
+from text2image.core.messages import RequestParams, Sampler
 from text2image.gateway.generate import Drawing, Order
-from text2image.messages import Draft, Sampler
 
 TRANSPORT = "rest"
 router = APIRouter()
@@ -55,14 +55,14 @@ class GenerateRequest(BaseModel):
     )
     sampler: str | None = _documented(enum=[sampler.value for sampler in Sampler])
 
-    def draft(self) -> Draft:
+    def draft(self) -> RequestParams:
         """The request in our words.
 
         Raises:
             InvalidRequest: the context is no part of a prompt.
         """
         validation.check_context(self.context)
-        return Draft(
+        return RequestParams(
             prompt=validation.compose_prompt(self.text, self.context),
             **self.model_dump(exclude={"text", "context"}),
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 
-from text2image import text2image_pb2 as pb
-from text2image import validation, wire
 from text2image.api.v1_grpc import credentials_of, timeout_of, trace
-from text2image.errors import InvalidRequest
+from text2image.core import validation
+from text2image.core.errors import InvalidRequest
+from text2image.core.messages import Picture, RequestParams
+from text2image.core.settings import Settings
 from text2image.gateway.auth import Caller
 from text2image.gateway.generate import Drawing, Gateway, Order
-from text2image.messages import Draft, Picture
-from text2image.rpc import Context, Handler, Malformed, as_ours, checked
-from text2image.settings import Settings
+from text2image.net import text2image_pb2 as pb
+from text2image.net import wire
+from text2image.net.rpc import Context, Handler, Malformed, as_ours, checked
 
 TRANSPORT = "grpc"
 SERVICE = pb.DESCRIPTOR.services_by_name["Text2ImageService"]
@@ -46,7 +47,7 @@ class Text2ImageService:
         validation.check_context(message.context)
         return Order(
             caller=caller,
-            draft=Draft(
+            draft=RequestParams(
                 prompt=validation.compose_prompt(message.text, message.context),
                 **wire.optional_fields(message),
             ),

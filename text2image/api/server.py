@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 
-from text2image import tracing
 from text2image.api.grpc_server import GrpcServer
+from text2image.core.folders import private_folder
+from text2image.core.hardware import runner_addresses
+from text2image.core.lifecycle import Work
+from text2image.core.settings import Settings
 from text2image.gateway.auth import authenticator_of
 from text2image.gateway.cache import PictureCache
+from text2image.gateway.cache_backends import PICTURE_TIMEOUT, DiskBackend, RedisBackend
 from text2image.gateway.generate import Gateway
 from text2image.gateway.leases import Leases
 from text2image.gateway.quota import Quotas
 from text2image.gateway.remote_store import store_of
 from text2image.gateway.runners import Runners
 from text2image.gateway.shared import SharedState
-from text2image.gateway.shelves import PICTURE_TIMEOUT, DiskShelf, RedisShelf
-from text2image.hardware import runner_addresses
-from text2image.lifecycle import Work
-from text2image.ready import announce, block_of
-from text2image.settings import Settings
-from text2image.sockets import private_folder
-from text2image.telemetry import GatewayMetrics
-from text2image.tls import runner_tls_of
+from text2image.net.tls import runner_tls_of
+from text2image.observe import tracing
+from text2image.observe.metrics import GatewayMetrics
+from text2image.ops.readiness import announce, block_of
 
 
 class GatewayServer:
@@ -96,5 +96,5 @@ def _cache(settings: Settings, shared: SharedState | None) -> PictureCache | Non
     if not settings.cache_bytes:
         return None
     if shared:
-        return PictureCache(RedisShelf(shared, settings.cache_ttl))
-    return PictureCache(DiskShelf(settings.picture_cache_dir, settings.cache_bytes))
+        return PictureCache(RedisBackend(shared, settings.cache_ttl))
+    return PictureCache(DiskBackend(settings.picture_cache_dir, settings.cache_bytes))

@@ -8,11 +8,12 @@ from urllib.parse import unquote
 
 import grpc
 
-from text2image import tracing, wire
+from text2image.core.settings import Settings
 from text2image.gateway.auth import Credentials, key_in
 from text2image.gateway.generate import Gateway, Order
-from text2image.rpc import Context, Handler, Malformed, abort, checked, headers_in
-from text2image.settings import Settings
+from text2image.net import wire
+from text2image.net.rpc import Context, Handler, Malformed, abort, checked, headers_in
+from text2image.observe import tracing
 from text2image.v1 import image_generation_pb2 as pb
 
 TRANSPORT = "grpc_v1"
@@ -73,7 +74,7 @@ class ImageGeneration:
         message = checked(request)
         return Order(
             caller=caller,
-            draft=wire.draft_from(message),
+            draft=wire.params_from(message),
             title=message.prompt,
             timeout=timeout_of(context, self._settings),
             options=wire.options_from(message),

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from text2image.errors import FieldViolation, InvalidRequest
-from text2image.messages import Draft, ModelInfo, Sampler
-from text2image.settings import MAX_SIDE
-from text2image.validation import SIDE_MULTIPLE, check_context, compose_prompt, resolve
+from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.messages import ModelInfo, RequestParams, Sampler
+from text2image.core.settings import MAX_SIDE
+from text2image.core.validation import SIDE_MULTIPLE, check_context, compose_prompt, resolve
 
 BAD_USAGE = 2
 
 _SIZE = re.compile(r"(\d{1,9})[x×](\d{1,9})")
 _NAMES = {
     name: "-n" if name == "n" else f"--{name.replace('_', '-')}"
-    for name in (*Draft.__slots__, "context", "size", "output", "timeout")
+    for name in (*RequestParams.__slots__, "context", "size", "output", "timeout")
     if name != "prompt"
 }
 # As wide as any model's limits, so that what none draws is refused before one is loaded or asked.
@@ -48,7 +48,7 @@ class Options:
     `title` is what files are named after; `timeout` is in seconds. `server` is None where the settings name it.
     """
 
-    draft: Draft
+    draft: RequestParams
     title: str
     output: str | None
     server: str | None
@@ -90,7 +90,7 @@ def as_typed(error: InvalidRequest) -> InvalidRequest:
     return error.renamed(_NAMES)
 
 
-def _draft(given: argparse.Namespace, text: str) -> Draft:
+def _draft(given: argparse.Namespace, text: str) -> RequestParams:
     width, height = given.width, given.height
     if given.size is not None:
         size = _SIZE.fullmatch(given.size)
@@ -101,7 +101,7 @@ def _draft(given: argparse.Namespace, text: str) -> Draft:
         width, height = int(size[1]), int(size[2])
     if given.timeout is not None and not (math.isfinite(given.timeout) and given.timeout > 0):
         raise _refused("timeout", f"is {given.timeout}; it must be a number of seconds above 0")
-    return Draft(
+    return RequestParams(
         prompt=compose_prompt(text, given.context),
         negative_prompt=given.negative_prompt,
         width=width,

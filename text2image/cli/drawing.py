@@ -10,24 +10,24 @@ from contextlib import aclosing
 
 import grpc
 
-from text2image import wire
 from text2image.cli.arguments import Options
 from text2image.cli.screen import Screen
 from text2image.client import Client
-from text2image.errors import Text2ImageError, Unavailable
-from text2image.gateway import metadata
-from text2image.messages import (
+from text2image.core.errors import Text2ImageError, Unavailable
+from text2image.core.messages import (
     ClientEvent,
-    Draft,
     GeneratedImage,
-    GenerationRequest,
     ModelInfo,
     Picture,
+    Request,
+    RequestParams,
     State,
     StreamOptions,
 )
-from text2image.settings import Settings
-from text2image.validation import resolve
+from text2image.core.settings import Settings
+from text2image.core.validation import resolve
+from text2image.gateway import metadata
+from text2image.net import wire
 
 # Seconds that a server may take to accept a connection before it counts as not there.
 CONNECT_SECONDS = 2.0
@@ -93,7 +93,7 @@ def _draw_on_server(
                 "serves TLS, T2I_TLS_CA must name who vouches for it"
             ) from error
         screen.say(f"drawing with {model.id} on the server at {address}")
-        fields = {name: getattr(options.draft, name) for name in Draft.__slots__}
+        fields = {name: getattr(options.draft, name) for name in RequestParams.__slots__}
         given = {name: value for name, value in fields.items() if value is not None}
         for event in client.stream(timeout=options.timeout, **given):
             tell(event)
@@ -159,7 +159,7 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
         await engine.stop()
 
 
-def _encoded(image: GeneratedImage, request: GenerationRequest, model: ModelInfo) -> Picture:
+def _encoded(image: GeneratedImage, request: Request, model: ModelInfo) -> Picture:
     """The picture as a gateway would make it."""
     return Picture(
         index=image.index,

@@ -10,10 +10,10 @@ from text2image.cli.arguments import BAD_USAGE, Options, as_typed, parse
 from text2image.cli.drawing import CannotDraw, draw
 from text2image.cli.output import Save, saver
 from text2image.cli.screen import Screen
-from text2image.errors import InvalidRequest, Text2ImageError, Unauthenticated
+from text2image.core.errors import InvalidRequest, Text2ImageError, Unauthenticated
+from text2image.core.messages import ClientEvent, Completed, Picture, Progress, Queued
+from text2image.core.settings import get_settings
 from text2image.gateway.store import NotSaved
-from text2image.messages import ClientEvent, Completed, Picture, Progress, Queued
-from text2image.settings import get_settings
 
 FAILED = 1
 # As shells say it of a command that Ctrl-C has ended.

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from text2image.errors import FieldViolation, InvalidRequest
+from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.messages import Picture
 from text2image.gateway.store import Store
-from text2image.messages import Picture
 
 # Saves a picture and returns its path.
 Save = Callable[[Picture], str]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from threading import Lock
 
+from text2image.core.errors import DeadlineExceeded, Text2ImageError, Unavailable
 from text2image.engine.costs import StepCosts
 from text2image.engine.sample import Generation, Group, Sample
-from text2image.errors import DeadlineExceeded, Text2ImageError, Unavailable
 
 # A refused client that comes back sooner than this would be refused again more often than not.
 MIN_RETRY_SECONDS = 1.0

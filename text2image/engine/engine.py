@@ -14,6 +14,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from text2image.core.errors import Text2ImageError, Unavailable
+from text2image.core.limits import MEGA
+from text2image.core.messages import (
+    Completed,
+    Counters,
+    Event,
+    ModelInfo,
+    Queued,
+    Request,
+    Share,
+    State,
+    Status,
+    StreamOptions,
+)
 from text2image.engine import failures
 from text2image.engine.admission import Backlog
 from text2image.engine.loop import Observer, Outcome, StepLoop
@@ -21,20 +35,6 @@ from text2image.engine.memory import MemoryGuard, MemoryReading
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation
 from text2image.engine.warmup import measure
-from text2image.errors import Text2ImageError, Unavailable
-from text2image.limits import MEGA
-from text2image.messages import (
-    Completed,
-    Counters,
-    Event,
-    GenerationRequest,
-    ModelInfo,
-    Queued,
-    Share,
-    State,
-    Status,
-    StreamOptions,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Engine:
         if self._model is None or self._backlog is None:
             return 0.0
         info = self._model.info
-        usual = GenerationRequest(
+        usual = Request(
             prompt="",
             negative_prompt="",
             width=info.width,
@@ -164,7 +164,7 @@ class Engine:
 
     async def generate(
         self,
-        request: GenerationRequest,
+        request: Request,
         options: StreamOptions,
         *,
         time_limit: float,
@@ -225,7 +225,7 @@ class Engine:
 
     async def _admit(
         self,
-        request: GenerationRequest,
+        request: Request,
         options: StreamOptions,
         time_limit: float,
         share: Share | None,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 
+from text2image.core.errors import DeadlineExceeded, Internal, Text2ImageError, Unavailable
+from text2image.core.messages import Request
 from text2image.engine.admission import MIN_RETRY_SECONDS
 from text2image.engine.memory import MEMORY_RETRY_SECONDS
 from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.sample import Generation
-from text2image.errors import DeadlineExceeded, Internal, Text2ImageError, Unavailable
-from text2image.messages import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
 
-def outcome_of(error: Exception, request: GenerationRequest) -> Text2ImageError:
+def outcome_of(error: Exception, request: Request) -> Text2ImageError:
     """For a sample that fails even when it stands alone."""
     if isinstance(error, OutOfMemory):
         size = f"{request.width}x{request.height}"

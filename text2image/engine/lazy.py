@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from text2image.settings import Settings
+from text2image.core.settings import Settings
 
 if TYPE_CHECKING:
     from text2image.engine.models.contract import Model

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
+from text2image.core.errors import Cancelled, DeadlineExceeded, Text2ImageError
+from text2image.core.messages import Completed, Event, GeneratedImage, Pixels, Progress, Timings
 from text2image.engine import failures
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import StepCosts
@@ -21,8 +23,6 @@ from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
 from text2image.engine.scheduler import Scheduler
-from text2image.errors import Cancelled, DeadlineExceeded, Text2ImageError
-from text2image.messages import Completed, Event, GeneratedImage, Pixels, Progress, Timings
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError, Unavailable
 from text2image.engine.sample import Generation, Group
-from text2image.errors import FieldViolation, InvalidRequest, Text2ImageError, Unavailable
 
 # Rows where nothing is known that would bound them.
 UNBOUNDED = 1 << 30

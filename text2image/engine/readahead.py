@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
-from text2image.settings import Settings
+from text2image.core.settings import Settings
 
 logger = logging.getLogger(__name__)
 

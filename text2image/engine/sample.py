@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from text2image.messages import GenerationRequest, Share, StreamOptions
+from text2image.core.messages import Request, Share, StreamOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Generation:
         left_out: the end of the prompt that the text encoder had no room for.
     """
 
-    request: GenerationRequest
+    request: Request
     options: StreamOptions
     admitted_at: float
     deadline: float
@@ -87,7 +87,7 @@ class Generation:
     @classmethod
     def create(
         cls,
-        request: GenerationRequest,
+        request: Request,
         options: StreamOptions,
         *,
         group: Group,

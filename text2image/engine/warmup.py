@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from text2image.core.messages import Request, StreamOptions
 from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
-from text2image.messages import GenerationRequest, StreamOptions
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _grow(
 def _samples(model: Model, rows: int) -> list[Sample]:
     """Samples without guidance, one row each, at the model's own size."""
     info = model.info
-    request = GenerationRequest(
+    request = Request(
         prompt="warm-up",
         negative_prompt="",
         width=info.width,

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from text2image.addresses import Network, caller_address, parse_networks
-from text2image.errors import PermissionDenied, Text2ImageError, Unauthenticated
-from text2image.keys import MAX_KEY_LENGTH, ApiKey, KeysError, KeysFile, Scope, hash_of
-from text2image.limits import Allowance, parse_limits
-from text2image.messages import Share
-from text2image.ports import is_loopback
-from text2image.settings import Settings
-from text2image.telemetry import GatewayMetrics
+from text2image.core.addresses import Network, caller_address, is_loopback, parse_networks
+from text2image.core.errors import PermissionDenied, Text2ImageError, Unauthenticated
+from text2image.core.keys import MAX_KEY_LENGTH, ApiKey, KeysError, KeysFile, Scope, hash_of
+from text2image.core.limits import Allowance, parse_limits
+from text2image.core.messages import Share
+from text2image.core.settings import Settings
+from text2image.observe.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, TypeVar
 
-from text2image.limits import MEGA
-from text2image.messages import Status
+from text2image.core.limits import MEGA
+from text2image.core.messages import Status
 
 # Seconds for a megapixel-step on a runner that does not say, which is then taken to be like all others.
 UNKNOWN_PACE = 0.2

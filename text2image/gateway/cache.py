@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from text2image import __version__
-from text2image.gateway.shelves import Shelf
-from text2image.messages import GenerationRequest, ModelInfo, Picture, Timings
+from text2image.core.messages import ModelInfo, Picture, Request, Timings
+from text2image.gateway.cache_backends import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class Recalled:
 class PictureCache:
     """Recalls and keeps the pictures of requests whose seed was asked for."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Backend) -> None:
         self._shelf = shelf
 
-    async def recall(self, request: GenerationRequest, model: ModelInfo) -> Recalled | None:
+    async def recall(self, request: Request, model: ModelInfo) -> Recalled | None:
         """All pictures of a request as they were drawn before, or None if any is missing."""
         pictures = []
         left_out = ""
@@ -62,7 +62,7 @@ class PictureCache:
 
     async def keep(
         self,
-        request: GenerationRequest,
+        request: Request,
         model: ModelInfo,
         pictures: Sequence[Picture],
         left_out: str,
@@ -73,7 +73,7 @@ class PictureCache:
             await self._shelf.put(key, pack(key, picture, left_out))
 
 
-def key_of(request: GenerationRequest, index: int, model: ModelInfo) -> str:
+def key_of(request: Request, index: int, model: ModelInfo) -> str:
     """The key of picture `index` of a request; all that a picture depends on is in it."""
     alone = replace(request, n=1, seed=request.seed_of(index))
     identity = {

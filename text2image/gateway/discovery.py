@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from text2image.ports import FOLLOWED, address_of, split_port
+from text2image.core.addresses import FOLLOWED, address_of, split_port
 
 logger = logging.getLogger(__name__)
 

@@ -7,17 +7,17 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing
 
-from text2image.errors import (
+from text2image.core.errors import (
     DeadlineExceeded,
     PermissionDenied,
     QuotaExceeded,
     Text2ImageError,
     Unavailable,
 )
-from text2image.lifecycle import Ticket, draining
-from text2image.messages import ClientEvent, Completed, Picture, Progress, Queued
-from text2image.rpc import as_ours
-from text2image.telemetry import GatewayMetrics
+from text2image.core.lifecycle import Ticket, draining
+from text2image.core.messages import ClientEvent, Completed, Picture, Progress, Queued
+from text2image.net.rpc import as_ours
+from text2image.observe.metrics import GatewayMetrics
 
 # Progress that waits for a client who reads slowly; of more than this, the oldest is dropped.
 MAX_PROGRESS = 16

@@ -9,7 +9,23 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from text2image import tracing, validation
+from text2image.core import validation
+from text2image.core.keys import Scope
+from text2image.core.lifecycle import Ticket, Work
+from text2image.core.limits import work_of
+from text2image.core.messages import (
+    ClientEvent,
+    Completed,
+    GeneratedImage,
+    ModelInfo,
+    Picture,
+    Queued,
+    Request,
+    RequestParams,
+    State,
+    Status,
+    StreamOptions,
+)
 from text2image.gateway import metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, Recalled, key_of
@@ -18,23 +34,8 @@ from text2image.gateway.leases import Leases
 from text2image.gateway.quota import Quotas, Receipt
 from text2image.gateway.runners import Runners
 from text2image.gateway.store import NotSaved, Storage
-from text2image.keys import Scope
-from text2image.lifecycle import Ticket, Work
-from text2image.limits import work_of
-from text2image.messages import (
-    ClientEvent,
-    Completed,
-    Draft,
-    GeneratedImage,
-    GenerationRequest,
-    ModelInfo,
-    Picture,
-    Queued,
-    State,
-    Status,
-    StreamOptions,
-)
-from text2image.telemetry import GatewayMetrics
+from text2image.observe import tracing
+from text2image.observe.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Order:
     """
 
     caller: Caller
-    draft: Draft
+    draft: RequestParams
     title: str
     timeout: float
     options: StreamOptions = field(default_factory=StreamOptions)
@@ -79,7 +80,7 @@ class Drawing:
 class _Job:
     """What is to be drawn, with which model, and whose work it counts as; the receipt is that of who asked first."""
 
-    request: GenerationRequest
+    request: Request
     model: ModelInfo
     options: StreamOptions
     caller: Caller
@@ -316,7 +317,7 @@ class Gateway:
         lost = self._store is not None and not all(picture.path for picture in pictures)
         return message_of(len(pictures), left_out, lost=lost)
 
-    def _log(self, what: str, request: GenerationRequest) -> None:
+    def _log(self, what: str, request: Request) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.
         prompts = f" of {request.prompt!r} without {request.negative_prompt!r}"
         logger.info(

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
-from text2image.messages import Draft, GenerationRequest, ModelInfo, Pixels, Sampler
+from text2image.core.messages import ModelInfo, Pixels, Request, RequestParams, Sampler
 
 CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
@@ -46,7 +46,7 @@ def encode(pixels: Pixels, parameters: str = "") -> bytes:
     return file.getvalue()
 
 
-def describe(request: GenerationRequest, seed: int, model: ModelInfo) -> str:
+def describe(request: Request, seed: int, model: ModelInfo) -> str:
     """The parameters of one picture of a request, drawn from `seed`."""
     settings: dict[str, str] = {
         "Steps": str(request.steps),
@@ -67,7 +67,7 @@ def describe(request: GenerationRequest, seed: int, model: ModelInfo) -> str:
     return text
 
 
-def parse(parameters: str) -> Draft:
+def parse(parameters: str) -> RequestParams:
     """The request that draws the picture again; what the text does not hold is left to the model's defaults.
 
     Raises:
@@ -78,7 +78,7 @@ def parse(parameters: str) -> Draft:
     width, _, height = settings.get("Size", "").partition("x")
     sampler = settings.get("Sampler")
     try:
-        return Draft(
+        return RequestParams(
             prompt=prompt,
             negative_prompt=negative_prompt,
             width=int(width) if width else None,
@@ -93,7 +93,7 @@ def parse(parameters: str) -> Draft:
         raise ValueError("the text does not end in a line of parameters") from None
 
 
-def _compose(request: GenerationRequest, settings: dict[str, str]) -> str:
+def _compose(request: Request, settings: dict[str, str]) -> str:
     negative = f"{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
     last_line = ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items())
     # PNG forbids NUL in a text, and other control characters are commands to the terminal that shows it.

@@ -14,18 +14,18 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from text2image.errors import PermissionDenied, QuotaExceeded, Unavailable
+from text2image.core.errors import PermissionDenied, QuotaExceeded, Unavailable
+from text2image.core.limits import MEGA
 from text2image.gateway.auth import Caller
-from text2image.gateway.books import (
+from text2image.gateway.rate_limits import (
     HOLD_SECONDS,
     Entry,
-    LocalBook,
+    LocalStore,
     Page,
-    SharedBook,
+    RedisStore,
     Spending,
 )
 from text2image.gateway.shared import OutOfReach, SharedState
-from text2image.limits import MEGA
 
 # What a caller is told to wait, in seconds, when as many requests run as may: none of them says when it ends.
 CONCURRENCY_RETRY_AFTER = 1.0
@@ -54,8 +54,8 @@ class Quotas:
     """
 
     def __init__(self, shared: SharedState | None = None, hold: float = HOLD_SECONDS) -> None:
-        self._local = LocalBook()
-        self._shared = SharedBook(shared, hold) if shared else None
+        self._local = LocalStore()
+        self._shared = RedisStore(shared, hold) if shared else None
         # The event loop alone would let go of a task that is still at work.
         self._tasks: set[asyncio.Task[Any]] = set()
 

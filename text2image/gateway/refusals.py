@@ -12,20 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from text2image.errors import Unavailable
-from text2image.messages import GenerationRequest, Share
+from text2image.core.errors import Unavailable
+from text2image.core.messages import Request, Share
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What requests have in common that a runner admits or refuses alike."""
 
-    request: GenerationRequest
+    request: Request
     owner: str
     patience: float
 
     @classmethod
-    def of(cls, request: GenerationRequest, patience: float, share: Share) -> Kind:
+    def of(cls, request: Request, patience: float, share: Share) -> Kind:
         """The kind of a request that waits for at most `patience` seconds; what it shows is of no matter."""
         shape = replace(request, prompt="", negative_prompt="", seed=0)
         return cls(shape, share.owner, round(patience, 1))

@@ -11,8 +11,8 @@ from typing import Any
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
+from text2image.core.settings import Settings, is_url
 from text2image.gateway.store import NotSaved, Storage, Store, marked, stamped
-from text2image.settings import Settings, is_url
 
 logger = logging.getLogger(__name__)
 

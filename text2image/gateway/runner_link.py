@@ -13,24 +13,25 @@ from typing import Any, TypeAlias
 import grpc
 from opentelemetry.trace import SpanKind
 
-from text2image import tracing, wire
-from text2image.errors import DeadlineExceeded, Internal, Unavailable
-from text2image.gateway.balancing import Load
-from text2image.gateway.refusals import Kind, Refusals
-from text2image.lifecycle import Ticket, draining
-from text2image.limits import work_of
-from text2image.messages import (
+from text2image.core.errors import DeadlineExceeded, Internal, Unavailable
+from text2image.core.lifecycle import Ticket, draining
+from text2image.core.limits import work_of
+from text2image.core.messages import (
     Completed,
     Event,
-    GenerationRequest,
     ModelInfo,
     Queued,
+    Request,
     Share,
     State,
     Status,
     StreamOptions,
 )
-from text2image.tls import BadCertificate, Tls
+from text2image.gateway.balancing import Load
+from text2image.gateway.refusals import Kind, Refusals
+from text2image.net import wire
+from text2image.net.tls import BadCertificate, Tls
+from text2image.observe import tracing
 from text2image.v1 import image_generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ class RunnerLink:
 
     async def generate(
         self,
-        request: GenerationRequest,
+        request: Request,
         options: StreamOptions,
         deadline: float,
         ticket: Ticket,

@@ -10,26 +10,26 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
-from text2image.errors import DeadlineExceeded, Unavailable
-from text2image.gateway.balancing import first_to_finish
-from text2image.gateway.discovery import follow, name_in
-from text2image.gateway.runner_link import RunnerLink, RunnerLost
-from text2image.lifecycle import Ticket, draining
-from text2image.limits import work_of
-from text2image.messages import (
+from text2image.core.errors import DeadlineExceeded, Unavailable
+from text2image.core.lifecycle import Ticket, draining
+from text2image.core.limits import work_of
+from text2image.core.messages import (
     Counters,
     Event,
     GeneratedImage,
-    GenerationRequest,
     ModelInfo,
     Queued,
+    Request,
     Share,
     State,
     Status,
     StreamOptions,
 )
-from text2image.telemetry import GatewayMetrics
-from text2image.tls import Tls
+from text2image.gateway.balancing import first_to_finish
+from text2image.gateway.discovery import follow, name_in
+from text2image.gateway.runner_link import RunnerLink, RunnerLost
+from text2image.net.tls import Tls
+from text2image.observe.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Runners:
 
     async def generate(
         self,
-        request: GenerationRequest,
+        request: Request,
         options: StreamOptions,
         deadline: float,
         ticket: Ticket,

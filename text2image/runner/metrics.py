@@ -6,10 +6,10 @@ from dataclasses import fields
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from text2image.core.messages import Counters, ModelInfo, State, Status, Timings
 from text2image.engine.loop import Observer
 from text2image.engine.memory import MemoryReading
-from text2image.messages import Counters, ModelInfo, State, Status, Timings
-from text2image.telemetry import stage_seconds, started
+from text2image.observe.metrics import stage_seconds, started
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)

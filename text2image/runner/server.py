@@ -13,27 +13,28 @@ from dataclasses import dataclass
 
 import grpc
 
-from text2image import telemetry, tracing, wire
-from text2image.engine.engine import Engine, Load
-from text2image.errors import Text2ImageError
-from text2image.messages import (
+from text2image.core.addresses import address_of, is_loopback
+from text2image.core.errors import Text2ImageError
+from text2image.core.folders import private_folder
+from text2image.core.messages import (
     Completed,
-    Draft,
     GeneratedImage,
-    GenerationRequest,
     ModelInfo,
+    Request,
+    RequestParams,
     State,
     Status,
     StreamOptions,
 )
-from text2image.ports import address_of, is_loopback
-from text2image.rpc import as_ours
+from text2image.core.settings import Settings
+from text2image.core.validation import resolve
+from text2image.engine.engine import Engine, Load
+from text2image.net import wire
+from text2image.net.rpc import as_ours
+from text2image.net.tls import runner_tls_of
+from text2image.observe import metrics, tracing
 from text2image.runner.metrics import RunnerMetrics
 from text2image.runner.service import RunnerService
-from text2image.settings import Settings
-from text2image.sockets import private_folder
-from text2image.tls import runner_tls_of
-from text2image.validation import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Drawn:
     `left_out` is the end of the prompt that the text encoder had no room for.
     """
 
-    request: GenerationRequest
+    request: Request
     images: tuple[GeneratedImage, ...]
     left_out: str
 
@@ -110,7 +111,7 @@ class RunnerServer:
     async def start(self) -> None:
         """Starts loading the model and listens; `is_ready` turns true after the warm-up."""
         self._export = tracing.set_up(self._settings.otlp_endpoint, "text2image-runner")
-        telemetry.forget_the_dead()
+        metrics.forget_the_dead()
         self._engine.start()
         self._metrics_task = asyncio.create_task(self._keep_metrics())
         self._server = grpc.aio.server(
@@ -157,11 +158,11 @@ class RunnerServer:
         if self._export:
             await self._export.close()
 
-    async def generate_many(self, drafts: Sequence[Draft]) -> list[Drawn | Text2ImageError]:
+    async def generate_many(self, drafts: Sequence[RequestParams]) -> list[Drawn | Text2ImageError]:
         """Draws a list of requests side by side; each ends in its own pictures or its own error."""
         return list(await asyncio.gather(*(self._generate_one(draft) for draft in drafts)))
 
-    async def _generate_one(self, draft: Draft) -> Drawn | Text2ImageError:
+    async def _generate_one(self, draft: RequestParams) -> Drawn | Text2ImageError:
         try:
             request = resolve(draft, self._engine.model)
             time_limit = self._settings.request_timeout

@@ -9,12 +9,13 @@ from contextlib import aclosing
 
 import grpc
 
-from text2image import rpc, tracing, wire
+from text2image.core.messages import Event, GeneratedImage, Queued
+from text2image.core.settings import Settings
+from text2image.core.validation import resolve
 from text2image.engine.engine import Engine
-from text2image.messages import Event, GeneratedImage, Queued
-from text2image.settings import Settings
+from text2image.net import rpc, wire
+from text2image.observe import tracing
 from text2image.v1 import image_generation_pb2 as pb
-from text2image.validation import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class RunnerService:
         try:
             with tracing.request("Generate"):
                 parsed = rpc.checked(message)
-                request = resolve(wire.draft_from(parsed), self._engine.model)
+                request = resolve(wire.params_from(parsed), self._engine.model)
                 remaining = context.time_remaining()
                 time_limit = self._settings.request_timeout if remaining is None else remaining
                 events = self._engine.generate(

@@ -12,11 +12,11 @@ import pytest
 
 from tests.harness import NATIVE, LoopHarness
 from tests.integration.engine.pipelines import save_pipeline
+from text2image.core.messages import GeneratedImage, Request
+from text2image.core.settings import Settings
 from text2image.engine.costs import StepCosts
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
-from text2image.messages import GeneratedImage, GenerationRequest
-from text2image.settings import Settings
 
 # Another one, `cuda` for instance, where there is one; at full precision, so that pictures can be compared.
 DEVICE = os.environ.get("T2I_TEST_DEVICE", "cpu")
@@ -37,7 +37,7 @@ def array(image: GeneratedImage) -> np.ndarray:
     return flat.reshape(pixels.height, pixels.width, 3)
 
 
-def draw_alone(model: Model, request: GenerationRequest) -> np.ndarray:
+def draw_alone(model: Model, request: Request) -> np.ndarray:
     """The picture of a request that has the engine to itself."""
     harness = harness_for(model)
     generation = harness.submit(request)

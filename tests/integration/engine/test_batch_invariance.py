@@ -8,10 +8,10 @@ import torch
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import DEVICE, array, draw_alone, harness_for
+from text2image.core.messages import Request, Sampler
+from text2image.core.settings import Settings
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
-from text2image.messages import GenerationRequest, Sampler
-from text2image.settings import Settings
 
 # fp32 on a CPU: kernels may add in another order for another batch size, which shows in the last bit or two. On a card
 # convolutions round to TF32 besides.
@@ -136,5 +136,5 @@ def test_invariant_3_a_scale_of_one_and_below_draws_without_guidance(
 ) -> None:
     request = make_request("a cat", steps=2, guidance_scale=scale, negative_prompt="blue")
     assert embedded.rows_of(request) == 1
-    without: GenerationRequest = make_request("a cat", steps=2, guidance_scale=scale)
+    without: Request = make_request("a cat", steps=2, guidance_scale=scale)
     assert difference(draw_alone(embedded, request), draw_alone(embedded, without)) == 0

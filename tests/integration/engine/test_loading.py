@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import draw_alone, settings_for
+from text2image.core.settings import Settings
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import (
     _STRIDE_BYTES,
@@ -33,7 +34,6 @@ from text2image.engine.models.loading import (
     revision_of,
     why_not_fetched,
 )
-from text2image.settings import Settings
 
 
 def test_the_embedded_model_knows_its_limits(embedded: Model) -> None:
@@ -93,7 +93,7 @@ def test_a_hub_model_is_found_by_its_id_and_revision(
     (cached / "refs" / "fp32").write_text(commit)
     script = (
         "from text2image.engine.models.loading import load_model;"
-        "from text2image.settings import Settings;"
+        "from text2image.core.settings import Settings;"
         "print(load_model(Settings(), 0, lambda detail: None).info.id)"
     )
     environment = {

@@ -13,17 +13,17 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import DEVICE, draw_alone, harness_for, settings_for
+from text2image.core.errors import InvalidRequest, Text2ImageError
+from text2image.core.messages import Request, RequestParams, Sampler
+from text2image.core.validation import MAX_LCM_STEPS, resolve
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 from text2image.engine.models.samplers import _SAMPLERS
-from text2image.errors import InvalidRequest, Text2ImageError
-from text2image.messages import Draft, GenerationRequest, Sampler
-from text2image.validation import MAX_LCM_STEPS, resolve
 
 TOLERANCE = 2 if DEVICE == "cpu" else 8
 
 
-def draw_with_pipeline(pipeline: Any, request: GenerationRequest) -> np.ndarray:
+def draw_with_pipeline(pipeline: Any, request: Request) -> np.ndarray:
     output = pipeline(
         request.prompt,
         negative_prompt=request.negative_prompt or None,
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_pipelines_picture_with_every_sampler(
     ],
 )
 def test_every_kind_of_the_family_gives_its_pipelines_picture(
-    pipeline_folder: Callable[[str], Path], kind: str, request_: GenerationRequest
+    pipeline_folder: Callable[[str], Path], kind: str, request_: Request
 ) -> None:
     folder = pipeline_folder(kind)
     model = load_model(settings_for(str(folder)), 0, lambda detail: None)
@@ -112,7 +112,7 @@ def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
 def test_every_step_count_that_validation_lets_through_has_a_trajectory(
     embedded: Model, sampler: Sampler, steps: int
 ) -> None:
-    draft = Draft(prompt="a cat", steps=steps, sampler=sampler.value, guidance_scale=0.0)
+    draft = RequestParams(prompt="a cat", steps=steps, sampler=sampler.value, guidance_scale=0.0)
     if sampler is Sampler.LCM and steps > MAX_LCM_STEPS:
         with pytest.raises(InvalidRequest, match=f"at most {MAX_LCM_STEPS}"):
             resolve(draft, embedded.info)

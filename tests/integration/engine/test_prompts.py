@@ -8,8 +8,8 @@ import pytest
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import harness_for
+from text2image.core.messages import Completed
 from text2image.engine.models.contract import Model
-from text2image.messages import Completed
 
 
 def left_out(model: Model, prompt: str) -> str:

@@ -8,13 +8,13 @@ import pytest
 
 from tests.doubles import TimedModel, make_request
 from tests.harness import NATIVE, Harness
+from text2image.core.errors import DeadlineExceeded, Unavailable
+from text2image.core.messages import Completed, Request
 from text2image.engine.costs import StepCosts
 from text2image.engine.sample import Generation, Group
-from text2image.errors import DeadlineExceeded, Unavailable
-from text2image.messages import Completed, GenerationRequest
 
 
-def fill_up(harness: Harness, request: GenerationRequest) -> Unavailable:
+def fill_up(harness: Harness, request: Request) -> Unavailable:
     """Submits the request again and again until it is refused."""
     for _ in range(10_000):
         try:

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from tests.doubles import TimedModel, make_request
-from text2image.engine.engine import Engine
-from text2image.engine.models.contract import DeviceLost, OutOfMemory
-from text2image.errors import DeadlineExceeded, Unavailable
-from text2image.messages import (
+from text2image.core.errors import DeadlineExceeded, Unavailable
+from text2image.core.messages import (
     Completed,
     Event,
     GeneratedImage,
-    GenerationRequest,
     Progress,
     Queued,
+    Request,
     State,
     StreamOptions,
 )
+from text2image.engine.engine import Engine
+from text2image.engine.models.contract import DeviceLost, OutOfMemory
 
 
 class GatedModel(TimedModel):
@@ -69,7 +69,7 @@ async def running(model: TimedModel, **limits: Any) -> AsyncIterator[Engine]:
 
 async def collect(
     engine: Engine,
-    request: GenerationRequest,
+    request: Request,
     options: StreamOptions | None = None,
     time_limit: float = 1e6,
 ) -> list[Event]:

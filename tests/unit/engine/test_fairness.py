@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.doubles import TimedModel, make_request
 from tests.harness import NATIVE, Harness
+from text2image.core.errors import Unavailable
+from text2image.core.messages import Share, StreamOptions
 from text2image.engine.sample import Generation, Group, Sample
 from text2image.engine.scheduler import Room, Scheduler
-from text2image.errors import Unavailable
-from text2image.messages import Share, StreamOptions
 
 SIZES = [Group(8, 8), NATIVE, Group(32, 32)]
 OVERHEAD = 64

@@ -6,11 +6,11 @@ import pytest
 
 from tests.doubles import POISON, TimedModel, make_request
 from tests.harness import NATIVE, Harness
+from text2image.core.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
+from text2image.core.messages import Completed, Progress, StreamOptions
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
 from text2image.engine.sample import Sample
 from text2image.engine.scheduler import Room
-from text2image.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
-from text2image.messages import Completed, Progress, StreamOptions
 
 
 def test_invariant_2_a_request_joins_at_the_next_step_and_leaves_at_its_own_last() -> None:

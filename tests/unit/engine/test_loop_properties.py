@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.doubles import POISON, TimedModel, make_request
 from tests.harness import Harness
+from text2image.core.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
+from text2image.core.messages import Completed
 from text2image.engine.sample import Generation
-from text2image.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
-from text2image.messages import Completed
 
 
 @dataclass(frozen=True)

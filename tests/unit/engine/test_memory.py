@@ -12,12 +12,12 @@ import pytest
 from tests.doubles import NATIVE, Clock, TimedModel, make_request
 from tests.harness import LoopHarness
 from tests.unit.engine.test_engine import collect, running
+from text2image.core.errors import InvalidRequest, Unavailable
+from text2image.core.messages import Completed, Queued, StreamOptions
 from text2image.engine import memory
 from text2image.engine.memory import READING_PAUSE, HostMemory, MemoryGuard
 from text2image.engine.sample import Group, Sample
 from text2image.engine.warmup import measure
-from text2image.errors import InvalidRequest, Unavailable
-from text2image.messages import Completed, Queued, StreamOptions
 
 MIB = 1 << 20
 FIXED, PER_ROW, PER_DECODE = 40 * MIB, 10 * MIB, 30 * MIB

@@ -10,9 +10,9 @@ import pytest
 
 from tests.doubles import TimedModel, make_request
 from tests.harness import Harness
-from text2image.errors import DeadlineExceeded, Unavailable
+from text2image.core.errors import DeadlineExceeded, Unavailable
+from text2image.core.messages import Completed, Request, Share
 from text2image.gateway.refusals import Kind, Refusals
-from text2image.messages import Completed, GenerationRequest, Share
 
 PATIENCE = 10.0
 STORM_SECONDS = 120.0
@@ -40,10 +40,10 @@ class Mix:
     most: int = 1
     slowdown: float = 1.0
 
-    def requests(self) -> Callable[[], GenerationRequest]:
+    def requests(self) -> Callable[[], Request]:
         generator = random.Random(11)
 
-        def make() -> GenerationRequest:
+        def make() -> Request:
             side = generator.choice(self.sides)
             return make_request(
                 steps=generator.choice(self.steps),
@@ -81,7 +81,7 @@ def storm(mix: Mix, harness: Harness, rate: float) -> tuple[int, int]:
     refusals = Refusals(harness.clock)
     refused, asked, due = 0, 0, 0.0
 
-    def ask(request: GenerationRequest) -> None:
+    def ask(request: Request) -> None:
         nonlocal asked
         kind = Kind.of(request, PATIENCE, Share())
         refusals.check(kind)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import eventually
+from text2image.core.settings import Settings
 from text2image.engine.readahead import advise, read_ahead, wanted
-from text2image.settings import Settings
 
 MIB = 1 << 20
 
@@ -64,7 +64,7 @@ def test_what_is_not_there_is_left_for_loading_to_tell(tmp_path: Path) -> None:
 
 def test_torch_is_not_imported_for_it() -> None:
     script = (
-        "import sys; from text2image.settings import Settings;"
+        "import sys; from text2image.core.settings import Settings;"
         "from text2image.engine.readahead import wanted; list(wanted(Settings()));"
         "sys.exit('torch' in sys.modules)"
     )

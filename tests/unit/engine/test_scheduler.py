@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles import make_request
+from text2image.core.messages import Share, StreamOptions
 from text2image.engine.sample import Generation, Group, Sample
 from text2image.engine.scheduler import Room, Scheduler, fill
-from text2image.messages import Share, StreamOptions
 
 SMALL, LARGE = Group(8, 8), Group(32, 32)
 

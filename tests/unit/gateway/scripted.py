@@ -9,8 +9,7 @@ from pathlib import Path
 import grpc
 
 from tests.samples import MODEL
-from text2image import rpc, wire
-from text2image.messages import (
+from text2image.core.messages import (
     Completed,
     Event,
     GeneratedImage,
@@ -22,6 +21,7 @@ from text2image.messages import (
     Status,
     Timings,
 )
+from text2image.net import rpc, wire
 from text2image.v1 import image_generation_pb2 as pb
 
 BREAK = "break"

@@ -11,8 +11,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.descriptors import no_more_files
-from text2image.addresses import parse_networks
-from text2image.errors import PermissionDenied, Text2ImageError, Unauthenticated
+from text2image.core.addresses import parse_networks
+from text2image.core.errors import PermissionDenied, Text2ImageError, Unauthenticated
+from text2image.core.keys import ApiKey, KeysError, KeysFile, Scope, hash_of
+from text2image.core.limits import Allowance, RateLimit
+from text2image.core.messages import Share
+from text2image.core.settings import Settings
 from text2image.gateway.auth import (
     Authenticator,
     Credentials,
@@ -21,11 +25,7 @@ from text2image.gateway.auth import (
     openness,
     require_keys,
 )
-from text2image.keys import ApiKey, KeysError, KeysFile, Scope, hash_of
-from text2image.limits import Allowance, RateLimit
-from text2image.messages import Share
-from text2image.settings import Settings
-from text2image.telemetry import GatewayMetrics
+from text2image.observe.metrics import GatewayMetrics
 
 SECRET = "t2i_0123456789"
 EVERYBODY = Allowance((RateLimit(600, "minute"),), 3)

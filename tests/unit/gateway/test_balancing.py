@@ -11,9 +11,9 @@ import pytest
 
 from tests.doubles import Clock
 from tests.fleet import Choose, Fleet, Link, Runner, poisson
+from text2image.core.limits import MEGA
+from text2image.core.messages import State, Status
 from text2image.gateway.balancing import Load, first_to_finish
-from text2image.limits import MEGA
-from text2image.messages import State, Status
 
 STEPS = (5, 10, 20, 40)
 # Pictures a second that one runner of the simulation can draw of these.

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from tests.redis import RedisServer
 from tests.samples import MODEL, REQUEST, requests
+from text2image.core.messages import Picture, Request, Timings
+from text2image.core.settings import Settings
 from text2image.gateway.cache import NotAnEntry, PictureCache, key_of, pack, unpack
+from text2image.gateway.cache_backends import DiskBackend, RedisBackend
 from text2image.gateway.shared import SharedState
-from text2image.gateway.shelves import DiskShelf, RedisShelf
-from text2image.messages import GenerationRequest, Picture, Timings
-from text2image.settings import Settings
 
 PICTURE = Picture(
     index=0,
@@ -45,10 +45,10 @@ def size_of(folder: Path) -> int:
 
 @given(requests, requests)
 def test_two_pictures_have_one_key_only_where_nothing_tells_them_apart(
-    one: GenerationRequest, other: GenerationRequest
+    one: Request, other: Request
 ) -> None:
     """Each field alone makes a difference."""
-    for field in fields(GenerationRequest):
+    for field in fields(Request):
         if field.name == "n":
             continue
         changed = replace(one, **{field.name: getattr(other, field.name)})
@@ -61,9 +61,7 @@ def test_another_model_draws_another_picture(field: str) -> None:
 
 
 @given(requests, st.integers(1, 8))
-def test_a_picture_of_many_has_the_key_of_its_seed_alone(
-    request: GenerationRequest, n: int
-) -> None:
+def test_a_picture_of_many_has_the_key_of_its_seed_alone(request: Request, n: int) -> None:
     for index in range(n):
         alone = replace(request, seed=request.seed_of(index))
         assert key_of(replace(request, n=n), index, MODEL) == key_of(alone, 0, MODEL)
@@ -113,11 +111,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def test_what_was_kept_is_recalled_picture_by_picture(folder: Path) -> None:
-    cache = PictureCache(DiskShelf(folder, 1 << 20))
+    cache = PictureCache(DiskBackend(folder, 1 << 20))
     two = replace(REQUEST, n=2)
     pictures = [replace(PICTURE, index=index, seed=REQUEST.seed_of(index)) for index in (0, 1)]
     await cache.keep(two, MODEL, pictures, "and a dog")
-    recalled = await PictureCache(DiskShelf(folder, 1 << 20)).recall(two, MODEL)
+    recalled = await PictureCache(DiskBackend(folder, 1 << 20)).recall(two, MODEL)
     assert recalled
     assert recalled.pictures == [replace(picture, cached=True) for picture in pictures]
     assert recalled.left_out == "and a dog"
@@ -130,7 +128,7 @@ async def test_what_was_kept_is_recalled_picture_by_picture(folder: Path) -> Non
 async def test_a_damaged_entry_is_removed_and_told_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = PictureCache(DiskShelf(folder, 1 << 20))
+    cache = PictureCache(DiskBackend(folder, 1 << 20))
     await cache.keep(REQUEST, MODEL, [PICTURE], "")
     (folder / KEY).write_bytes((folder / KEY).read_bytes()[:-1])
     assert not await cache.recall(REQUEST, MODEL)
@@ -141,7 +139,7 @@ async def test_a_damaged_entry_is_removed_and_told_once(
 
 async def test_the_disk_holds_no_more_than_its_bound(folder: Path) -> None:
     """Whoever writes: every shelf here stands for a process."""
-    shelves = [DiskShelf(folder, 10_000) for _ in range(3)]
+    shelves = [DiskBackend(folder, 10_000) for _ in range(3)]
     for number in range(100):
         await shelves[number % 3].put(key(number), bytes(100 + 13 * (number % 40)))
         assert size_of(folder) <= 10_000
@@ -151,7 +149,7 @@ async def test_the_disk_holds_no_more_than_its_bound(folder: Path) -> None:
 
 
 async def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
-    shelf = DiskShelf(folder, 1000)
+    shelf = DiskBackend(folder, 1000)
     for number in range(9):
         await shelf.put(key(number), bytes(100))
         os.utime(folder / key(number), (number, number))
@@ -165,7 +163,7 @@ async def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
 
 def test_many_writers_leave_the_folder_whole_and_within_its_bound(folder: Path) -> None:
     def work(worker: int) -> None:
-        shelf = DiskShelf(folder, 20_000)
+        shelf = DiskBackend(folder, 20_000)
         for number in range(50):
             asyncio.run(shelf.put(key(number), b"%d" % number * 200))
             found = asyncio.run(shelf.get(key(number)))
@@ -178,7 +176,7 @@ def test_many_writers_leave_the_folder_whole_and_within_its_bound(folder: Path) 
 
 
 async def test_what_a_killed_process_left_is_cleared_away(folder: Path) -> None:
-    shelf = DiskShelf(folder, 1000)
+    shelf = DiskBackend(folder, 1000)
     for number in range(8):
         await shelf.put(key(number), bytes(100))
     (folder / ".bytes").write_bytes(b"")
@@ -189,7 +187,7 @@ async def test_what_a_killed_process_left_is_cleared_away(folder: Path) -> None:
 
 
 async def test_a_process_that_stopped_while_writing_stops_no_other(folder: Path) -> None:
-    shelf = DiskShelf(folder, 1000)
+    shelf = DiskBackend(folder, 1000)
     await shelf.put(key(1), b"one")
     with (folder / ".bytes").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -207,7 +205,7 @@ def fill(path: Path, content: bytes) -> None:
 async def test_a_full_disk_is_told_once_and_costs_no_more_than_the_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf = DiskShelf(folder, 1000)
+    shelf = DiskBackend(folder, 1000)
     await shelf.put(key(0), b"before")
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", fill)
@@ -236,7 +234,7 @@ async def test_a_folder_that_is_not_ours_alone_is_never_believed(
 ) -> None:
     assert callable(spoil)
     spoil(folder)
-    shelf = DiskShelf(folder, 1000)
+    shelf = DiskBackend(folder, 1000)
     await shelf.put(key(1), b"entry")
     assert await shelf.get(key(1)) is None
     assert len(caplog.messages) == 1
@@ -244,7 +242,7 @@ async def test_a_folder_that_is_not_ours_alone_is_never_believed(
 
 
 def test_the_folder_is_this_users_alone(folder: Path) -> None:
-    asyncio.run(DiskShelf(folder, 1000).put(key(1), b"entry"))
+    asyncio.run(DiskBackend(folder, 1000).put(key(1), b"entry"))
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -259,14 +257,14 @@ def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_redis_keeps_what_was_used_lately_for_all_who_share_it(redis: RedisServer) -> None:
     one, other = SharedState(redis.url), SharedState(redis.url)
-    await RedisShelf(one, 1000).put(key(1), b"entry")
+    await RedisBackend(one, 1000).put(key(1), b"entry")
     with redis.connection as connection:
         (name,) = connection.keys()
         assert 0 < connection.ttl(name) <= 1000
-        assert await RedisShelf(other, 5000).get(key(1)) == b"entry"
+        assert await RedisBackend(other, 5000).get(key(1)) == b"entry"
         assert connection.ttl(name) > 1000
-    await RedisShelf(one, 1000).drop(key(1))
-    assert await RedisShelf(other, 1000).get(key(1)) is None
+    await RedisBackend(one, 1000).drop(key(1))
+    assert await RedisBackend(other, 1000).get(key(1)) is None
     await asyncio.gather(one.close(), other.close())
 
 
@@ -274,7 +272,7 @@ async def test_a_full_redis_is_told_once_and_goes_on_with_all_else(
     redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared = SharedState(redis.url)
-    shelf = RedisShelf(shared, 1000)
+    shelf = RedisBackend(shared, 1000)
     await shelf.put(key(1), b"entry")
     with redis.connection as connection:
         for times in (1, 2):
@@ -293,7 +291,7 @@ async def test_a_full_redis_is_told_once_and_goes_on_with_all_else(
 
 async def test_without_redis_nothing_is_remembered_and_nothing_fails(redis: RedisServer) -> None:
     shared = SharedState(redis.url)
-    shelf = RedisShelf(shared, 1000)
+    shelf = RedisBackend(shared, 1000)
     await shelf.put(key(1), b"entry")
     redis.kill()
     assert await shelf.get(key(1)) is None

@@ -12,17 +12,17 @@ from prometheus_client import CollectorRegistry
 from tests.samples import MODEL
 from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner, Step
 from tests.unit.gateway.test_quota import caller
-from text2image.errors import PermissionDenied, QuotaExceeded, Unavailable
+from text2image.core.errors import PermissionDenied, QuotaExceeded, Unavailable
+from text2image.core.lifecycle import Work
+from text2image.core.limits import MEGA
+from text2image.core.messages import Queued, RequestParams, State
 from text2image.gateway.auth import Caller
 from text2image.gateway.cache import PictureCache
+from text2image.gateway.cache_backends import DiskBackend
 from text2image.gateway.generate import Gateway, Order
 from text2image.gateway.quota import Quotas, Receipt
 from text2image.gateway.runners import Runners
-from text2image.gateway.shelves import DiskShelf
-from text2image.lifecycle import Work
-from text2image.limits import MEGA
-from text2image.messages import Draft, Queued, State
-from text2image.telemetry import GatewayMetrics
+from text2image.observe.metrics import GatewayMetrics
 
 FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=1)
 STEPS = 100
@@ -31,7 +31,7 @@ TIGHT = caller(f"{WORK // MEGA + 1}/hour")
 
 
 def order(who: Caller, seed: int | None) -> Order:
-    draft = Draft(prompt="a fox", n=2, steps=STEPS, seed=seed)
+    draft = RequestParams(prompt="a fox", n=2, steps=STEPS, seed=seed)
     return Order(caller=who, draft=draft, title="", timeout=30)
 
 
@@ -48,7 +48,7 @@ class Service:
             None,
             metrics,
             Work(),
-            cache=PictureCache(DiskShelf(folder / "cache", 1 << 20)),
+            cache=PictureCache(DiskBackend(folder / "cache", 1 << 20)),
             quotas=self.quotas,
         )
 

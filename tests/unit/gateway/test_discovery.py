@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner
 from tests.unit.gateway.test_runners import collect, ready, until
+from text2image.core.messages import State
 from text2image.gateway import discovery
 from text2image.gateway.runners import Runners
-from text2image.messages import State
-from text2image.telemetry import GatewayMetrics
+from text2image.observe.metrics import GatewayMetrics
 
 FOLLOWED = "dns:///runners.internal:50061"
 

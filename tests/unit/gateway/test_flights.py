@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from text2image.errors import (
+from text2image.core.errors import (
     Cancelled,
     DeadlineExceeded,
     Internal,
@@ -21,10 +21,10 @@ from text2image.errors import (
     Text2ImageError,
     Unavailable,
 )
+from text2image.core.lifecycle import Ticket
+from text2image.core.messages import ClientEvent, Completed, Picture, Progress, Queued, Timings
 from text2image.gateway.flights import MAX_PROGRESS, Flights
-from text2image.lifecycle import Ticket
-from text2image.messages import ClientEvent, Completed, Picture, Progress, Queued, Timings
-from text2image.telemetry import GatewayMetrics
+from text2image.observe.metrics import GatewayMetrics
 
 FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=1.0)
 PICTURES = [

@@ -16,23 +16,34 @@ from starlette.responses import Response
 
 from tests.samples import MODEL
 from tests.unit.gateway.scripted import BREAK, HANG, STORY, ScriptedRunner
-from text2image import validation
 from text2image.api.asgi import marked
-from text2image.errors import InvalidRequest, Unavailable
+from text2image.core import validation
+from text2image.core.errors import InvalidRequest, Unavailable
+from text2image.core.lifecycle import Work
+from text2image.core.messages import (
+    Completed,
+    Picture,
+    Queued,
+    RequestParams,
+    Share,
+    State,
+    StreamOptions,
+)
 from text2image.gateway import metadata
 from text2image.gateway.auth import Caller
 from text2image.gateway.cache import PictureCache
+from text2image.gateway.cache_backends import DiskBackend
 from text2image.gateway.generate import Gateway, Order
 from text2image.gateway.runners import Runners
-from text2image.gateway.shelves import DiskShelf
 from text2image.gateway.store import Store
-from text2image.lifecycle import Work
-from text2image.messages import Completed, Draft, Picture, Queued, Share, State, StreamOptions
-from text2image.telemetry import GatewayMetrics
+from text2image.observe.metrics import GatewayMetrics
 
 CALLER = Caller("address:127.0.0.1", Share("address:127.0.0.1"))
 ORDER = Order(
-    caller=CALLER, draft=Draft(prompt="a fox, snow", n=2, seed=7), title="snow a fox", timeout=30
+    caller=CALLER,
+    draft=RequestParams(prompt="a fox, snow", n=2, seed=7),
+    title="snow a fox",
+    timeout=30,
 )
 
 
@@ -68,7 +79,7 @@ def gateway(
         store,
         GatewayMetrics(registry or CollectorRegistry()),
         Work(),
-        cache=PictureCache(DiskShelf(cache, 1 << 20)) if cache else None,
+        cache=PictureCache(DiskBackend(cache, 1 << 20)) if cache else None,
         log_prompts=log_prompts,
     )
 
@@ -236,7 +247,7 @@ async def test_a_picture_is_kept_and_described_as_that_of_the_model_that_drew_it
         runner.model = newer
         asked = gateway(runners, None, cache=tmp_path / "cache")
         drawing = await asked.draw(ORDER)
-        cache = PictureCache(DiskShelf(tmp_path / "cache", 1 << 20))
+        cache = PictureCache(DiskBackend(tmp_path / "cache", 1 << 20))
         request = validation.resolve(ORDER.draft, MODEL)
         assert await cache.recall(request, MODEL) is None
         assert await cache.recall(request, newer)
@@ -344,7 +355,7 @@ async def test_the_time_to_drain_ends_for_those_who_share_too(
 
 async def test_an_invalid_order_never_reaches_a_runner(runners: Runners) -> None:
     with pytest.raises(InvalidRequest):
-        await gateway(runners, None).draw(replace(ORDER, draft=Draft(prompt="")))
+        await gateway(runners, None).draw(replace(ORDER, draft=RequestParams(prompt="")))
     assert runners.status.counters.admitted == 0
 
 

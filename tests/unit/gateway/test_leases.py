@@ -16,16 +16,16 @@ from tests.redis import RedisServer
 from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner
 from tests.unit.gateway.test_generate import ORDER
 from tests.unit.gateway.test_runners import until
-from text2image.errors import Unavailable
+from text2image.core.errors import Unavailable
+from text2image.core.lifecycle import Work
+from text2image.core.messages import StreamOptions
 from text2image.gateway.cache import PictureCache
+from text2image.gateway.cache_backends import RedisBackend
 from text2image.gateway.generate import Gateway
 from text2image.gateway.leases import Leases
 from text2image.gateway.runners import Runners
 from text2image.gateway.shared import SharedState
-from text2image.gateway.shelves import RedisShelf
-from text2image.lifecycle import Work
-from text2image.messages import StreamOptions
-from text2image.telemetry import GatewayMetrics
+from text2image.observe.metrics import GatewayMetrics
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ async def pair(tmp_path: Path, shared: SharedState) -> AsyncIterator[list[Place]
             runners.start()
             stack.push_async_callback(runners.close)
             await until(runners, lambda runners=runners: runners.is_ready)  # type: ignore[misc]
-            cache = PictureCache(RedisShelf(shared, 60))
+            cache = PictureCache(RedisBackend(shared, 60))
             gateway = Gateway(runners, None, metrics, Work(), cache=cache, leases=Leases(shared))
             places.append(Place(gateway, runner))
         yield places

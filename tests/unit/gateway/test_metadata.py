@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.samples import MODEL, REQUEST, draft_of, requests
+from text2image.core.messages import Pixels, Request, RequestParams
 from text2image.gateway import metadata
-from text2image.messages import Draft, GenerationRequest, Pixels
 
 
 @given(requests, st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
 @example(replace(REQUEST, prompt="a fox\nNegative prompt: dark"), "embedded")
 @example(replace(REQUEST, prompt="a fox\nSteps: 3, Seed: 1"), 'a, b: "c"\nd')
 @example(replace(REQUEST, prompt="", negative_prompt="dark"), "embedded")
-def test_what_is_described_is_parsed_again(request: GenerationRequest, model: str) -> None:
+def test_what_is_described_is_parsed_again(request: Request, model: str) -> None:
     text = metadata.describe(request, request.seed, replace(MODEL, id=model))
     assert metadata.parse(text) == draft_of(request)
 
 
 @given(requests)
 @example(replace(REQUEST, prompt="a\0fox\x1b[2J", negative_prompt="\x08"))
-def test_the_parameters_survive_the_png_file(request: GenerationRequest) -> None:
+def test_the_parameters_survive_the_png_file(request: Request) -> None:
     text = metadata.describe(request, request.seed, MODEL)
     file = io.BytesIO(metadata.encode(Pixels(1, 1, b"abc"), text))
     image = Image.open(file)
@@ -51,7 +51,7 @@ def test_the_form_is_the_one_that_other_tools_read() -> None:
 def test_parameters_of_other_tools_are_read() -> None:
     text = "a fox\nNegative prompt: dark\nSteps: 28, Sampler: DPM++ 2M, CFG scale: 7, Seed: 1, RNG: CPU"
     draft = metadata.parse(text)
-    assert draft == Draft(
+    assert draft == RequestParams(
         prompt="a fox",
         negative_prompt="dark",
         steps=28,

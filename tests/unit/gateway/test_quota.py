@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text2image.errors import PermissionDenied, QuotaExceeded
-from text2image.gateway import books
+from text2image.core.errors import PermissionDenied, QuotaExceeded
+from text2image.core.limits import MEGA, Allowance, RateLimit, parse_limits
+from text2image.core.messages import Share
+from text2image.gateway import rate_limits
 from text2image.gateway.auth import Caller
-from text2image.gateway.books import Entry, LocalBook, Page
 from text2image.gateway.quota import Quotas, Receipt
-from text2image.limits import MEGA, Allowance, RateLimit, parse_limits
-from text2image.messages import Share
+from text2image.gateway.rate_limits import Entry, LocalStore, Page
 
 
 def allowing(limits: str = "", cap: int | None = None) -> Allowance:
@@ -57,7 +57,7 @@ def test_no_window_ever_holds_more_than_the_quota_and_a_wait_is_as_long_as_it_mu
     visits: list[tuple[int, int, bool]], limits: list[RateLimit]
 ) -> None:
     clock = Milliseconds()
-    book = LocalBook(clock)
+    book = LocalStore(clock)
     allowance = Allowance(tuple(limits))
     spent: list[tuple[int, int]] = []
     for number, (passed, work, taken) in enumerate(visits):
@@ -67,7 +67,7 @@ def test_no_window_ever_holds_more_than_the_quota_and_a_wait_is_as_long_as_it_mu
         if not page.booked:
             wait = max(spending.seconds_until(work) for spending in page.spendings)
             longest = max(limit.seconds for limit in limits)
-            assert 0 < wait <= longest + longest / books.SLICES + 0.001
+            assert 0 < wait <= longest + longest / rate_limits.SLICES + 0.001
             clock.now += round(wait * 1000) - 1
             assert not book.book(entry).booked
             clock.now += 1
@@ -83,7 +83,7 @@ def test_no_window_ever_holds_more_than_the_quota_and_a_wait_is_as_long_as_it_mu
 
 def test_all_of_a_limit_can_be_spent_and_comes_back() -> None:
     clock = Milliseconds()
-    book = LocalBook(clock)
+    book = LocalStore(clock)
     allowance = allowing("10/minute")
 
     def spend(work: int) -> Page:
@@ -98,7 +98,7 @@ def test_all_of_a_limit_can_be_spent_and_comes_back() -> None:
 
 
 def test_an_entry_that_one_limit_refuses_is_booked_on_none() -> None:
-    book = LocalBook(Milliseconds())
+    book = LocalStore(Milliseconds())
     allowance = allowing("100/minute;10/hour", 5)
     assert not book.book(Entry("1", "alice", 11 * MEGA, allowance)).booked
     page = book.book(Entry("2", "alice", 10 * MEGA, allowance))
@@ -108,12 +108,12 @@ def test_an_entry_that_one_limit_refuses_is_booked_on_none() -> None:
 
 def test_callers_who_have_nothing_on_the_book_are_forgotten() -> None:
     clock = Milliseconds()
-    book = LocalBook(clock)
-    for number in range(4 * books.SWEEP_FROM):
+    book = LocalStore(clock)
+    for number in range(4 * rate_limits.SWEEP_FROM):
         clock.now += 1000
         entry = Entry("", f"address:{number}", MEGA, allowing("9/minute", 1))
         book.release(entry, book.book(entry), refund=False)
-    assert len(book) <= books.SWEEP_FROM
+    assert len(book) <= rate_limits.SWEEP_FROM
 
 
 async def test_a_receipt_does_not_show_what_was_given_back() -> None:

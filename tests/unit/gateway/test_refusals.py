@@ -11,11 +11,11 @@ import pytest
 from tests.samples import REQUEST
 from tests.unit.gateway.scripted import STORY, ScriptedRunner
 from tests.unit.gateway.test_runner_link import linked
-from text2image.errors import Unavailable
+from text2image.core.errors import Unavailable
+from text2image.core.lifecycle import Ticket
+from text2image.core.messages import Request, Share, State, StreamOptions
 from text2image.gateway.refusals import Kind, Refusals
 from text2image.gateway.runner_link import RunnerLink
-from text2image.lifecycle import Ticket
-from text2image.messages import GenerationRequest, Share, State, StreamOptions
 
 PATIENCE = 10.0
 ALICE, BOB = Share("alice"), Share("bob")
@@ -53,7 +53,7 @@ def memory() -> Memory:
     [replace(REQUEST, prompt="a dog"), replace(REQUEST, negative_prompt="rain", seed=99)],
     ids=["prompt", "seed"],
 )
-def test_what_is_shown_is_of_no_matter(memory: Memory, request_: GenerationRequest) -> None:
+def test_what_is_shown_is_of_no_matter(memory: Memory, request_: Request) -> None:
     assert memory.refuses(Kind.of(request_, PATIENCE - 0.01, ALICE))
 
 

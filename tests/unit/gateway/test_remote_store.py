@@ -11,10 +11,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from text2image.core.settings import Settings
 from text2image.gateway import remote_store
 from text2image.gateway.remote_store import RemoteStore, store_of
 from text2image.gateway.store import NotSaved, Store
-from text2image.settings import Settings
 
 BUCKET, FOLDER = "pictures", "drawn/today"
 URL = f"s3://{BUCKET}/{FOLDER}"

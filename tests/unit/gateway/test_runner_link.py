@@ -14,10 +14,10 @@ import trustme
 from tests.certificates import Files
 from tests.e2e.harness import free_port
 from tests.unit.gateway.scripted import ScriptedRunner
+from text2image.core.messages import State
 from text2image.gateway import runner_link
 from text2image.gateway.runner_link import RunnerLink
-from text2image.messages import State
-from text2image.tls import Tls
+from text2image.net.tls import Tls
 
 # A connection's first words in HTTP/2: a frame of settings, without any.
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.samples import MODEL, REQUEST
 from tests.unit.gateway.scripted import BREAK, HANG, STORY, ScriptedRunner, image
-from text2image.errors import (
+from text2image.core.errors import (
     DeadlineExceeded,
     FieldViolation,
     Internal,
@@ -22,9 +22,8 @@ from text2image.errors import (
     Text2ImageError,
     Unavailable,
 )
-from text2image.gateway.runners import Runners
-from text2image.lifecycle import Ticket
-from text2image.messages import (
+from text2image.core.lifecycle import Ticket
+from text2image.core.messages import (
     Event,
     GeneratedImage,
     Queued,
@@ -33,7 +32,8 @@ from text2image.messages import (
     Status,
     StreamOptions,
 )
-from text2image.telemetry import GatewayMetrics
+from text2image.gateway.runners import Runners
+from text2image.observe.metrics import GatewayMetrics
 
 FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=0.01)
 Connect = Callable[..., Awaitable[Runners]]

@@ -12,12 +12,12 @@ from redis.asyncio import Redis
 
 from tests.redis import RedisServer
 from tests.unit.gateway.test_quota import allowing, caller
-from text2image.errors import QuotaExceeded
+from text2image.core.errors import QuotaExceeded
+from text2image.core.limits import MEGA
 from text2image.gateway import shared
-from text2image.gateway.books import Entry, LocalBook, Page, SharedBook
 from text2image.gateway.quota import Quotas, Receipt
+from text2image.gateway.rate_limits import Entry, LocalStore, Page, RedisStore
 from text2image.gateway.shared import OutOfReach, SharedState
-from text2image.limits import MEGA
 
 WAIT_SECONDS = 30.0
 # How long what runs is held in Redis, in seconds: so short that a test can see it end.
@@ -47,7 +47,7 @@ async def state(redis: RedisServer) -> AsyncIterator[SharedState]:
 async def test_the_shared_book_reckons_as_the_local_one(state: SharedState, seed: int) -> None:
     """In windows so long that nothing comes back meanwhile; Redis has a clock of its own."""
     chance = random.Random(seed)
-    local, remote = LocalBook(), SharedBook(state, 60)
+    local, remote = LocalStore(), RedisStore(state, 60)
     allowance = allowing("40/hour;60/day", 3)
     running: list[tuple[Entry, Page, Page]] = []
     for number in range(60):
@@ -68,7 +68,7 @@ async def test_the_shared_book_reckons_as_the_local_one(state: SharedState, seed
 
 
 async def test_the_shared_book_gives_back_what_is_older_than_the_window(state: SharedState) -> None:
-    book = SharedBook(state, HOLD)
+    book = RedisStore(state, HOLD)
     entry = Entry("1", "alice", 10 * MEGA, allowing("10/second"))
     assert (await book.book(entry)).booked
     refused = await book.book(entry)
@@ -107,7 +107,7 @@ async def test_gateways_that_share_a_redis_share_every_limit(redis: RedisServer)
 async def test_places_are_shared_and_those_of_a_killed_gateway_come_free(
     state: SharedState,
 ) -> None:
-    killed, alive, other = (SharedBook(state, HOLD) for _ in range(3))
+    killed, alive, other = (RedisStore(state, HOLD) for _ in range(3))
     allowance = allowing(cap=2)
     assert (await killed.book(Entry("1", "alice", 0, allowance))).booked
     assert (await alive.book(Entry("2", "alice", 0, allowance))).booked
@@ -128,7 +128,7 @@ async def test_places_are_shared_and_those_of_a_killed_gateway_come_free(
 async def test_one_that_is_refused_takes_no_place_however_late_the_answer_comes(
     state: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book = SharedBook(state, HOLD)
+    book = RedisStore(state, HOLD)
     first, second, third = (Entry(id_, "alice", 0, allowing(cap=1)) for id_ in "123")
     page = await book.book(first)
     ask = book._ask
@@ -234,7 +234,7 @@ async def test_a_full_redis_keeps_the_books_all_the_same(
 ) -> None:
     with redis.connection as connection:
         connection.config_set("maxmemory", "1")
-    one, other = SharedBook(state, HOLD), SharedBook(state, HOLD)
+    one, other = RedisStore(state, HOLD), RedisStore(state, HOLD)
     allowance = allowing("10/hour", 1)
     entry = Entry("1", "alice", 4 * MEGA, allowance)
     page = await one.book(entry)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from text2image.core.messages import ModelInfo, Pixels, Request
     from text2image.engine.memory import DeviceMemory
     from text2image.engine.sample import Group, Sample
-    from text2image.messages import GenerationRequest, ModelInfo, Pixels
 
 
 class OutOfMemory(Exception):
@@ -32,11 +32,11 @@ class Model(Protocol):
     # What its steps take of the device; None where that cannot be told.
     memory: DeviceMemory | None
 
-    def group_of(self, request: GenerationRequest) -> Group:
+    def group_of(self, request: Request) -> Group:
         """What must be equal for samples to share a forward pass."""
         ...
 
-    def rows_of(self, request: GenerationRequest) -> int:
+    def rows_of(self, request: Request) -> int:
         """Rows that one sample of this request takes in a forward pass: two with guidance, one without."""
         ...
 

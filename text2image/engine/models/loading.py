@@ -21,12 +21,12 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
+from text2image.core.messages import ModelInfo, Sampler
+from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, MODELS, Settings
 from text2image.engine import devices
 from text2image.engine.models import packing
 from text2image.engine.models.contract import Model
 from text2image.engine.models.stable_diffusion import StableDiffusion
-from text2image.messages import ModelInfo, Sampler
-from text2image.settings import EMBEDDED_MODEL, MAX_SIDE, MODELS, Settings
 
 logger = logging.getLogger(__name__)
 

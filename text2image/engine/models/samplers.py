@@ -17,7 +17,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from text2image.messages import Sampler
+from text2image.core.messages import Sampler
 
 # What each sampler overrides in the configuration that a model was trained with.
 _SAMPLERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.models.samplers import Samplers, Trajectory
 from text2image.engine.sample import Group, Sample
-from text2image.messages import GenerationRequest, ModelInfo, Pixels
 
 # Latent pixels to decode at once on a GPU: four pictures of 512 x 512.
 _DECODE_AREA = 4 * 64 * 64
@@ -63,10 +63,10 @@ class StableDiffusion:
         self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
         self._projection = Projection(self._config.in_channels)
 
-    def group_of(self, request: GenerationRequest) -> Group:
+    def group_of(self, request: Request) -> Group:
         return Group(request.height // self._latent_scale, request.width // self._latent_scale)
 
-    def rows_of(self, request: GenerationRequest) -> int:
+    def rows_of(self, request: Request) -> int:
         # A network that takes the scale as an input (LCM) needs no second, unconditional row.
         embeds_guidance = self._config.time_cond_proj_dim is not None
         return 1 if embeds_guidance or request.guidance_scale <= 1 else 2

@@ -1,0 +1,72 @@
+"""The batchable method: each item ends in pictures or in an error of its own, in the order of the items."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from tests.samples import MODEL
+from text2image.api.batch import draw_batch
+from text2image.core.errors import Text2ImageError, Unavailable
+from text2image.core.messages import GeneratedImage, Pixels, Request, RequestParams, Timings
+from text2image.core.validation import resolve
+from text2image.gateway import metadata
+
+
+@dataclass
+class Drawn:
+    request: Request
+    images: Sequence[GeneratedImage]
+    left_out: str = ""
+
+
+async def generate_many(drafts: Sequence[RequestParams]) -> list[Drawn | Text2ImageError]:
+    """A runner that is full for dogs."""
+    results: list[Drawn | Text2ImageError] = []
+    for draft in drafts:
+        if "dog" in draft.prompt:
+            results.append(Unavailable("full", reason=Unavailable.FULL, retry_after=3))
+            continue
+        request = resolve(draft, MODEL)
+        image = GeneratedImage(0, request.seed, Pixels(1, 1, b"abc"), Timings(0, 0, 0))
+        results.append(Drawn(request, [image], "and more" if "long" in draft.prompt else ""))
+    return results
+
+
+async def test_items_end_on_their_own_and_in_order() -> None:
+    items = [
+        {"text": "a cat", "seed": 5},
+        {"text": "a cat", "steps": "many"},
+        {"text": "a dog"},
+        {},
+        {"text": "a fox", "context": "snow", "seed": 6},
+    ]
+    answers = await draw_batch(items, generate_many, lambda: MODEL)
+    assert [answer["status_code"] for answer in answers] == [200, 400, 503, 400, 200]
+    assert answers[1]["violations"][0]["field"] == "steps"
+    assert answers[2]["retry_after"] == 3
+    assert answers[4]["seed"] == 6
+    image = Image.open(io.BytesIO(base64.b64decode(answers[4]["image_base64"])))
+    assert metadata.parse(image.text[metadata.CHUNK]).prompt == "a fox, snow"
+
+
+async def test_an_item_is_told_what_of_its_prompt_was_left_out() -> None:
+    items = [{"text": "a cat"}, {"text": "a long story"}]
+    one, other = await draw_batch(items, generate_many, lambda: MODEL)
+    assert one["message"] == "Image generated successfully"
+    assert other["message"].endswith("; the prompt was too long, left out: and more")
+
+
+async def test_a_bad_context_fails_its_own_item_alone() -> None:
+    items = [{"text": "a cat", "context": "x" * 4001}, {"text": "a cat"}]
+    one, other = await draw_batch(items, generate_many, lambda: MODEL)
+    assert [violation["field"] for violation in one["violations"]] == ["context"]
+    assert other["status_code"] == 200
+
+
+async def test_an_empty_list_is_answered_by_one() -> None:
+    assert await draw_batch([], generate_many, lambda: MODEL) == []

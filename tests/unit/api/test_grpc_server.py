@@ -1,0 +1,125 @@
+"""The public gRPC port notices clients that go without a word, and lets them ping it for the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import grpc
+import pytest
+
+from tests.e2e.harness import free_port
+from tests.unit.gateway.scripted import READY
+from text2image.api import grpc_server
+from text2image.api.grpc_server import GrpcServer
+from text2image.core.messages import Status
+from text2image.core.settings import Settings
+from text2image.gateway.generate import Gateway
+from text2image.net import wire
+from text2image.v1 import image_generation_pb2 as pb
+
+PING_MS = 100
+# The head of an HTTP/2 PING frame with the ACK flag (RFC 9113, section 6.7).
+ANSWERED_PING = b"\x00\x00\x08\x06\x01"
+
+
+class Watched:
+    """The part of a gateway that a client needs who watches its status."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    def authenticate(self, credentials: object) -> None:
+        pass
+
+    async def statuses(self) -> AsyncIterator[Status]:
+        try:
+            yield READY
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
+class Cable:
+    """A connection to `port` that can be cut so that neither end hears of it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._intact = asyncio.Event()
+        self._intact.set()
+        self._relays: set[asyncio.Task[None]] = set()
+        self.answered_pings = 0
+
+    async def __aenter__(self) -> Cable:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.address = "{}:{}".format(*self._server.sockets[0].getsockname())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for relay in self._relays:
+            relay.cancel()
+        self._server.close()
+
+    def cut(self) -> None:
+        self._intact.clear()
+
+    async def _connect(self, here: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        there, forth = await asyncio.open_connection("127.0.0.1", self._port)
+        for source, sink in ((here, forth), (there, back)):
+            self._relays.add(asyncio.create_task(self._relay(source, sink)))
+
+    async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            await self._intact.wait()
+            self.answered_pings += data.count(ANSWERED_PING)
+            sink.write(data)
+
+
+@contextlib.asynccontextmanager
+async def serving(gateway: Watched, folder: Path) -> AsyncIterator[int]:
+    port = free_port()
+    settings = Settings(grpc_port=port, runtime_dir=folder)
+    server = GrpcServer(cast("Gateway", gateway), settings)
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop()
+
+
+async def test_a_client_that_went_without_a_word_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_server, "PING_INTERVAL_MS", PING_MS)
+    monkeypatch.setattr(grpc_server, "PING_TIMEOUT_MS", PING_MS)
+    gateway = Watched()
+    async with (
+        serving(gateway, tmp_path) as port,
+        Cable(port) as cable,
+        grpc.aio.insecure_channel(cable.address) as channel,
+    ):
+        call = wire.stub(channel).WatchStatus(pb.WatchStatusRequest())
+        await call.read()
+        cable.cut()
+        await asyncio.wait_for(gateway.left.wait(), 30)
+
+
+async def test_a_client_that_pings_while_it_waits_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_server, "CLIENT_PING_MS", PING_MS // 2)
+    options = [("grpc.keepalive_time_ms", PING_MS), ("grpc.http2.max_pings_without_data", 0)]
+    gateway = Watched()
+    async with (
+        serving(gateway, tmp_path) as port,
+        Cable(port) as cable,
+        grpc.aio.insecure_channel(cable.address, options) as channel,
+    ):
+        call = wire.stub(channel).WatchStatus(pb.WatchStatusRequest())
+        await call.read()
+        while cable.answered_pings < 6:
+            assert not call.done(), await call.details()
+            await asyncio.sleep(PING_MS / 1000)

@@ -1,0 +1,202 @@
+"""What crosses the wire arrives as it was: requests, events, status, models, and errors with all they say."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.samples import MODEL, draft_of, requests
+from text2image.core import errors
+from text2image.core.messages import (
+    Completed,
+    Counters,
+    Event,
+    GeneratedImage,
+    Picture,
+    Pixels,
+    Progress,
+    Queued,
+    Request,
+    RequestParams,
+    State,
+    Status,
+    StreamOptions,
+    Timings,
+)
+from text2image.net import rpc, text2image_pb2, wire
+from text2image.v1 import image_generation_pb2 as pb
+
+seconds = st.floats(0, 1e6)
+counts = st.integers(0, 2**31 - 1)
+timings = st.builds(Timings, seconds, seconds, seconds, seconds)
+pixels = st.builds(Pixels, counts, counts, st.binary(max_size=9))
+text = st.text(st.characters(exclude_categories=["Cs"]))
+plain_events = (
+    st.builds(Queued, seconds)
+    | st.builds(Progress, counts, counts, counts, st.none() | pixels)
+    | st.builds(Completed, text)
+)
+images = st.builds(GeneratedImage, counts, st.integers(0, 2**63 - 1), pixels, timings)
+pictures = st.builds(
+    Picture,
+    index=counts,
+    seed=st.integers(0, 2**63 - 1),
+    width=counts,
+    height=counts,
+    png=st.binary(max_size=9),
+    path=text,
+    timings=timings,
+)
+
+
+@given(requests, st.builds(StreamOptions, counts, counts))
+def test_a_request_arrives_complete(request: Request, options: StreamOptions) -> None:
+    sent = wire.request_to(request, options).SerializeToString()
+    message = pb.GenerateRequest.FromString(sent)
+    assert wire.params_from(message) == draft_of(request)
+    assert wire.options_from(message) == options
+
+
+def test_what_a_client_leaves_out_stays_open() -> None:
+    message = pb.GenerateRequest(prompt="a cat", steps=0)
+    assert wire.params_from(message) == RequestParams(prompt="a cat", steps=0)
+    assert wire.options_from(message) == StreamOptions(progress_every=1, preview_every=0)
+    assert wire.options_from(pb.GenerateRequest(progress_every=-3)) == StreamOptions()
+
+
+@given(plain_events | images)
+def test_a_runners_event_arrives(event: Event) -> None:
+    sent = wire.event_to(event).SerializeToString()
+    assert wire.event_from(pb.GenerateResponse.FromString(sent)) == event
+
+
+@given(plain_events | pictures)
+def test_a_gateways_event_arrives(event: Queued | Progress | Picture | Completed) -> None:
+    sent = wire.client_event_to(event).SerializeToString()
+    assert wire.client_event_from(pb.GenerateResponse.FromString(sent)) == event
+
+
+def test_an_event_of_a_later_version_is_passed_over() -> None:
+    assert wire.event_from(pb.GenerateResponse()) is None
+    assert wire.client_event_from(pb.GenerateResponse()) is None
+
+
+@given(
+    st.builds(
+        Status,
+        state=st.sampled_from(State),
+        detail=text,
+        backlog_seconds=seconds,
+        active=counts,
+        counters=st.builds(Counters, **{field.name: counts for field in fields(Counters)}),
+    )
+)
+def test_a_status_arrives(status: Status) -> None:
+    sent = wire.status_to(status).SerializeToString()
+    assert wire.status_from(pb.WatchStatusResponse.FromString(sent)) == status
+
+
+def test_a_model_arrives() -> None:
+    sent = wire.model_to(MODEL).SerializeToString()
+    assert wire.model_from(pb.GetModelResponse.FromString(sent)) == MODEL
+
+
+class Failed(grpc.RpcError):
+    """A call that ended in a status, as a client sees it."""
+
+    def __init__(self, status: grpc.Status) -> None:
+        super().__init__()
+        self._status = status
+
+    def code(self) -> grpc.StatusCode:
+        return self._status.code
+
+    def details(self) -> str:
+        return self._status.details
+
+    def trailing_metadata(self) -> object:
+        return self._status.trailing_metadata
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidRequest(
+            errors.FieldViolation("steps", "is 0"), errors.FieldViolation("n", "is 9")
+        ),
+        errors.Unauthenticated("no key"),
+        errors.PermissionDenied("not yours"),
+        errors.PayloadTooLarge("too large"),
+        errors.QuotaExceeded("slow down", retry_after=2.5, subject="key:alice"),
+        errors.Cancelled("gone"),
+        errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=0.25),
+        errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=1, lasts=0.5),
+        errors.Unavailable("bye", reason=errors.Unavailable.DRAINING, retry_after=10),
+        errors.DeadlineExceeded("too late"),
+        errors.Internal("abc123"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_arrives_with_all_it_says(error: errors.Text2ImageError) -> None:
+    arrived = wire.error_from_rpc(Failed(wire.rpc_status_of(error)))
+    assert type(arrived) is type(error)
+    assert arrived.__dict__ == error.__dict__
+    assert str(arrived) == str(error)
+
+
+def test_an_error_of_many_violations_fits_into_grpcs_metadata() -> None:
+    """grpc drops what is larger, and its client sees RESOURCE_EXHAUSTED."""
+    violations = [errors.FieldViolation(f"#{number}", "x" * 80) for number in range(500)]
+    error = errors.InvalidRequest(*violations)
+    status = wire.rpc_status_of(error)
+    metadata = sum(len(value) for _, value in status.trailing_metadata) + len(status.details)
+    assert metadata < 8 << 10
+    arrived = wire.error_from_rpc(Failed(status))
+    assert isinstance(arrived, errors.InvalidRequest)
+    assert arrived.violations == error.violations
+    assert arrived.violations[:15] == tuple(violations[:15])
+    assert arrived.violations[-1].reason == "and 485 more bad fields"
+    assert error.renamed({}).violations == error.violations
+
+
+def test_a_strangers_error_is_not_taken_for_ours() -> None:
+    refused = errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=1)
+    bare = wire.rpc_status_of(refused)._replace(trailing_metadata=())
+    assert wire.error_from_rpc(Failed(bare)) is None
+
+
+LIMIT = 100
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"\x12\x03cat", None),
+        (b"\xff", errors.InvalidRequest),
+        (b"\x12\x02\xff\xfe", errors.InvalidRequest),
+        (b"\x12\x03cat\xa0\x06\x01", errors.InvalidRequest),
+        (b"\x12\x7f" + b"x" * 127, errors.PayloadTooLarge),
+    ],
+    ids=["valid", "garbage", "invalid UTF-8", "unknown field", "too large"],
+)
+def test_what_does_not_parse_reaches_the_handler(
+    data: bytes, error: type[errors.Text2ImageError] | None
+) -> None:
+    parsed = rpc.deserializer(text2image_pb2.ImageRequest, LIMIT)(data)
+    if error is None:
+        assert rpc.checked(parsed).text == "cat"
+    else:
+        with pytest.raises(error):
+            rpc.checked(parsed)
+
+
+def test_an_unforeseen_error_tells_an_id_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    internal = rpc.as_ours(RuntimeError("the password is 1234"))
+    assert isinstance(internal, errors.Internal)
+    assert "1234" not in internal.message
+    assert internal.error_id in internal.message
+    assert internal.error_id in caplog.text

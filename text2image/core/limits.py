@@ -1,0 +1,73 @@
+"""How much a caller may: the words for it, and what a request costs.
+
+Work is counted in pixel-steps, exactly; people read and write it in millions, megapixel-steps. A picture of 512 x 512
+pixels and 20 steps costs 5.2 of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from text2image.core.messages import Request
+
+MEGA = 1_000_000
+PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_LIMIT = re.compile(r"\s*(\d{1,9})\s*/\s*([a-z]+)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most so many megapixel-steps in any window as long as `period`, one of `PERIODS`."""
+
+    megapixel_steps: int
+    period: str
+
+    @property
+    def quota(self) -> int:
+        """Pixel-steps."""
+        return self.megapixel_steps * MEGA
+
+    @property
+    def seconds(self) -> int:
+        return PERIODS[self.period]
+
+    def __str__(self) -> str:
+        return f"{self.megapixel_steps}/{self.period}"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """All limits of a caller; None is no cap on the requests that are drawn at once."""
+
+    limits: tuple[RateLimit, ...] = ()
+    max_concurrent: int | None = None
+
+
+@lru_cache(maxsize=1024)
+def parse_limits(text: str) -> tuple[RateLimit, ...]:
+    """Limits as people write them: `600/minute`, several as `600/minute;5000/day`, and none as nothing.
+
+    Raises:
+        ValueError: the text is none; the message says what it may be.
+    """
+    limits = tuple(_parsed(part) for part in text.split(";") if text)
+    if len({limit.period for limit in limits}) < len(limits):
+        raise ValueError(f"{text!r} limits the same period twice")
+    return limits
+
+
+def _parsed(text: str) -> RateLimit:
+    match = _LIMIT.fullmatch(text)
+    if not match or not int(match[1]) or match[2].lower() not in PERIODS:
+        raise ValueError(
+            f"{text.strip()!r} is no limit; write megapixel-steps per {', '.join(PERIODS)} "
+            "as in 600/minute, several with a semicolon between them"
+        )
+    return RateLimit(int(match[1]), match[2].lower())
+
+
+def work_of(request: Request) -> int:
+    """What a request costs, in pixel-steps."""
+    return request.width * request.height * request.steps * request.n

@@ -1,0 +1,224 @@
+"""The nouns of the service: what is asked for, what happens on the way, and what comes back.
+
+Frozen and typed; nothing here knows of torch or of a transport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from os import PathLike
+from pathlib import Path
+
+
+class Sampler(StrEnum):
+    """How the denoising trajectory is integrated, by the names that people use."""
+
+    DPMPP_2M = "dpm++ 2m"
+    EULER = "euler"
+    EULER_ANCESTRAL = "euler ancestral"
+    DDIM = "ddim"
+    LCM = "lcm"
+    UNIPC = "unipc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a served model can do, and the defaults of what a request leaves out.
+
+    Sides are in pixels; `max_prompt_tokens` counts the start and end marks.
+    """
+
+    id: str
+    revision: str
+    family: str
+    width: int
+    height: int
+    min_side: int
+    max_side: int
+    steps: int
+    guidance_scale: float
+    sampler: Sampler
+    samplers: tuple[Sampler, ...]
+    max_prompt_tokens: int
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestParams:
+    """A request as a client wrote it: None stands for the model's default."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    n: int | None = None
+    sampler: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A valid request with nothing left open: equal requests to the same model give equal pictures.
+
+    Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone.
+    """
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    n: int
+    sampler: Sampler
+
+    def seed_of(self, index: int) -> int:
+        """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""
+        return (self.seed + index) % 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What to report on the way: every so many steps a `Progress`, and in it a preview; 0 is never."""
+
+    progress_every: int = 0
+    preview_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Whose work a request counts as, and how much of the device its owner gets against others who wait too."""
+
+    owner: str = ""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A picture: 8 bit RGB, rows from the top, no padding; `len(rgb) == width * height * 3`."""
+
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a picture's time went, in seconds; `encoding` is that of its prompt."""
+
+    queued: float
+    denoising: float
+    decoding: float
+    encoding: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds from its admission to its pixels, less those that it waited for its decoding."""
+        return self.queued + self.encoding + self.denoising + self.decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request is admitted and will end in pictures, an error or its cancellation."""
+
+    predicted_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Picture `index` has done `step` of `steps` steps."""
+
+    index: int
+    step: int
+    steps: int
+    preview: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """Picture `index` is finished."""
+
+    index: int
+    seed: int
+    pixels: Pixels
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A finished picture as a client gets it: PNG with its parameters inside.
+
+    `path` is where the gateway saved it, empty if it did not; `seed` draws it again, alone. `cached` tells that it was
+    drawn for an earlier request.
+    """
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    png: bytes = field(repr=False)
+    path: str
+    timings: Timings
+    cached: bool = False
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the PNG file as it is, its parameters included."""
+        Path(path).write_bytes(self.png)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """All pictures are out. `left_out` is the end of the prompt that the text encoder had no room for."""
+
+    left_out: str
+
+
+# What an engine and its runner report, and what a gateway makes of it for its clients.
+Event = Queued | Progress | GeneratedImage | Completed
+ClientEvent = Queued | Progress | Picture | Completed
+
+
+class State(Enum):
+    """What an engine is doing; only a READY one admits requests."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What an engine has done since its process began; one request asks for one or more samples."""
+
+    admitted: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    refused: int = 0
+    batches: int = 0
+    sample_steps: int = 0
+    steps_saved: int = 0
+    retries: int = 0
+    dropped: int = 0
+    out_of_memory: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """An engine's state and load; `backlog_seconds` is the predicted time until all admitted work is done.
+
+    `pace` is the seconds that a million pixel-steps add to it, 0 where that is not known.
+    """
+
+    state: State
+    detail: str = ""
+    backlog_seconds: float = 0.0
+    active: int = 0
+    counters: Counters = field(default_factory=Counters)
+    pace: float = 0.0

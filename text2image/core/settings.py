@@ -1,0 +1,376 @@
+"""Every setting in one place, each with its documented default, read from the environment.
+
+Variables carry the prefix `T2I_`; HOST, PORT and GRPC_PORT are read as they are, since that is how they are known.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from text2image.core.addresses import (
+    address_of,
+    parse_networks,
+    parse_runners,
+    reachable,
+    split_port,
+)
+from text2image.core.folders import own_folder
+from text2image.core.limits import parse_limits
+from text2image.core.messages import Sampler
+
+# What lies here is found by its name: the embedded model, or the one that a Bento was built with in its place.
+MODELS = Path(__file__).parents[2] / "models"
+EMBEDDED_MODEL = "embedded"
+# Pixels; a picture of this side fits in one message between runner and gateway.
+MAX_SIDE = 4096
+# Seconds that a client may always name, however short the server's own default is.
+LONGEST_NAMED_TIMEOUT = 600.0
+_ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
+_COLLECTOR = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+# The name and the password in a URL, which nobody is told.
+_USER = re.compile(r"^(\w+://)?.*@")
+
+
+def brought_model(models: Path = MODELS) -> str:
+    """The name of the model that comes with the code."""
+    brought = [path.parent.relative_to(models) for path in models.rglob("model_index.json")]
+    if not brought or Path(EMBEDDED_MODEL) in brought:
+        return EMBEDDED_MODEL
+    return min(brought).as_posix()
+
+
+class Settings(BaseSettings):
+    """The settings of the gateway and its runners; `get_settings()` reads them once a process."""
+
+    # A variable that is set to nothing counts as unset: nothing is no path, and would be the current folder.
+    model_config = SettingsConfigDict(
+        env_prefix="T2I_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = Field(
+        "127.0.0.1",
+        validation_alias="HOST",
+        description="Address that HTTP and gRPC listen on.",
+    )
+    port: int = Field(
+        3000,
+        ge=1,
+        le=65535,
+        validation_alias="PORT",
+        description="Port of HTTP.",
+    )
+    grpc_port: int = Field(
+        50051,
+        ge=1,
+        le=65535,
+        validation_alias="GRPC_PORT",
+        description="Port of gRPC.",
+    )
+
+    tls_cert: Path | None = Field(
+        None,
+        description="Certificate chain in PEM; with it and its key, HTTP and gRPC are served over TLS alone.",
+    )
+    tls_key: Path | None = Field(None, description="Key of the certificate, in PEM, not locked.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="Authorities in PEM; clients must show a certificate that one of them has signed.",
+    )
+    cors_origins: str | None = Field(
+        None,
+        description="Origins whose pages may call HTTP from a browser, with commas between, or `*`; none if unset.",
+    )
+
+    model: str = Field(
+        default_factory=brought_model,
+        description="`embedded`, a folder in diffusers format, or the id of a model on the Hugging Face hub.",
+    )
+    model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    default_steps: int | None = Field(
+        None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
+    )
+    default_guidance_scale: float | None = Field(
+        None,
+        ge=0,
+        le=30,
+        description="Guidance scale when a request names none; the model's own if unset.",
+    )
+    default_sampler: Sampler | None = Field(
+        None, description="Sampler when a request names none; the model's own if unset."
+    )
+    max_side: int | None = Field(
+        None,
+        ge=64,
+        le=MAX_SIDE,
+        description="Largest width and height in pixels; twice the model's own if unset.",
+    )
+
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description="Precision; by `auto` fp32 on a CPU, else bf16 or fp16, whichever the card supports.",
+    )
+    compile: bool = Field(
+        False, description="Compile the U-Net with torch.compile: slower to start, faster to step."
+    )
+    threads: int = Field(
+        0, ge=0, description="Threads for torch on a CPU; 0 takes the cores the process may use."
+    )
+
+    runners: str | None = Field(
+        None,
+        description="Runners elsewhere, with commas between: `host:port`, `unix:/path`, or `dns:///name:port` for all "
+        "addresses behind a name; the server starts its own if unset.",
+    )
+    runner_workers: int = Field(
+        0, ge=0, description="Runner processes; 0 starts one per GPU, or one without a GPU."
+    )
+    runner_listen: str | None = Field(
+        None,
+        description="`host:port` at which the first runner here takes work from gateways elsewhere, and each further "
+        "one at the next port.",
+    )
+    runner_tls_cert: Path | None = Field(
+        None,
+        description="Certificate chain in PEM that gateways and runners show each other over TCP.",
+    )
+    runner_tls_key: Path | None = Field(
+        None, description="Key of that certificate, in PEM, not locked."
+    )
+    runner_tls_ca: Path | None = Field(
+        None,
+        description="Authorities in PEM that must have signed what the other side shows.",
+    )
+    gateway_workers: int = Field(1, ge=1, description="Gateway processes that share the two ports.")
+    runtime_dir: Path | None = Field(
+        None,
+        description="Folder of the sockets between gateway and runners; a private one per gRPC port if unset.",
+    )
+
+    max_batch_rows: int = Field(
+        0,
+        ge=0,
+        description="Most U-Net rows in a batch, at least the 2 of a guided picture; 0 measures what pays off.",
+    )
+    max_backlog_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Refuse a request when admitted work would keep it longer than this.",
+    )
+    memory_reserve: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the free memory, of the card or on a CPU of the container, that batches leave alone.",
+    )
+    request_timeout: float = Field(
+        300.0, gt=0, description="Seconds a request may take when its client names none."
+    )
+    drain_timeout: float = Field(
+        60.0, ge=0, description="Seconds that admitted work may take after SIGTERM."
+    )
+    runner_retries: int = Field(
+        2, ge=0, description="How often a request is sent again when its runner dies."
+    )
+    max_body_bytes: int = Field(1 << 20, gt=0, description="Largest request body, HTTP and gRPC.")
+
+    keys_file: Path | None = Field(
+        None,
+        description="File of the API keys that requests must show; without it anybody may do anything. "
+        "`python -m text2image.keys create NAME` makes a key.",
+    )
+    rate_limit: str | None = Field(
+        None,
+        description="Megapixel-steps that each key, or each address without keys, may spend, as `600/minute` or "
+        "`600/minute;5000/day`; no limit if unset. A 512x512 picture of 20 steps is 5.2.",
+    )
+    max_concurrent: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of each key, or of each address without keys, at work at once; no limit if unset.",
+    )
+    trusted_proxies: str | None = Field(
+        None,
+        description="Proxies whose `X-Forwarded-For` is believed: addresses or networks, with commas between them.",
+    )
+    redis_url: str | None = Field(
+        None,
+        description="Redis in which several gateways share limits, and pictures if `T2I_CACHE_REDIS_URL` is unset; "
+        "without it each gateway process counts for itself.",
+    )
+    cache_redis_url: str | None = Field(
+        None,
+        description="Redis for the cache of pictures; `T2I_REDIS_URL` if unset, and the disk if that is unset too.",
+    )
+
+    cache_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Size of the cache of pictures on disk; 0 switches caching off, in Redis too.",
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Folder of the cache; `text2image` in the user's own cache folder if unset.",
+    )
+    cache_ttl: int = Field(
+        7 * 24 * 3600,
+        gt=0,
+        description="Seconds after its last use that Redis, where it is the cache, forgets a picture.",
+    )
+
+    output_dir: str | Path = Field(
+        Path("generated_images"),
+        description="Folder of the pictures, or a URL that fsspec knows, as `s3://bucket/folder`.",
+    )
+    save_images: bool = Field(True, description="Save every picture in the output folder.")
+    log_prompts: bool = Field(False, description="Write prompts to the log.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="Form of the log: `text`, `json`, or by `auto` text on a terminal and JSON elsewhere.",
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Collector that takes traces by OTLP over HTTP, as in `http://localhost:4318`; none without it.",
+    )
+
+    page_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port at which the server shows the page too; no page if unset.",
+    )
+    server: str | None = Field(
+        None,
+        description="Host and gRPC port of the server that the page and the command draw with; `HOST` and `GRPC_PORT` "
+        "if unset.",
+    )
+
+    @field_validator("runners")
+    @classmethod
+    def _check_runners(cls, value: str | None) -> str | None:
+        if value and value.strip().isdigit():
+            raise ValueError(
+                "it names the addresses of runners; how many run here is set by T2I_RUNNER_WORKERS"
+            )
+        parse_runners(value or "")
+        return value
+
+    @field_validator("runner_listen")
+    @classmethod
+    def _check_runner_listen(cls, value: str | None) -> str | None:
+        if value:
+            split_port(value)
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate_limit(cls, value: str | None) -> str | None:
+        parse_limits(value or "")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str | None) -> str | None:
+        parse_networks(value or "")
+        return value
+
+    @field_validator("redis_url", "cache_redis_url")
+    @classmethod
+    def _check_redis(cls, value: str | None) -> str | None:
+        if value:
+            # Here, since only a server that has a Redis needs the package.
+            from redis.connection import parse_url
+
+            parse_url(value)  # type: ignore[no-untyped-call]
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp_endpoint(cls, value: str | None) -> str | None:
+        if value and not _COLLECTOR.fullmatch(value):
+            raise ValueError("write it as in http://localhost:4318")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str | None) -> str | None:
+        # One that is written otherwise would never be equal to what a browser sends.
+        for origin in (value or "*").split(","):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; write it as in https://example.com:8443"
+                )
+        return value
+
+    @property
+    def longest_timeout(self) -> float:
+        """The most seconds that a request can take, whatever its client names."""
+        return max(self.request_timeout, LONGEST_NAMED_TIMEOUT)
+
+    @property
+    def picture_cache_dir(self) -> Path:
+        """The cache's folder, which nothing else is kept in."""
+        users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return (self.cache_dir or Path(users, "text2image")) / "pictures"
+
+    @property
+    def local_model(self) -> Path | None:
+        """The folder of a pipeline beside the code, or of one that is named by its path; None for any other model."""
+        beside, elsewhere = MODELS / self.model, Path(self.model).expanduser()
+        for folder in (elsewhere,) if self.model_revision else (beside, elsewhere):
+            if (folder / "model_index.json").is_file():
+                return folder
+        return None
+
+    def socket_of(self, runner: int) -> Path:
+        """The private socket of runner `runner`, counted from 0.
+
+        The gRPC port is taken by one server alone, so it tells the servers on one host apart.
+        """
+        folder = self.runtime_dir or own_folder() / str(self.grpc_port)
+        return folder / f"runner-{runner}.sock"
+
+    @property
+    def server_address(self) -> str:
+        """Host and gRPC port of the server that programs on this machine draw with."""
+        return self.server or address_of(reachable(self.host), self.grpc_port)
+
+    def listen_address_of(self, runner: int) -> tuple[str, int] | None:
+        """Host and port at which runner `runner` takes work from other machines; None where it takes none."""
+        if not self.runner_listen:
+            return None
+        host, port = split_port(self.runner_listen)
+        return host, port + runner
+
+
+def is_url(folder: str | Path) -> bool:
+    """Whether a folder is elsewhere, and named by a URL."""
+    return "://" in str(folder)
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SystemExit: a variable has a value that its setting does not take; the text says which, and why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit("\n".join(_told(problem) for problem in error.errors())) from None
+
+
+def _told(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0])
+    variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
+    shown = _USER.sub(r"\1***@", str(problem["input"]))
+    return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,120 @@
+"""From what a client wrote to a request with nothing left open, or to an error that names every bad field."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import TypeVar
+
+from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler
+
+MAX_PROMPT_CHARS = 4000
+MAX_STEPS = 150
+MAX_GUIDANCE = 30.0
+MAX_IMAGES = 8
+MAX_SEED = 2**63 - 1
+# LCM walks a subset of the 50 steps that it was distilled from (`LCMScheduler.original_inference_steps`).
+MAX_LCM_STEPS = 50
+SIDE_MULTIPLE = 8
+# Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
+RANDOM_SEED_BITS = 32
+
+T = TypeVar("T")
+
+
+def compose_prompt(text: str, context: str | None) -> str:
+    """The prompt of the contracts that split it: `text`, followed by `, context` if there is one.
+
+    A blank text stays blank, so that it is refused: a context alone is nothing to draw.
+    """
+    return f"{text}, {context}" if text.strip() and context and context.strip() else text
+
+
+def check_context(context: str | None) -> None:
+    """Checks a context before it becomes part of a prompt, whose name it would be blamed under.
+
+    Raises:
+        InvalidRequest: it is no part of a prompt, even alone.
+    """
+    checks = _Checks()
+    checks.text("context", context or "")
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
+
+
+def resolve(draft: RequestParams, model: ModelInfo) -> Request:
+    """Checks a draft against the model's limits and fills what it leaves out; a missing seed is drawn at random.
+
+    Raises:
+        InvalidRequest: with one violation for each bad field.
+    """
+    checks = _Checks()
+    request = Request(
+        prompt=checks.text("prompt", draft.prompt, required=True),
+        negative_prompt=checks.text("negative_prompt", draft.negative_prompt or ""),
+        width=checks.side("width", _or(draft.width, model.width), model),
+        height=checks.side("height", _or(draft.height, model.height), model),
+        steps=checks.integer("steps", _or(draft.steps, model.steps), 1, MAX_STEPS),
+        guidance_scale=checks.guidance(_or(draft.guidance_scale, model.guidance_scale)),
+        seed=checks.integer(
+            "seed", _or(draft.seed, secrets.randbits(RANDOM_SEED_BITS)), 0, MAX_SEED
+        ),
+        n=checks.integer("n", _or(draft.n, 1), 1, MAX_IMAGES),
+        sampler=checks.sampler(_or(draft.sampler, model.sampler.value), model),
+    )
+    if request.sampler is Sampler.LCM and MAX_LCM_STEPS < request.steps <= MAX_STEPS:
+        checks.refuse("steps", f"is {request.steps}; with lcm it must be at most {MAX_LCM_STEPS}")
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
+    return request
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+class _Checks:
+    """Collects violations, so that one answer names them all."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+
+    def refuse(self, field: str, reason: str) -> None:
+        self.violations.append(FieldViolation(field, reason))
+
+    def text(self, field: str, value: str, *, required: bool = False) -> str:
+        if required and not value.strip():
+            self.refuse(field, "is empty; say what to draw")
+        elif len(value) > MAX_PROMPT_CHARS:
+            self.refuse(field, f"has {len(value)} characters; at most {MAX_PROMPT_CHARS} are read")
+        elif any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+            self.refuse(field, "is not valid Unicode text: it holds a lone surrogate")
+        return value
+
+    def integer(self, field: str, value: int, low: int, high: int) -> int:
+        if not low <= value <= high:
+            self.refuse(field, f"is {value}; it must be between {low} and {high}")
+        return value
+
+    def side(self, field: str, value: int, model: ModelInfo) -> int:
+        if not model.min_side <= value <= model.max_side:
+            self.refuse(
+                field,
+                f"is {value} pixels; {model.id} draws between {model.min_side} and {model.max_side}",
+            )
+        elif value % SIDE_MULTIPLE:
+            self.refuse(field, f"is {value} pixels; it must be a multiple of {SIDE_MULTIPLE}")
+        return value
+
+    def guidance(self, value: float) -> float:
+        # Written this way round so that NaN is refused too.
+        if not (math.isfinite(value) and 0 <= value <= MAX_GUIDANCE):
+            self.refuse("guidance_scale", f"is {value}; it must be between 0 and {MAX_GUIDANCE:g}")
+        return value
+
+    def sampler(self, value: str, model: ModelInfo) -> Sampler:
+        known = {sampler.value: sampler for sampler in model.samplers}
+        if value.lower() not in known:
+            self.refuse("sampler", f"is {value[:40]!r}; it must be one of {', '.join(known)}")
+        return known.get(value.lower(), model.sampler)

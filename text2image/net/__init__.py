@@ -1,0 +1,1 @@
+"""Ports, TLS, gRPC and its messages."""

@@ -1,0 +1,131 @@
+"""What every gRPC server of ours shares: forgiving parsing, strict field checks, and errors as rich statuses.
+
+grpc answers a message that does not parse with INTERNAL before any handler runs. Here such a message reaches the
+handler as `Malformed`, so that it gets the 400 it deserves in the dialect of its contract.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from text2image.core.errors import (
+    FieldViolation,
+    Internal,
+    InvalidRequest,
+    PayloadTooLarge,
+    Text2ImageError,
+)
+from text2image.net import wire
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "Callable[[Any, Context], Awaitable[Message] | AsyncIterator[Message]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A request that is no valid message of its type, and why."""
+
+    error: Text2ImageError
+
+
+def deserializer(kind: type[M], max_bytes: int) -> Callable[[bytes], M | Malformed]:
+    """Parses a request; what does not parse, holds unknown fields or is too large becomes `Malformed`."""
+
+    def deserialize(data: bytes) -> M | Malformed:
+        if len(data) > max_bytes:
+            return Malformed(
+                PayloadTooLarge(f"the request has {len(data)} bytes; at most {max_bytes} are read")
+            )
+        try:
+            message = kind.FromString(data)
+        except DecodeError:
+            reason = (
+                f"is not a valid {kind.DESCRIPTOR.name}: check field types and that text is UTF-8"
+            )
+            return Malformed(InvalidRequest(FieldViolation("request", reason)))
+        unknown = sorted({field.field_number for field in _unknown_fields(message)})
+        if unknown:
+            return Malformed(
+                InvalidRequest(
+                    *(
+                        FieldViolation(
+                            f"#{number}",
+                            f"{kind.DESCRIPTOR.name} has no field of this number and type",
+                        )
+                        for number in unknown
+                    )
+                )
+            )
+        return message
+
+    return deserialize
+
+
+def _unknown_fields(message: Message) -> Iterator[Any]:
+    fields: Any = UnknownFieldSet(message)  # iterable, whatever its type stub says
+    return iter(fields)
+
+
+def checked(request: M | Malformed) -> M:
+    """The parsed request.
+
+    Raises:
+        Text2ImageError: why it could not be parsed.
+    """
+    if isinstance(request, Malformed):
+        raise request.error
+    return request
+
+
+_MAKE_HANDLER = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def generic_handler(
+    service: ServiceDescriptor, methods: dict[str, Handler], max_bytes: int
+) -> grpc.GenericRpcHandler:
+    """Handlers for the methods of a service, each streaming as its descriptor says."""
+    handlers = {}
+    for name, handler in methods.items():
+        method = service.methods_by_name[name]
+        handlers[name] = _MAKE_HANDLER[method.client_streaming, method.server_streaming](
+            handler,
+            request_deserializer=deserializer(GetMessageClass(method.input_type), max_bytes),
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def headers_in(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """The textual part of a call's metadata; of several with one name the first counts, as in HTTP."""
+    return {name: value for name, value in reversed(tuple(metadata)) if isinstance(value, str)}
+
+
+async def abort(context: Context, error: Exception) -> NoReturn:
+    """Ends the call with an error's status; what is none of ours is logged under an id and told as internal."""
+    await context.abort_with_status(wire.rpc_status_of(as_ours(error)))
+    raise AssertionError("abort_with_status raises")
+
+
+def as_ours(error: Exception) -> Text2ImageError:
+    """The error itself, or for a stranger an `Internal` whose id stands in the log beside the cause."""
+    if isinstance(error, Text2ImageError):
+        return error
+    internal = Internal()
+    logger.error("internal error %s", internal.error_id, exc_info=error)
+    return internal

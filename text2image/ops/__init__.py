@@ -1,0 +1,1 @@
+"""What an operator starts: keys, health check, prefetch, the page beside a server."""
