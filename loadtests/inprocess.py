@@ -48,8 +48,8 @@ def engine(connection: Connection) -> None:
                 return
 
     async def draw_one(steps: int) -> None:
-        draft = RequestParams(prompt=PROMPT, steps=steps, guidance_scale=GUIDANCE_SCALE)
-        request = resolve(draft, drawer.model)
+        params = RequestParams(prompt=PROMPT, steps=steps, guidance_scale=GUIDANCE_SCALE)
+        request = resolve(params, drawer.model)
         async for _ in drawer.generate(request, StreamOptions(), time_limit=300):
             pass
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hypothesis import strategies as st
 
 from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler
 from text2image.core.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
+from text2image.gateway.rate_limits import Spending
 
 MODEL = ModelInfo(
     id="embedded",
@@ -64,6 +67,13 @@ requests = st.builds(
 )
 
 
-def draft_of(request: Request) -> RequestParams:
+def params_of(request: Request) -> RequestParams:
     """The same request as a client would write it."""
     return RequestParams(**{name: getattr(request, name) for name in Request.__slots__})
+
+
+@dataclass(slots=True)
+class Charge:
+    """A request as the quotas see it."""
+
+    standing: tuple[Spending, ...] | None = None

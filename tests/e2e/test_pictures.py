@@ -50,16 +50,16 @@ def test_a_picture_is_drawn_again_from_its_parameters(server: Server, client: Cl
     answer = httpx.post(f"{server.url}/generate", json={"text": "a red fox", **FIELDS}).json()
     assert [picture["seed"] for picture in answer["images"]] == [2**63 - 1, 0]
     second = image_of(answer["images"][1]["image_base64"])
-    draft = metadata.parse(second.text[metadata.CHUNK])
+    params = metadata.parse(second.text[metadata.CHUNK])
     again = client.generate(
-        draft.prompt,
-        negative_prompt=draft.negative_prompt,
-        width=draft.width,
-        height=draft.height,
-        steps=draft.steps,
-        guidance_scale=draft.guidance_scale,
-        seed=draft.seed,
-        sampler=draft.sampler,
+        params.prompt,
+        negative_prompt=params.negative_prompt,
+        width=params.width,
+        height=params.height,
+        steps=params.steps,
+        guidance_scale=params.guidance_scale,
+        seed=params.seed,
+        sampler=params.sampler,
     )
     assert_same(second, image_of(again[0].png))
 

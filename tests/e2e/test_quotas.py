@@ -16,10 +16,11 @@ from redis import Redis
 from tests.e2e.dialects import DIALECTS, KINDS, SECONDS, Answer, Ask, ask_rest, ask_v1, metadata
 from tests.e2e.harness import Server, eventually, serving
 from tests.redis import RedisServer, redis_server
+from tests.samples import Charge
 from text2image.core.limits import MEGA, Allowance, parse_limits
 from text2image.core.messages import Share
 from text2image.gateway.auth import Caller
-from text2image.gateway.quota import Quotas, Receipt
+from text2image.gateway.quota import Quotas
 from text2image.gateway.shared import SharedState
 from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as v1
@@ -85,7 +86,7 @@ def spend(redis: RedisServer, headers: dict[str, str], work: int) -> None:
         quotas = Quotas(state)
         name = f"address:{headers['X-Forwarded-For']}"
         caller = Caller(name, Share(name), Allowance(parse_limits(f"{LIMIT}/hour;100/day")))
-        async with quotas.reserved(caller, work, Receipt()) as reservation:
+        async with quotas.reserved(caller, work, Charge()) as reservation:
             reservation.taken = True
         await quotas.close()
         await state.close()

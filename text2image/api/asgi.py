@@ -24,8 +24,8 @@ from text2image.core.errors import (
 from text2image.core.limits import MEGA
 from text2image.core.settings import get_settings
 from text2image.gateway.auth import Caller, Credentials, key_in
-from text2image.gateway.generate import Drawing, Gateway, Order
-from text2image.gateway.quota import Receipt
+from text2image.gateway.context import RequestContext
+from text2image.gateway.generate import Drawing, Gateway
 from text2image.net.rpc import as_ours
 
 TIMEOUT_HEADER = "X-Request-Timeout"
@@ -65,10 +65,11 @@ def caller_of(request: Request) -> Caller:
     return gateway_of(request).authenticate(credentials_of(request))
 
 
-def receipt_of(request: Request) -> Receipt:
-    """The receipt of a request's order, whose content `answer` shows in the headers."""
-    receipt: Receipt = request.state.receipt
-    return receipt
+def context_of(request: Request, **fields: Any) -> RequestContext:
+    """The context of a request, which `answer` takes the headers from."""
+    context = RequestContext(**fields)
+    request.state.context = context
+    return context
 
 
 async def answer(
@@ -82,9 +83,9 @@ async def answer(
     It is measured as one request, up to the last byte of an `EventStream`. Its headers tell where the caller stands
     with its limits, if it has any.
     """
-    request.state.receipt = receipt = Receipt()
     response = await _answered(request, transport, work, refuse)
-    for spending in receipt.standing or ():
+    context: RequestContext | None = getattr(request.state, "context", None)
+    for spending in (context and context.standing) or ():
         limit = spending.limit
         policy = f'"{limit.period}";q={limit.megapixel_steps};w={limit.seconds};qu="{WORK_UNIT}"'
         left, seconds = spending.left // MEGA, math.ceil(spending.seconds_until_more)
@@ -143,9 +144,9 @@ async def _measured(
         yield tell(as_ours(error))
 
 
-def marked(response: Response, order: Order, drawing: Drawing) -> Response:
-    """The response with what the cache did for an order, where there is one and the order's pictures could be there."""
-    if drawing.remembered and order.draft.seed is not None:
+def marked(response: Response, context: RequestContext, drawing: Drawing) -> Response:
+    """The response with what the cache did, where there is one and the request's pictures could be there."""
+    if drawing.remembered and context.params.seed is not None:
         response.headers[CACHE_HEADER] = "hit" if drawing.cached else "miss"
     return response
 

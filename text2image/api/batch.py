@@ -43,17 +43,17 @@ async def draw_batch(
     model: Callable[[], ModelInfo],
 ) -> list[Item]:
     """Draws all valid items side by side; the answers stand in the order of the items."""
-    drafts: dict[int, RequestParams] = {}
+    params: dict[int, RequestParams] = {}
     answers: dict[int, Item] = {}
     for index, item in enumerate(items):
         try:
-            drafts[index] = rest.GenerateRequest.model_validate(item).draft()
+            params[index] = rest.GenerateRequest.model_validate(item).params()
         except pydantic.ValidationError as error:
             answers[index] = _refusal(invalid(error))
         except InvalidRequest as error:
             answers[index] = _refusal(error)
-    results = await generate_many(list(drafts.values()))
-    for index, result in zip(drafts, results, strict=True):
+    results = await generate_many(list(params.values()))
+    for index, result in zip(params, results, strict=True):
         if isinstance(result, Text2ImageError):
             answers[index] = _refusal(result)
         else:

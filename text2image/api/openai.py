@@ -23,10 +23,10 @@ from text2image.api.asgi import (
     EventStream,
     answer,
     caller_of,
+    context_of,
     gateway_of,
     marked,
     read_json,
-    receipt_of,
     refused,
     timeout_of,
     unless_gone,
@@ -42,7 +42,8 @@ from text2image.core.messages import (
     StreamOptions,
 )
 from text2image.gateway import metadata
-from text2image.gateway.generate import Drawing, Gateway, Order
+from text2image.gateway.context import RequestContext
+from text2image.gateway.generate import Drawing, Gateway
 
 TRANSPORT = "openai"
 router = APIRouter(prefix="/v1")
@@ -76,7 +77,7 @@ class ImagesRequest(BaseModel):
     output_compression: int | None = Field(None, description="Ignored: PNG is lossless.")
     user: str | None = Field(None, description="Ignored.")
 
-    def draft(self, model: ModelInfo) -> RequestParams:
+    def params(self, model: ModelInfo) -> RequestParams:
         """The request in our words.
 
         Raises:
@@ -133,18 +134,18 @@ async def create_image(request: Request) -> Response:
         timeout = timeout_of(request)
         body = await read_json(request, ImagesRequest)
         model = gateway.runners.model
-        order = Order(
+        context = context_of(
+            request,
             caller=caller,
-            draft=body.draft(model),
+            params=body.params(model),
             title=body.prompt,
             timeout=timeout,
             options=_options(body, model),
-            receipt=receipt_of(request),
         )
         if body.stream:
-            return await _streamed(gateway, order, body.partial_images or 0)
-        drawing = await unless_gone(request, gateway.draw(order))
-        return marked(JSONResponse(_images(drawing)), order, drawing)
+            return await _streamed(gateway, context, body.partial_images or 0)
+        drawing = await unless_gone(request, gateway.draw(context))
+        return marked(JSONResponse(_images(drawing)), context, drawing)
 
     return await answer(request, TRANSPORT, work, error_response)
 
@@ -204,9 +205,9 @@ def _options(body: ImagesRequest, model: ModelInfo) -> StreamOptions:
     return StreamOptions(progress_every=every, preview_every=every)
 
 
-async def _streamed(gateway: Gateway, order: Order, partial_images: int) -> Response:
+async def _streamed(gateway: Gateway, context: RequestContext, partial_images: int) -> Response:
     """Server-sent events. The first event is waited for, so that a refusal still gets its own status."""
-    events = gateway.stream(order)
+    events = gateway.stream(context)
     await anext(events)
     return EventStream(_sse(gateway, events, partial_images), _sse_error)
 

@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 from text2image.api.asgi import (
     answer,
     caller_of,
+    context_of,
     gateway_of,
     marked,
     read_json,
-    receipt_of,
     refused,
     timeout_of,
     unless_gone,
@@ -24,7 +24,7 @@ from text2image.api.asgi import (
 from text2image.core import validation
 from text2image.core.errors import InvalidRequest, Text2ImageError
 from text2image.core.messages import RequestParams, Sampler
-from text2image.gateway.generate import Drawing, Order
+from text2image.gateway.generate import Drawing
 
 TRANSPORT = "rest"
 router = APIRouter()
@@ -55,7 +55,7 @@ class GenerateRequest(BaseModel):
     )
     sampler: str | None = _documented(enum=[sampler.value for sampler in Sampler])
 
-    def draft(self) -> RequestParams:
+    def params(self) -> RequestParams:
         """The request in our words.
 
         Raises:
@@ -126,15 +126,15 @@ async def generate(request: Request) -> Response:
         gateway, caller = gateway_of(request), caller_of(request)
         timeout = timeout_of(request)
         body = await read_json(request, GenerateRequest)
-        order = Order(
+        context = context_of(
+            request,
             caller=caller,
-            draft=body.draft(),
+            params=body.params(),
             title=f"{body.context or ''} {body.text}",
             timeout=timeout,
-            receipt=receipt_of(request),
         )
-        drawing = await unless_gone(request, gateway.draw(order))
-        return marked(_drawn(drawing), order, drawing)
+        drawing = await unless_gone(request, gateway.draw(context))
+        return marked(_drawn(drawing), context, drawing)
 
     return await answer(request, TRANSPORT, work, error_response)
 

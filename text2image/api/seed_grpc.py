@@ -10,7 +10,8 @@ from text2image.core.errors import InvalidRequest
 from text2image.core.messages import Picture, RequestParams
 from text2image.core.settings import Settings
 from text2image.gateway.auth import Caller
-from text2image.gateway.generate import Drawing, Gateway, Order
+from text2image.gateway.context import RequestContext
+from text2image.gateway.generate import Drawing, Gateway
 from text2image.net import text2image_pb2 as pb
 from text2image.net import wire
 from text2image.net.rpc import Context, Handler, Malformed, as_ours, checked
@@ -38,16 +39,16 @@ class Text2ImageService:
             with self._gateway.metrics.request(TRANSPORT):
                 caller = self._gateway.authenticate(credentials_of(context))
                 message = checked(request)
-                drawing = await self._gateway.draw(self._order(caller, message, context))
+                drawing = await self._gateway.draw(self._asked(caller, message, context))
                 return _response(drawing, with_images=message.HasField("n"))
         except Exception as error:
             return _refusal(error)
 
-    def _order(self, caller: Caller, message: pb.ImageRequest, context: Context) -> Order:
+    def _asked(self, caller: Caller, message: pb.ImageRequest, context: Context) -> RequestContext:
         validation.check_context(message.context)
-        return Order(
+        return RequestContext(
             caller=caller,
-            draft=RequestParams(
+            params=RequestParams(
                 prompt=validation.compose_prompt(message.text, message.context),
                 **wire.optional_fields(message),
             ),

@@ -13,7 +13,7 @@ from text2image.gateway.auth import authenticator_of
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.cache_backends import PICTURE_TIMEOUT, DiskBackend, RedisBackend
 from text2image.gateway.generate import Gateway
-from text2image.gateway.leases import Leases
+from text2image.gateway.locks import DrawingLocks
 from text2image.gateway.quota import Quotas
 from text2image.gateway.remote_store import store_of
 from text2image.gateway.runners import Runners
@@ -46,7 +46,7 @@ class GatewayServer:
             metrics,
             Work(),
             cache=_cache(settings, self._pictures),
-            leases=Leases(self._pictures) if self._pictures else None,
+            locks=DrawingLocks(self._pictures) if self._pictures else None,
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
             log_prompts=settings.log_prompts,
@@ -81,6 +81,7 @@ class GatewayServer:
         """Ends all calls and closes all connections."""
         self._announcing.cancel()
         await asyncio.gather(self._announcing, return_exceptions=True)
+        await self.gateway.close()
         await self._runners.close()
         await self._grpc.stop()
         await self._quotas.close()

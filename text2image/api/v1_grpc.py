@@ -10,7 +10,8 @@ import grpc
 
 from text2image.core.settings import Settings
 from text2image.gateway.auth import Credentials, key_in
-from text2image.gateway.generate import Gateway, Order
+from text2image.gateway.context import RequestContext
+from text2image.gateway.generate import Gateway
 from text2image.net import wire
 from text2image.net.rpc import Context, Handler, Malformed, abort, checked, headers_in
 from text2image.observe import tracing
@@ -41,7 +42,7 @@ class ImageGeneration:
         await trace(context)
         try:
             with self._gateway.metrics.request(TRANSPORT):
-                async with aclosing(self._gateway.stream(self._order(request, context))) as events:
+                async with aclosing(self._gateway.stream(self._asked(request, context))) as events:
                     async for event in events:
                         yield wire.client_event_to(event)
         except Exception as error:
@@ -69,12 +70,12 @@ class ImageGeneration:
         except Exception as error:
             await abort(context, error)
 
-    def _order(self, request: pb.GenerateRequest | Malformed, context: Context) -> Order:
+    def _asked(self, request: pb.GenerateRequest | Malformed, context: Context) -> RequestContext:
         caller = self._gateway.authenticate(credentials_of(context))
         message = checked(request)
-        return Order(
+        return RequestContext(
             caller=caller,
-            draft=wire.params_from(message),
+            params=wire.params_from(message),
             title=message.prompt,
             timeout=timeout_of(context, self._settings),
             options=wire.options_from(message),

@@ -1,4 +1,4 @@
-"""From the command line to a draft. What a request may be is said by `validation`, in the words of the server."""
+"""From the command line to a request. What a request may be is said by `validation`, in the words of the server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Options:
     `title` is what files are named after; `timeout` is in seconds. `server` is None where the settings name it.
     """
 
-    draft: RequestParams
+    params: RequestParams
     title: str
     output: str | None
     server: str | None
@@ -69,12 +69,12 @@ def parse(arguments: Sequence[str]) -> Options:
     text = " ".join(given.prompt)
     try:
         check_context(given.context)
-        draft = _draft(given, text)
-        resolve(draft, _ANY_MODEL)
+        params = _params(given, text)
+        resolve(params, _ANY_MODEL)
     except InvalidRequest as error:
         raise as_typed(error) from None
     return Options(
-        draft=draft,
+        params=params,
         title=f"{given.context or ''} {text}",
         output=given.output,
         server=given.server,
@@ -90,7 +90,7 @@ def as_typed(error: InvalidRequest) -> InvalidRequest:
     return error.renamed(_NAMES)
 
 
-def _draft(given: argparse.Namespace, text: str) -> RequestParams:
+def _params(given: argparse.Namespace, text: str) -> RequestParams:
     width, height = given.width, given.height
     if given.size is not None:
         size = _SIZE.fullmatch(given.size)

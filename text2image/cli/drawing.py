@@ -93,7 +93,7 @@ def _draw_on_server(
                 "serves TLS, T2I_TLS_CA must name who vouches for it"
             ) from error
         screen.say(f"drawing with {model.id} on the server at {address}")
-        fields = {name: getattr(options.draft, name) for name in RequestParams.__slots__}
+        fields = {name: getattr(options.params, name) for name in RequestParams.__slots__}
         given = {name: value for name, value in fields.items() if value is not None}
         for event in client.stream(timeout=options.timeout, **given):
             tell(event)
@@ -130,7 +130,7 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     # One request is all there will be: it is admitted, and no larger batches need to be measured.
     engine = Engine(
         loader(settings),
-        max_batch_rows=settings.max_batch_rows or 2 * (options.draft.n or 1),
+        max_batch_rows=settings.max_batch_rows or 2 * (options.params.n or 1),
         max_backlog_seconds=math.inf,
     )
     engine.start()
@@ -143,7 +143,7 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     try:
         model = engine.model
         screen.say(f"drawing with {model.id} on {model.device}")
-        request = resolve(options.draft, model)
+        request = resolve(options.params, model)
         events = engine.generate(
             request,
             StreamOptions(progress_every=1),

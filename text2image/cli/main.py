@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: Options, screen: Screen) -> None:
-    n = options.draft.n or 1
+    n = options.params.n or 1
     easel = _Easel(saver(options.output, options.title, n), n, screen)
     draw(options, get_settings(), screen, easel)
 

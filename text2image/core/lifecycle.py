@@ -33,60 +33,48 @@ def draining() -> Unavailable:
     )
 
 
-class Ticket:
-    """One piece of admitted work. `cancel` may be set to what stops it when the time to drain is over."""
-
-    def __init__(self) -> None:
-        self.expired = False
-        self.cancel: Callable[[], object] | None = None
-
-    def expire(self) -> None:
-        self.expired = True
-        if self.cancel:
-            self.cancel()
-
-
 class Work:
     """What is admitted and not yet finished; closed to more once draining has begun."""
 
     def __init__(self) -> None:
         self.draining = False
-        self._tickets: set[Ticket] = set()
+        # What ends each when the time to drain is over.
+        self._admitted: dict[object, Callable[[], None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._admitted)
 
     @contextlib.contextmanager
-    def admit(self) -> Iterator[Ticket]:
-        """Holds the process up while the block runs.
+    def admit(self, end: Callable[[], None]) -> Iterator[None]:
+        """Holds the process up while the block runs; `end` is called when the time to drain is over.
 
         Raises:
             Unavailable: draining has begun.
         """
         if self.draining:
             raise draining()
-        ticket = Ticket()
-        self._tickets.add(ticket)
+        admitted = object()
+        self._admitted[admitted] = end
         self._idle.clear()
         try:
-            yield ticket
+            yield
         finally:
-            self._tickets.discard(ticket)
-            if not self._tickets:
+            del self._admitted[admitted]
+            if not self._admitted:
                 self._idle.set()
 
     async def drain(self, grace: float) -> None:
-        """Refuses new work, waits for the admitted at most `grace` seconds, and stops what is left."""
+        """Refuses new work, waits for the admitted at most `grace` seconds, and ends what is left."""
         self.draining = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
-        if not self._tickets:
+        if not self._admitted:
             return
         logger.warning("stopping %d requests that did not end within %g s", len(self), grace)
-        for ticket in list(self._tickets):
-            ticket.expire()
+        for end in list(self._admitted.values()):
+            end()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), LINGER)
 

@@ -43,25 +43,25 @@ def check_context(context: str | None) -> None:
         raise InvalidRequest(*checks.violations)
 
 
-def resolve(draft: RequestParams, model: ModelInfo) -> Request:
-    """Checks a draft against the model's limits and fills what it leaves out; a missing seed is drawn at random.
+def resolve(params: RequestParams, model: ModelInfo) -> Request:
+    """Checks what a client wrote, and fills what it left out; a missing seed is drawn at random.
 
     Raises:
         InvalidRequest: with one violation for each bad field.
     """
     checks = _Checks()
     request = Request(
-        prompt=checks.text("prompt", draft.prompt, required=True),
-        negative_prompt=checks.text("negative_prompt", draft.negative_prompt or ""),
-        width=checks.side("width", _or(draft.width, model.width), model),
-        height=checks.side("height", _or(draft.height, model.height), model),
-        steps=checks.integer("steps", _or(draft.steps, model.steps), 1, MAX_STEPS),
-        guidance_scale=checks.guidance(_or(draft.guidance_scale, model.guidance_scale)),
+        prompt=checks.text("prompt", params.prompt, required=True),
+        negative_prompt=checks.text("negative_prompt", params.negative_prompt or ""),
+        width=checks.side("width", _or(params.width, model.width), model),
+        height=checks.side("height", _or(params.height, model.height), model),
+        steps=checks.integer("steps", _or(params.steps, model.steps), 1, MAX_STEPS),
+        guidance_scale=checks.guidance(_or(params.guidance_scale, model.guidance_scale)),
         seed=checks.integer(
-            "seed", _or(draft.seed, secrets.randbits(RANDOM_SEED_BITS)), 0, MAX_SEED
+            "seed", _or(params.seed, secrets.randbits(RANDOM_SEED_BITS)), 0, MAX_SEED
         ),
-        n=checks.integer("n", _or(draft.n, 1), 1, MAX_IMAGES),
-        sampler=checks.sampler(_or(draft.sampler, model.sampler.value), model),
+        n=checks.integer("n", _or(params.n, 1), 1, MAX_IMAGES),
+        sampler=checks.sampler(_or(params.sampler, model.sampler.value), model),
     )
     if request.sampler is Sampler.LCM and MAX_LCM_STEPS < request.steps <= MAX_STEPS:
         checks.refuse("steps", f"is {request.steps}; with lcm it must be at most {MAX_LCM_STEPS}")

@@ -1,17 +1,16 @@
-"""The way of a request through the gateway: validate, recall or draw on a runner, encode, store, keep."""
+"""The road of a request through the gateway, from top to bottom, in the order in which things happen."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 from text2image.core import validation
 from text2image.core.keys import Scope
-from text2image.core.lifecycle import Ticket, Work
+from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
 from text2image.core.messages import (
     ClientEvent,
@@ -21,18 +20,18 @@ from text2image.core.messages import (
     Picture,
     Queued,
     Request,
-    RequestParams,
     State,
     Status,
     StreamOptions,
 )
 from text2image.gateway import metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
-from text2image.gateway.cache import PictureCache, Recalled, key_of
-from text2image.gateway.flights import Flights
-from text2image.gateway.leases import Leases
-from text2image.gateway.quota import Quotas, Receipt
+from text2image.gateway.cache import PictureCache, key_of
+from text2image.gateway.context import RequestContext
+from text2image.gateway.locks import DrawingLocks
+from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
+from text2image.gateway.singleflight import Flight, SingleFlight
 from text2image.gateway.store import NotSaved, Storage
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
@@ -43,25 +42,9 @@ logger = logging.getLogger(__name__)
 MARK_DIGITS = 12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What one client asks for, whatever its transport.
-
-    `title` is what the files are named after; `timeout` is in seconds from now; the receipt is filled in by the
-    gateway.
-    """
-
-    caller: Caller
-    draft: RequestParams
-    title: str
-    timeout: float
-    options: StreamOptions = field(default_factory=StreamOptions)
-    receipt: Receipt = field(default_factory=Receipt)
-
-
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """All pictures of an order, in the order of their index; `message` tells people how it went.
+    """All pictures of a request, in the order of their index; `message` tells people how it went.
 
     `remembered` tells whether the gateway keeps pictures to answer with.
     """
@@ -72,24 +55,12 @@ class Drawing:
 
     @property
     def cached(self) -> bool:
-        """Whether all pictures were drawn for earlier orders."""
+        """Whether all pictures were drawn for earlier requests."""
         return all(picture.cached for picture in self.pictures)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What is to be drawn, with which model, and whose work it counts as; the receipt is that of who asked first."""
-
-    request: Request
-    model: ModelInfo
-    options: StreamOptions
-    caller: Caller
-    receipt: Receipt
-    title: str
-
-
 class Gateway:
-    """What every transport calls.
+    """What every transport calls: `authenticate`, then `stream` or `draw`.
 
     `store` is None where pictures are not to be saved, `cache` where none are kept; prompts are written to the log only
     with `log_prompts`.
@@ -103,7 +74,7 @@ class Gateway:
         work: Work,
         *,
         cache: PictureCache | None = None,
-        leases: Leases | None = None,
+        locks: DrawingLocks | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
         log_prompts: bool = False,
@@ -113,24 +84,15 @@ class Gateway:
         self.work = work
         self._store = store
         self._cache = cache
-        self._leases = leases
-        self._flights = Flights(metrics)
+        self._locks = locks
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._flights = SingleFlight(self._answer, metrics)
 
     @property
     def is_ready(self) -> bool:
         return self.runners.is_ready and not self.work.draining
-
-    def authenticate(self, credentials: Credentials, scope: Scope = Scope.GENERATE) -> Caller:
-        """Whom a request counts as. Ask before anything else is done for it.
-
-        Raises:
-            Unauthenticated: no key is shown where one is asked for, or one that is worth nothing.
-            PermissionDenied: the key is for other things than `scope`.
-        """
-        return self._authenticator.caller(credentials, scope)
 
     async def statuses(self) -> AsyncGenerator[Status, None]:
         """The runners' status as one, now and after each change, until the gateway closes."""
@@ -139,109 +101,130 @@ class Gateway:
                 yield replace(status, state=State.DRAINING) if self.work.draining else status
 
     async def drain(self, grace: float) -> None:
-        """Refuses new orders and finishes the admitted within `grace` seconds."""
+        """Refuses new requests and finishes the admitted within `grace` seconds."""
         self.work.draining = True
         self.runners.notify()
         await self.work.drain(grace)
 
-    async def stream(self, order: Order) -> AsyncGenerator[ClientEvent, None]:
-        """Streams an order's events; closing the generator ends the work within one step.
+    async def close(self) -> None:
+        """Returns when all that was drawn is kept."""
+        await self._flights.close()
+
+    def authenticate(self, credentials: Credentials, scope: Scope = Scope.GENERATE) -> Caller:
+        """Who is it, and may they? Ask before anything else is done for a request, reading its body among it.
 
         Raises:
-            Text2ImageError: the order is invalid, refused or could not be finished.
+            Unauthenticated: no key is shown where one is asked for, or one that is worth nothing.
+            PermissionDenied: the key is for other things than `scope`.
         """
-        deadline = asyncio.get_running_loop().time() + order.timeout
-        with self.work.admit() as ticket:
+        return self._authenticator.caller(credentials, scope)
+
+    async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
+        """Streams a request's events; closing the generator ends the work within one step.
+
+        Raises:
+            Text2ImageError: the request is invalid, refused or could not be finished.
+        """
+        context.deadline = asyncio.get_running_loop().time() + context.timeout
+        with self.work.admit(lambda: context.put(draining())):
+            # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
-                model = self.runners.model
-                request = validation.resolve(order.draft, model)
-            job = _Job(request, model, order.options, order.caller, order.receipt, order.title)
-            if order.draft.seed is None:
-                # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
-                events = self._draw(job, deadline, ticket)
-            else:
-                # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-                key = (model, request, order.options, order.caller)
-                events = self._flights.join(
-                    key, partial(self._recall_or_draw, job), deadline, ticket
-                )
-            async with aclosing(events):
+                context.model = self.runners.model
+                context.request = validation.resolve(context.params, context.model)
+            # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
+            async with aclosing(self._flights.follow(_identity(context), context)) as events:
                 async for event in events:
-                    if order.receipt.standing is None:
-                        # Recalled, or drawn for another order: it cost nothing.
-                        order.receipt.standing = await self._quotas.standing(order.caller)
+                    if context.standing is None:
+                        # Known, or drawn for another request: it cost nothing.
+                        context.standing = await self._quotas.standing(context.caller)
                     yield event
 
-    async def draw(self, order: Order) -> Drawing:
-        """Draws an order to its end; being cancelled ends the work within one step.
+    async def draw(self, context: RequestContext) -> Drawing:
+        """Draws a request to its end; being cancelled ends the work within one step.
 
         Raises:
-            Text2ImageError: the order is invalid, refused or could not be finished.
+            Text2ImageError: the request is invalid, refused or could not be finished.
         """
         pictures: list[Picture] = []
-        left_out = ""
-        async with aclosing(self.stream(order)) as events:
+        truncated = ""
+        async with aclosing(self.stream(context)) as events:
             async for event in events:
                 if isinstance(event, Picture):
                     pictures.append(event)
                 elif isinstance(event, Completed):
-                    left_out = event.left_out
+                    truncated = event.left_out
         pictures.sort(key=lambda picture: picture.index)
-        message = self.message(pictures, left_out)
+        message = self.message(pictures, truncated)
         return Drawing(pictures, message, remembered=self._cache is not None)
 
-    async def _recall_or_draw(
-        self, job: _Job, deadline: float, ticket: Ticket
-    ) -> AsyncGenerator[ClientEvent, None]:
-        """A job's events from the cache if it has all pictures, else as they are drawn, to be recalled next time."""
-        if self._cache is None:
-            events = self._draw(job, deadline, ticket)
-        elif recalled := await self._recall(self._cache, job):
+    async def _answer(self, flight: Flight) -> None:
+        """Answers all who follow a flight: with what is known, or else with what a runner draws, kept after that."""
+        context = flight.leader
+        cache = self._cache if context.params.seed is not None else None
+        if cache is None:
+            await self._draw(flight)
+            return
+        if await self._recall(cache, flight):
             self.metrics.cache.labels("hit").inc()
-            events = self._replay(job, recalled)
-        else:
-            events = self._draw_in_turn(job, deadline, ticket, self._cache)
-        async with aclosing(events):
-            async for event in events:
-                yield event
-
-    async def _recall(self, cache: PictureCache, job: _Job) -> Recalled | None:
-        with self.metrics.stage("recalling"):
-            return await cache.recall(job.request, job.model)
-
-    async def _draw_in_turn(
-        self, job: _Job, deadline: float, ticket: Ticket, cache: PictureCache
-    ) -> AsyncGenerator[ClientEvent, None]:
-        """A job's events as it is drawn, or once another gateway that draws the same has finished."""
-        async with AsyncExitStack() as lease:
-            recalled = None
+            return
+        async with AsyncExitStack() as lock:
             # Progress comes from whoever draws, so a client who wants it does not wait for another gateway.
-            if self._leases and job.options == StreamOptions():
-                picture = key_of(job.request, 0, job.model)
-                name = f"{picture} {job.request.n} {job.caller.name}"
-                if await lease.enter_async_context(self._leases.held(name)):
-                    recalled = await self._recall(cache, job)
-            self.metrics.cache.labels("shared" if recalled else "miss").inc()
-            if recalled:
-                # Whoever waits next finds the same.
-                await lease.aclose()
-            events = (
-                self._replay(job, recalled)
-                if recalled
-                else self._draw(job, deadline, ticket, cache)
+            if self._locks and context.options == StreamOptions():
+                name = f"{key_of(context.request, 0, context.model)} {context.request.n} {context.caller.name}"
+                waited = await lock.enter_async_context(self._locks.held(name))
+                if waited and await self._recall(cache, flight):
+                    self.metrics.cache.labels("shared").inc()
+                    return
+            self.metrics.cache.labels("miss").inc()
+            drawn, truncated = await self._draw(flight)
+            # Each by the model that drew it: a runner that began anew may serve another than the one that was asked.
+            for picture, model in drawn:
+                await cache.keep(context.request, model, [picture], truncated)
+
+    async def _recall(self, cache: PictureCache, flight: Flight) -> bool:
+        """Answers from the cache, if it has all pictures."""
+        context = flight.leader
+        with self.metrics.stage("recalling"):
+            recalled = await cache.recall(context.request, context.model)
+        if recalled is None:
+            return False
+        self._log("recalling", context.request)
+        flight.emit(Queued(0.0))
+        for picture in recalled.pictures:
+            flight.emit(await asyncio.to_thread(self._still_saved, context, picture))
+        flight.emit(Completed(recalled.left_out))
+        return True
+
+    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], str]:
+        """Answers with what a runner draws, on the leader's account; returns that, and what the prompt was cut by."""
+        context = flight.leader
+        drawn: list[tuple[Picture, ModelInfo]] = []
+        completed = Completed("")
+        work = work_of(context.request)
+        async with self._quotas.reserved(context.caller, work, context) as reservation:
+            events = self.runners.generate(
+                context.request, context.options, flight.deadline, context.caller.share
             )
             async with aclosing(events):
-                async for event in events:
-                    yield event
+                async for event, model in events:
+                    if not reservation.taken:
+                        # The first event of any: a runner has admitted it.
+                        reservation.taken = True
+                        self._log("drawing", context.request)
+                    if isinstance(event, GeneratedImage):
+                        # Encoding and the disk take milliseconds that other requests need not wait for.
+                        picture = await asyncio.to_thread(self._finish, event, context, model)
+                        drawn.append((picture, model))
+                        flight.emit(picture)
+                    elif isinstance(event, Completed):
+                        completed = event
+                    else:
+                        flight.emit(event)
+        # Now that the caller's place is free, since its next request may follow at once.
+        flight.emit(completed)
+        return drawn, completed.left_out
 
-    async def _replay(self, job: _Job, recalled: Recalled) -> AsyncGenerator[ClientEvent, None]:
-        self._log("recalling", job.request)
-        yield Queued(0.0)
-        for picture in recalled.pictures:
-            yield await asyncio.to_thread(self._still_saved, job, picture)
-        yield Completed(recalled.left_out)
-
-    def _still_saved(self, job: _Job, picture: Picture) -> Picture:
+    def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
         """The picture where it was saved, or saved again if this gateway has no such file.
 
         A hit costs its caller nothing, so however many there are, and whatever their titles, they make one file.
@@ -249,43 +232,16 @@ class Gateway:
         store = self._store
         if store is None:
             return replace(picture, path="")
-        title = job.request.prompt
-        mark = key_of(job.request, picture.index, job.model)[:MARK_DIGITS]
+        title = context.request.prompt
+        mark = key_of(context.request, picture.index, context.model)[:MARK_DIGITS]
         for path in (picture.path, store.path_of(title, mark)):
             if store.holds(path, picture.png):
                 return replace(picture, path=path)
         path = self._save(lambda store: store.save_once(picture.png, title, mark))
         return replace(picture, path=path)
 
-    async def _draw(
-        self, job: _Job, deadline: float, ticket: Ticket, cache: PictureCache | None = None
-    ) -> AsyncGenerator[ClientEvent, None]:
-        """A job's events as a runner draws it, its pictures encoded, saved, and kept in the cache."""
-        drawn: list[tuple[Picture, ModelInfo]] = []
-        work = work_of(job.request)
-        async with self._quotas.reserved(job.caller, work, job.receipt) as reservation:
-            share = job.caller.share
-            events = self.runners.generate(job.request, job.options, deadline, ticket, share)
-            async with aclosing(events):
-                async for event, model in events:
-                    if not reservation.taken:
-                        # The first event of any: a runner has admitted it.
-                        reservation.taken = True
-                        self._log("drawing", job.request)
-                    if isinstance(event, GeneratedImage):
-                        # Encoding and the disk take milliseconds that other requests need not wait for.
-                        picture = await asyncio.to_thread(self._finish, event, job, model)
-                        drawn.append((picture, model))
-                        yield picture
-                        continue
-                    if isinstance(event, Completed) and cache:
-                        # A runner that began anew may serve another model than the one that was asked for.
-                        for picture, drawn_with in drawn:
-                            await cache.keep(job.request, drawn_with, [picture], event.left_out)
-                    yield event
-
-    def _finish(self, image: GeneratedImage, job: _Job, model: ModelInfo) -> Picture:
-        parameters = metadata.describe(job.request, image.seed, model)
+    def _finish(self, image: GeneratedImage, context: RequestContext, model: ModelInfo) -> Picture:
+        parameters = metadata.describe(context.request, image.seed, model)
         with self.metrics.stage("png"):
             png = metadata.encode(image.pixels, parameters)
         return Picture(
@@ -294,7 +250,7 @@ class Gateway:
             width=image.pixels.width,
             height=image.pixels.height,
             png=png,
-            path=self._save(lambda store: store.save(png, job.title)),
+            path=self._save(lambda store: store.save(png, context.title)),
             timings=image.timings,
         )
 
@@ -330,6 +286,15 @@ class Gateway:
             request.seed,
             prompts if self._log_prompts else "",
         )
+
+
+def _identity(context: RequestContext) -> Hashable:
+    """What requests have in common that may share a drawing."""
+    if context.params.seed is None:
+        # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
+        return context
+    # One caller's limits and shares are no other's, so one drawing is never that of two callers.
+    return context.model, context.request, context.options, context.caller
 
 
 def message_of(count: int, left_out: str, *, lost: bool = False) -> str:

@@ -12,7 +12,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from text2image.core.errors import PermissionDenied, QuotaExceeded, Unavailable
 from text2image.core.limits import MEGA
@@ -33,11 +33,10 @@ CONCURRENCY_RETRY_AFTER = 1.0
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Receipt:
-    """Where a caller stands after an order, limit by limit; None until that is known."""
+class Charged(Protocol):
+    """A request that is charged; `standing` is where its caller stands then, limit by limit; None if unknown."""
 
-    standing: tuple[Spending, ...] | None = None
+    standing: tuple[Spending, ...] | None
 
 
 @dataclass(slots=True)
@@ -61,11 +60,11 @@ class Quotas:
 
     @contextlib.asynccontextmanager
     async def reserved(
-        self, caller: Caller, work: int, receipt: Receipt
+        self, caller: Caller, work: int, request: Charged
     ) -> AsyncIterator[Reservation]:
         """Holds `work` pixel-steps and one of the caller's places while the block runs.
 
-        The receipt is filled in, and emptied again where the work is given back.
+        The request's standing is filled in, and emptied again where the work is given back.
 
         Raises:
             QuotaExceeded: a limit is used up, or too many of the caller's requests run.
@@ -76,7 +75,7 @@ class Quotas:
             yield Reservation()
             return
         _require_possible(entry)
-        page, shared_page = await self._book(entry, receipt)
+        page, shared_page = await self._book(entry, request)
         reservation = Reservation()
         try:
             yield reservation
@@ -86,7 +85,7 @@ class Quotas:
         finally:
             if not reservation.taken:
                 # It tells of a charge that is about to be given back.
-                receipt.standing = None
+                request.standing = None
             await self._release(entry, page, shared_page, refund=not reservation.taken)
 
     async def standing(self, caller: Caller) -> tuple[Spending, ...]:
@@ -103,9 +102,9 @@ class Quotas:
         if self._shared:
             await self._shared.close()
 
-    async def _book(self, entry: Entry, receipt: Receipt) -> tuple[Page, Page | None]:
+    async def _book(self, entry: Entry, request: Charged) -> tuple[Page, Page | None]:
         page = self._local.book(entry)
-        receipt.standing = page.spendings
+        request.standing = page.spendings
         if not page.booked:
             raise _refusal(entry, page)
         if self._shared is None:
@@ -116,11 +115,11 @@ class Quotas:
         except OutOfReach:
             return page, None
         except BaseException:
-            receipt.standing = None
+            request.standing = None
             self._local.release(entry, page, refund=True)
             self._start(self._undo(entry, asking))
             raise
-        receipt.standing = shared_page.spendings
+        request.standing = shared_page.spendings
         if not shared_page.booked:
             self._local.release(entry, page, refund=True)
             raise _refusal(entry, shared_page)

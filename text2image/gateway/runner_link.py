@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from contextvars import Context
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from opentelemetry.trace import SpanKind
 
 from text2image.core.errors import DeadlineExceeded, Internal, Unavailable
-from text2image.core.lifecycle import Ticket, draining
 from text2image.core.limits import work_of
 from text2image.core.messages import (
     Completed,
@@ -76,9 +74,6 @@ _BREAKING = frozenset(
         grpc.StatusCode.INTERNAL,
     }
 )
-
-
-_Call: TypeAlias = "grpc.aio.UnaryStreamCall[Any, pb.GenerateResponse]"
 
 
 class RunnerLost(Exception):
@@ -157,19 +152,13 @@ class RunnerLink:
         return self.status in _LOST and not self.calls
 
     async def generate(
-        self,
-        request: Request,
-        options: StreamOptions,
-        deadline: float,
-        ticket: Ticket,
-        share: Share,
+        self, request: Request, options: StreamOptions, deadline: float, share: Share
     ) -> AsyncGenerator[Event, None]:
         """Streams a request's events; closing the generator ends the runner's work on it.
 
         Raises:
             RunnerLost: the runner went away before the end.
-            Text2ImageError: as the runner says, or said a moment ago, or because the deadline passed or the time to
-                drain is over.
+            Text2ImageError: as the runner says, or said a moment ago, or because the deadline passed.
         """
         seconds = max(0.0, deadline - asyncio.get_running_loop().time())
         kind = Kind.of(request, seconds, share)
@@ -181,17 +170,18 @@ class RunnerLink:
             timeout=seconds,
             metadata=(*wire.share_to(share), *tracing.headers_of(span)),
         )
-        ticket.cancel = call.cancel
-        completed = False
         self.calls += 1
         self.load.sent(call, work_of(request))
         try:
-            async with aclosing(self._events(call)) as events:
-                async for event in events:
-                    completed = completed or isinstance(event, Completed)
+            async for message in call:
+                event = wire.event_from(message)
+                if isinstance(event, Queued):
+                    self.load.admitted(call, event.predicted_seconds)
+                if event is not None:
                     yield event
-            if not completed:
-                raise RunnerLost("the stream ended too early")
+                if isinstance(event, Completed):
+                    return
+            raise RunnerLost("the stream ended too early")
         except grpc.aio.AioRpcError as error:
             failure = self._translated(error)
             tracing.failed(span, failure)
@@ -202,24 +192,11 @@ class RunnerLink:
                 # It was told to the gateway; clients go by the retry delay.
                 failure.lasts = 0.0
             raise failure from None
-        except asyncio.CancelledError:
-            if ticket.expired:
-                raise draining() from None
-            raise
         finally:
             call.cancel()
-            ticket.cancel = None
             self.load.over(call)
             span.end()
             self.calls -= 1
-
-    async def _events(self, call: _Call) -> AsyncGenerator[Event, None]:
-        async for message in call:
-            event = wire.event_from(message)
-            if isinstance(event, Queued):
-                self.load.admitted(call, event.predicted_seconds)
-            if event is not None:
-                yield event
 
     def _lost(self, error: grpc.aio.AioRpcError) -> None:
         """Believes nothing of this runner until its status stream has begun anew."""

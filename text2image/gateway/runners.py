@@ -11,14 +11,13 @@ from dataclasses import replace
 from functools import partial
 
 from text2image.core.errors import DeadlineExceeded, Unavailable
-from text2image.core.lifecycle import Ticket, draining
+from text2image.core.lifecycle import draining
 from text2image.core.limits import work_of
 from text2image.core.messages import (
     Counters,
     Event,
     GeneratedImage,
     ModelInfo,
-    Queued,
     Request,
     Share,
     State,
@@ -165,42 +164,32 @@ class Runners:
         return self._served
 
     async def generate(
-        self,
-        request: Request,
-        options: StreamOptions,
-        deadline: float,
-        ticket: Ticket,
-        share: Share,
+        self, request: Request, options: StreamOptions, deadline: float, share: Share
     ) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
         """Streams a request's events from the runner that will finish it first, each with the model that it serves.
 
         When that runner dies, the request is sent again: it is complete down to its seed, so the pictures are the
-        same. None is reported twice; progress may begin again. `deadline` is in the event loop's time.
+        same; none is reported twice, but what else was reported may be. `deadline` is in the event loop's time.
 
         Raises:
             Text2ImageError: what the runner refused it with, or that none could finish it.
         """
-        drawn: set[int] = set()
-        queued = False
-        losses = 0
         work = work_of(request)
+        drawn: set[int] = set()
+        losses = 0
         refused: list[RunnerLink] = []
         link = self._pick(work)
         while True:
             assert link.model, "a ready runner has told its model"
             model = link.model
             try:
-                calls = link.generate(request, options, deadline, ticket, share)
-                async with aclosing(calls) as events:
+                async with aclosing(link.generate(request, options, deadline, share)) as events:
                     async for event in events:
-                        if isinstance(event, Queued) and queued:
-                            continue
-                        if isinstance(event, GeneratedImage) and event.index in drawn:
-                            continue
-                        yield event, model
-                        queued = True
                         if isinstance(event, GeneratedImage):
+                            if event.index in drawn:
+                                continue
                             drawn.add(event.index)
+                        yield event, model
                 return
             except RunnerLost as loss:
                 losses += 1
@@ -213,47 +202,29 @@ class Runners:
                 pause = 0.0
             except Unavailable as refusal:
                 if not losses:
+                    # Its status was late: it has begun to drain, or others have filled it.
                     refused.append(link)
-                    link = self._next(work, refused, refusal, ticket)
+                    others = [other for other in self._ready if other not in refused]
+                    # That a second one is full says enough of the rest.
+                    if not others or (refusal.reason == Unavailable.FULL and len(refused) > 1):
+                        raise
+                    link = first_to_finish(others, work)
                     continue
+                # Whoever was admitted before the loss should not pay for it with a refusal.
                 pause = min(refusal.retry_after or 0.0, RESEND_PAUSE)
-            link = await self._another(work, pause, deadline, ticket)
+            link = await self._another(work, pause, deadline)
 
-    def _next(
-        self, work: int, refused: list[RunnerLink], refusal: Unavailable, ticket: Ticket
-    ) -> RunnerLink:
-        """The runner to ask in place of those that refused a request, one of them just now.
-
-        Its status was late: it has begun to drain, or others have filled it. That a second one is full says enough
-        of the rest.
-
-        Raises:
-            Unavailable: there is none, or the time to drain is over.
-        """
-        others = [link for link in self._ready if link not in refused]
-        enough = refusal.reason == Unavailable.FULL and len(refused) > 1
-        if not others or enough or ticket.expired:
-            raise refusal
-        return first_to_finish(others, work)
-
-    async def _another(
-        self, work: int, pause: float, deadline: float, ticket: Ticket
-    ) -> RunnerLink:
+    async def _another(self, work: int, pause: float, deadline: float) -> RunnerLink:
         """The runner to send a request to again, as soon as there is one."""
-        ticket.cancel = self.notify
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.sleep(pause)
-                while not self.is_ready and not ticket.expired:
+                while not self.is_ready:
                     await self._changed.wait()
         except TimeoutError:
             raise DeadlineExceeded(
                 "the runner was lost, and none was ready again before the deadline"
             ) from None
-        finally:
-            ticket.cancel = None
-        if ticket.expired:
-            raise draining()
         return self._pick(work)
 
     def _pick(self, work: int) -> RunnerLink:

@@ -158,13 +158,15 @@ class RunnerServer:
         if self._export:
             await self._export.close()
 
-    async def generate_many(self, drafts: Sequence[RequestParams]) -> list[Drawn | Text2ImageError]:
+    async def generate_many(
+        self, requests: Sequence[RequestParams]
+    ) -> list[Drawn | Text2ImageError]:
         """Draws a list of requests side by side; each ends in its own pictures or its own error."""
-        return list(await asyncio.gather(*(self._generate_one(draft) for draft in drafts)))
+        return list(await asyncio.gather(*(self._generate_one(params) for params in requests)))
 
-    async def _generate_one(self, draft: RequestParams) -> Drawn | Text2ImageError:
+    async def _generate_one(self, params: RequestParams) -> Drawn | Text2ImageError:
         try:
-            request = resolve(draft, self._engine.model)
+            request = resolve(params, self._engine.model)
             time_limit = self._settings.request_timeout
             stream = self._engine.generate(request, StreamOptions(), time_limit=time_limit)
             events = [event async for event in stream]

@@ -112,13 +112,13 @@ def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
 def test_every_step_count_that_validation_lets_through_has_a_trajectory(
     embedded: Model, sampler: Sampler, steps: int
 ) -> None:
-    draft = RequestParams(prompt="a cat", steps=steps, sampler=sampler.value, guidance_scale=0.0)
+    params = RequestParams(prompt="a cat", steps=steps, sampler=sampler.value, guidance_scale=0.0)
     if sampler is Sampler.LCM and steps > MAX_LCM_STEPS:
         with pytest.raises(InvalidRequest, match=f"at most {MAX_LCM_STEPS}"):
-            resolve(draft, embedded.info)
+            resolve(params, embedded.info)
         return
     harness = harness_for(embedded)
-    generation = harness.submit(resolve(draft, embedded.info))
+    generation = harness.submit(resolve(params, embedded.info))
     harness.loop.tick()
     assert generation.ended == (steps == 1)
     assert all(not isinstance(out, Text2ImageError) for out in harness.outcomes[generation])

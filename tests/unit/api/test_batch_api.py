@@ -24,16 +24,16 @@ class Drawn:
     left_out: str = ""
 
 
-async def generate_many(drafts: Sequence[RequestParams]) -> list[Drawn | Text2ImageError]:
+async def generate_many(requests: Sequence[RequestParams]) -> list[Drawn | Text2ImageError]:
     """A runner that is full for dogs."""
     results: list[Drawn | Text2ImageError] = []
-    for draft in drafts:
-        if "dog" in draft.prompt:
+    for params in requests:
+        if "dog" in params.prompt:
             results.append(Unavailable("full", reason=Unavailable.FULL, retry_after=3))
             continue
-        request = resolve(draft, MODEL)
+        request = resolve(params, MODEL)
         image = GeneratedImage(0, request.seed, Pixels(1, 1, b"abc"), Timings(0, 0, 0))
-        results.append(Drawn(request, [image], "and more" if "long" in draft.prompt else ""))
+        results.append(Drawn(request, [image], "and more" if "long" in params.prompt else ""))
     return results
 
 

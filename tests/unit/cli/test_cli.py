@@ -1,4 +1,4 @@
-"""The command: what is typed becomes a draft or one clear line, and its end tells how it went."""
+"""The command: what is typed becomes a request or one clear line, and its end tells how it went."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from tests.samples import draft_of, requests
+from tests.samples import params_of, requests
 from text2image.cli import drawing
 from text2image.cli import main as command
 from text2image.cli.arguments import BAD_USAGE, Options, parse
@@ -92,7 +92,7 @@ def test_every_field_of_a_request_can_be_typed() -> None:
         "--guidance-scale 3.5 --seed 9 -n 2 --sampler euler"
     )
     options = parse(typed.split())
-    assert options.draft == RequestParams(
+    assert options.params == RequestParams(
         prompt="a red fox, night",
         negative_prompt="blurry",
         width=96,
@@ -107,12 +107,12 @@ def test_every_field_of_a_request_can_be_typed() -> None:
 
 
 def test_what_is_not_typed_is_left_to_the_server() -> None:
-    assert parse(["a red fox"]).draft == RequestParams(prompt="a red fox")
+    assert parse(["a red fox"]).params == RequestParams(prompt="a red fox")
 
 
 def test_a_size_is_both_sides() -> None:
-    draft = parse(["fox", "--size", "96x64"]).draft
-    assert (draft.width, draft.height) == (96, 64)
+    params = parse(["fox", "--size", "96x64"]).params
+    assert (params.width, params.height) == (96, 64)
 
 
 @given(requests.filter(lambda request: bool(request.prompt.strip())))
@@ -129,8 +129,8 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         "-n": request.n,
     }
     options = [f"{name}{'' if name == '-n' else '='}{value}" for name, value in typed.items()]
-    draft = parse([*options, "--", request.prompt]).draft
-    assert draft == draft_of(request)
+    params = parse([*options, "--", request.prompt]).params
+    assert params == params_of(request)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from text2image.core.messages import Queued, RequestParams, State
 from text2image.gateway.auth import Caller
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.cache_backends import DiskBackend
-from text2image.gateway.generate import Gateway, Order
-from text2image.gateway.quota import Quotas, Receipt
+from text2image.gateway.context import RequestContext
+from text2image.gateway.generate import Gateway
+from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
 from text2image.observe.metrics import GatewayMetrics
 
@@ -30,9 +31,9 @@ WORK = MODEL.width * MODEL.height * STEPS * 2
 TIGHT = caller(f"{WORK // MEGA + 1}/hour")
 
 
-def order(who: Caller, seed: int | None) -> Order:
-    draft = RequestParams(prompt="a fox", n=2, steps=STEPS, seed=seed)
-    return Order(caller=who, draft=draft, title="", timeout=30)
+def asking(who: Caller, seed: int | None) -> RequestContext:
+    params = RequestParams(prompt="a fox", n=2, steps=STEPS, seed=seed)
+    return RequestContext(caller=who, params=params, title="", timeout=30)
 
 
 class Service:
@@ -64,10 +65,10 @@ class Service:
         await self._runners.close()
         await self.runner.die()
 
-    async def draw(self, who: Caller, seed: int | None = 7) -> Receipt:
-        asked = order(who, seed)
-        await self.gateway.draw(asked)
-        return asked.receipt
+    async def draw(self, who: Caller, seed: int | None = 7) -> RequestContext:
+        context = asking(who, seed)
+        await self.gateway.draw(context)
+        return context
 
     async def left(self, who: Caller) -> int:
         (spending,) = await self.quotas.standing(who)
@@ -82,18 +83,18 @@ async def test_what_a_runner_refuses_costs_nothing_and_what_it_draws_does(tmp_pa
             with pytest.raises(Unavailable):
                 await service.draw(TIGHT)
             assert await service.left(TIGHT) == quota
-        receipt = await service.draw(TIGHT)
-        assert receipt.standing is not None
-        assert receipt.standing[0].left == quota - WORK
+        context = await service.draw(TIGHT)
+        assert context.standing is not None
+        assert context.standing[0].left == quota - WORK
 
 
 async def test_a_picture_from_the_cache_costs_nothing(tmp_path: Path) -> None:
     async with Service(tmp_path) as service:
         await service.draw(TIGHT)
         for _ in range(3):
-            receipt = await service.draw(TIGHT)
-            assert receipt.standing is not None
-            assert receipt.standing[0].left == TIGHT.allowance.limits[0].quota - WORK
+            context = await service.draw(TIGHT)
+            assert context.standing is not None
+            assert context.standing[0].left == TIGHT.allowance.limits[0].quota - WORK
         with pytest.raises(QuotaExceeded):
             await service.draw(TIGHT, seed=8)
         assert len(service.runner.requests) == 1
@@ -104,7 +105,7 @@ async def test_one_who_leaves_after_being_admitted_has_paid_and_frees_the_place(
 ) -> None:
     who = caller(f"{WORK // MEGA + 1}/hour", cap=1)
     async with Service(tmp_path, [Queued(1.0), HANG], STORY) as service:
-        async with aclosing(service.gateway.stream(order(who, seed=None))) as events:
+        async with aclosing(service.gateway.stream(asking(who, seed=None))) as events:
             assert await anext(events) == Queued(1.0)
             with pytest.raises(QuotaExceeded, match="1 of your requests"):
                 await service.draw(caller(cap=1))
@@ -126,6 +127,10 @@ async def test_a_callers_limit_does_not_fail_another_who_asks_for_the_same(tmp_p
             service.draw(rich, seed=2),
             return_exceptions=True,
         )
-        assert [type(result) for result in results] == [QuotaExceeded, PermissionDenied, Receipt]
+        assert [type(result) for result in results] == [
+            QuotaExceeded,
+            PermissionDenied,
+            RequestContext,
+        ]
         running.cancel()
         await asyncio.wait({running})

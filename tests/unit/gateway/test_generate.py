@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
 from tests.samples import MODEL
+from tests.unit.gateway.asking import PARAMS, asking
 from tests.unit.gateway.scripted import BREAK, HANG, STORY, ScriptedRunner
 from text2image.api.asgi import marked
 from text2image.core import validation
@@ -24,7 +26,6 @@ from text2image.core.messages import (
     Completed,
     Picture,
     Queued,
-    RequestParams,
     Share,
     State,
     StreamOptions,
@@ -33,18 +34,10 @@ from text2image.gateway import metadata
 from text2image.gateway.auth import Caller
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.cache_backends import DiskBackend
-from text2image.gateway.generate import Gateway, Order
+from text2image.gateway.generate import Gateway
 from text2image.gateway.runners import Runners
 from text2image.gateway.store import Store
 from text2image.observe.metrics import GatewayMetrics
-
-CALLER = Caller("address:127.0.0.1", Share("address:127.0.0.1"))
-ORDER = Order(
-    caller=CALLER,
-    draft=RequestParams(prompt="a fox, snow", n=2, seed=7),
-    title="snow a fox",
-    timeout=30,
-)
 
 
 @pytest.fixture
@@ -87,7 +80,7 @@ def gateway(
 async def test_pictures_are_stored_and_carry_their_parameters(
     runners: Runners, tmp_path: Path
 ) -> None:
-    drawing = await gateway(runners, Store(tmp_path / "pictures")).draw(ORDER)
+    drawing = await gateway(runners, Store(tmp_path / "pictures")).draw(asking())
     assert [picture.seed for picture in drawing.pictures] == [7, 8]
     assert (
         drawing.message
@@ -101,22 +94,22 @@ def check_file(picture: Picture) -> None:
     path = Path(picture.path)
     assert path.name.startswith(("snow_fox_", "fox_snow_"))
     assert path.read_bytes() == picture.png
-    draft = metadata.parse(Image.open(io.BytesIO(picture.png)).text[metadata.CHUNK])
-    assert (draft.prompt, draft.seed, draft.steps) == ("a fox, snow", picture.seed, MODEL.steps)
+    params = metadata.parse(Image.open(io.BytesIO(picture.png)).text[metadata.CHUNK])
+    assert (params.prompt, params.seed, params.steps) == ("a fox, snow", picture.seed, MODEL.steps)
 
 
 async def test_a_picture_that_cannot_be_saved_is_given_all_the_same(
     runners: Runners, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
-    drawing = await gateway(runners, Store(tmp_path / "file")).draw(ORDER)
+    drawing = await gateway(runners, Store(tmp_path / "file")).draw(asking())
     assert [picture.path for picture in drawing.pictures] == ["", ""]
     assert all(picture.png for picture in drawing.pictures)
     assert "could not be saved" in drawing.message
 
 
 async def test_nothing_is_saved_or_said_of_it_where_saving_is_off(runners: Runners) -> None:
-    drawing = await gateway(runners, None).draw(ORDER)
+    drawing = await gateway(runners, None).draw(asking())
     assert [picture.path for picture in drawing.pictures] == ["", ""]
     assert "saved" not in drawing.message
 
@@ -127,9 +120,10 @@ async def test_the_log_has_a_line_for_each_order_and_prompts_only_when_asked_to(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     caplog.set_level(logging.DEBUG)
-    draft = replace(ORDER.draft, prompt="vermilion\nfox", negative_prompt="murky")
     asked = gateway(runners, Store(tmp_path / "file"), log_prompts=log_prompts)
-    await asked.draw(Order(caller=CALLER, draft=draft, title="vermilion fox", timeout=30))
+    await asked.draw(
+        asking(prompt="vermilion\nfox", negative_prompt="murky", title="vermilion fox")
+    )
     drawing = [line for line in caplog.messages if line.startswith("drawing ")]
     assert len(drawing) == 1
     assert "128x128, 20 steps, n 2, seed 7" in drawing[0]
@@ -146,12 +140,14 @@ async def test_the_same_seed_again_is_answered_with_the_same_picture(
     asked = gateway(
         runners, Store(tmp_path / "pictures"), cache=tmp_path / "cache", registry=registry
     )
-    first, again = await asked.draw(ORDER), await asked.draw(ORDER)
+    first = await asked.draw(asking())
+    await asked.close()
+    again = await asked.draw(asking())
     assert (first.cached, again.cached) == (False, True)
     assert again.pictures == [replace(picture, cached=True) for picture in first.pictures]
     assert again.message == first.message
     # Picture i of n is the picture of its own seed.
-    one = await asked.draw(replace(ORDER, draft=replace(ORDER.draft, n=1, seed=8)))
+    one = await asked.draw(asking(n=1, seed=8))
     assert one.pictures == [replace(first.pictures[1], index=0, cached=True)]
     assert len(runner.requests) == 1
     assert len(list((tmp_path / "pictures").iterdir())) == 2
@@ -166,8 +162,8 @@ async def test_a_recalled_order_is_told_like_one_that_is_drawn(
     runners: Runners, tmp_path: Path
 ) -> None:
     asked = gateway(runners, None, cache=tmp_path / "cache")
-    await asked.draw(ORDER)
-    events = [event async for event in asked.stream(ORDER)]
+    await asked.draw(asking())
+    events = [event async for event in asked.stream(asking())]
     assert [type(event) for event in events] == [Queued, Picture, Picture, Completed]
     assert events[0] == Queued(0.0)
     assert events[-1] == Completed("and a dog")
@@ -177,8 +173,7 @@ async def test_without_a_seed_every_picture_is_new(
     runner: ScriptedRunner, runners: Runners, tmp_path: Path
 ) -> None:
     asked = gateway(runners, None, cache=tmp_path / "cache")
-    order = replace(ORDER, draft=replace(ORDER.draft, seed=None))
-    drawings = await asyncio.gather(*(asked.draw(order) for _ in range(3)))
+    drawings = await asyncio.gather(*(asked.draw(asking(seed=None)) for _ in range(3)))
     assert len({request.seed for request in runner.requests}) == 3
     assert not any(drawing.cached for drawing in drawings)
     assert not (tmp_path / "cache").exists()
@@ -188,8 +183,8 @@ async def test_only_all_pictures_together_are_recalled(
     runner: ScriptedRunner, runners: Runners, tmp_path: Path
 ) -> None:
     asked = gateway(runners, None, cache=tmp_path / "cache")
-    await asked.draw(ORDER)
-    await asked.draw(replace(ORDER, draft=replace(ORDER.draft, n=3)))
+    await asked.draw(asking())
+    await asked.draw(asking(n=3))
     assert len(runner.requests) == 2
 
 
@@ -197,15 +192,16 @@ async def test_a_recalled_picture_whose_file_is_gone_is_saved_again_once(
     runners: Runners, tmp_path: Path
 ) -> None:
     asked = gateway(runners, Store(tmp_path / "pictures"), cache=tmp_path / "cache")
-    first = await asked.draw(ORDER)
+    first = await asked.draw(asking())
+    await asked.close()
     for spoil in (Path.unlink, lambda path: path.write_bytes(b"another picture")):
         spoil(Path(first.pictures[0].path))
-        again = await asked.draw(ORDER)
+        again = await asked.draw(asking())
         assert again.cached
         for picture in again.pictures:
             check_file(picture)
         files = list((tmp_path / "pictures").iterdir())
-        assert (await asked.draw(ORDER)).pictures == again.pictures
+        assert (await asked.draw(asking())).pictures == again.pictures
         assert list((tmp_path / "pictures").iterdir()) == files
 
 
@@ -218,7 +214,8 @@ async def test_however_often_a_picture_is_recalled_and_by_how_many_it_makes_one_
     written = []
     for number in range(3):
         for asked in gateways:
-            drawing = await asked.draw(replace(ORDER, title=f"snow fox {number}"))
+            drawing = await asked.draw(asking(title=f"snow fox {number}"))
+            await asked.close()
             for picture in drawing.pictures:
                 check_file(picture)
         written.append(
@@ -228,7 +225,7 @@ async def test_however_often_a_picture_is_recalled_and_by_how_many_it_makes_one_
     assert [len(list(folder.iterdir())) for folder in folders] == [2, 2]
     for path in folders[1].iterdir():
         path.write_bytes(b"another picture")
-    await gateways[1].draw(ORDER)
+    await gateways[1].draw(asking())
     assert len(list(folders[1].iterdir())) == 2
 
 
@@ -246,9 +243,10 @@ async def test_a_picture_is_kept_and_described_as_that_of_the_model_that_drew_it
     try:
         runner.model = newer
         asked = gateway(runners, None, cache=tmp_path / "cache")
-        drawing = await asked.draw(ORDER)
+        drawing = await asked.draw(asking())
+        await asked.close()
         cache = PictureCache(DiskBackend(tmp_path / "cache", 1 << 20))
-        request = validation.resolve(ORDER.draft, MODEL)
+        request = validation.resolve(PARAMS, MODEL)
         assert await cache.recall(request, MODEL) is None
         assert await cache.recall(request, newer)
         for picture in drawing.pictures:
@@ -263,20 +261,22 @@ async def test_the_cache_is_told_of_only_where_there_is_one_and_it_could_have_th
     runners: Runners, tmp_path: Path, remembers: bool, seed: int | None
 ) -> None:
     asked = gateway(runners, None, cache=tmp_path / "cache" if remembers else None)
-    order = replace(ORDER, draft=replace(ORDER.draft, seed=seed))
     expected = ["miss", "hit"] if remembers and seed is not None else [None, None]
     for told in expected:
-        response = marked(Response(), order, await asked.draw(order))
+        context = asking(seed=seed)
+        response = marked(Response(), context, await asked.draw(context))
         assert response.headers.get("X-Cache") == told
 
 
 async def test_a_recalled_picture_that_cannot_be_saved_is_given_and_it_is_said(
     runners: Runners, tmp_path: Path
 ) -> None:
-    await gateway(runners, None, cache=tmp_path / "cache").draw(ORDER)
+    asked = gateway(runners, None, cache=tmp_path / "cache")
+    await asked.draw(asking())
+    await asked.close()
     (tmp_path / "file").write_bytes(b"")
     asked = gateway(runners, Store(tmp_path / "file"), cache=tmp_path / "cache")
-    drawing = await asked.draw(ORDER)
+    drawing = await asked.draw(asking())
     assert drawing.cached
     assert "could not be saved" in drawing.message
 
@@ -284,19 +284,20 @@ async def test_a_recalled_picture_that_cannot_be_saved_is_given_and_it_is_said(
 async def test_a_path_outside_the_folder_is_never_told(runners: Runners, tmp_path: Path) -> None:
     """The cache may hold what another server saved, or nothing that was ever true."""
     other = gateway(runners, Store(tmp_path / "other"), cache=tmp_path / "cache")
-    await other.draw(ORDER)
+    await other.draw(asking())
+    await other.close()
     asked = gateway(runners, Store(tmp_path / "pictures"), cache=tmp_path / "cache")
-    for picture in (await asked.draw(ORDER)).pictures:
+    for picture in (await asked.draw(asking())).pictures:
         assert Path(picture.path).parent == tmp_path / "pictures"
     nowhere = gateway(runners, None, cache=tmp_path / "cache")
-    assert [picture.path for picture in (await nowhere.draw(ORDER)).pictures] == ["", ""]
+    assert [picture.path for picture in (await nowhere.draw(asking())).pictures] == ["", ""]
 
 
 async def test_the_same_at_once_is_drawn_and_saved_once(
     runner: ScriptedRunner, runners: Runners, tmp_path: Path
 ) -> None:
     asked = gateway(runners, Store(tmp_path / "pictures"))
-    drawings = await asyncio.gather(*(asked.draw(ORDER) for _ in range(20)))
+    drawings = await asyncio.gather(*(asked.draw(asking()) for _ in range(20)))
     assert len(runner.requests) == 1
     assert all(drawing == drawings[0] for drawing in drawings)
     assert len(list((tmp_path / "pictures").iterdir())) == 2
@@ -305,19 +306,19 @@ async def test_the_same_at_once_is_drawn_and_saved_once(
 @pytest.mark.parametrize(
     "other",
     [
-        replace(ORDER, draft=replace(ORDER.draft, seed=8)),
-        replace(ORDER, draft=replace(ORDER.draft, n=1)),
-        replace(ORDER, draft=replace(ORDER.draft, prompt="a cat")),
-        replace(ORDER, options=StreamOptions(progress_every=1)),
-        replace(ORDER, caller=Caller("address:127.0.0.2", Share("address:127.0.0.2"))),
+        {"seed": 8},
+        {"n": 1},
+        {"prompt": "a cat"},
+        {"options": StreamOptions(progress_every=1)},
+        {"caller": Caller("address:127.0.0.2", Share("address:127.0.0.2"))},
     ],
     ids=["seed", "n", "prompt", "options", "caller"],
 )
 async def test_what_differs_is_not_shared(
-    runner: ScriptedRunner, runners: Runners, other: Order
+    runner: ScriptedRunner, runners: Runners, other: dict[str, Any]
 ) -> None:
     asked = gateway(runners, None)
-    await asyncio.gather(asked.draw(ORDER), asked.draw(other))
+    await asyncio.gather(asked.draw(asking()), asked.draw(asking(**other)))
     assert len(runner.requests) == 2
 
 
@@ -327,8 +328,7 @@ async def test_when_all_have_left_the_runners_work_ends(
 ) -> None:
     runner.play([STORY[0], HANG])
     asked = gateway(runners, None)
-    order = replace(ORDER, draft=replace(ORDER.draft, seed=seed))
-    clients = [asyncio.create_task(asked.draw(order)) for _ in range(2)]
+    clients = [asyncio.create_task(asked.draw(asking(seed=seed))) for _ in range(2)]
     await runner.hung()
     clients.pop().cancel()
     await asyncio.sleep(0)
@@ -343,7 +343,7 @@ async def test_the_time_to_drain_ends_for_those_who_share_too(
 ) -> None:
     runner.play([STORY[0], HANG])
     asked = gateway(runners, None)
-    clients = [asyncio.create_task(asked.draw(ORDER)) for _ in range(3)]
+    clients = [asyncio.create_task(asked.draw(asking())) for _ in range(3)]
     await runner.hung()
     await asked.drain(0.01)
     for client in clients:
@@ -355,7 +355,7 @@ async def test_the_time_to_drain_ends_for_those_who_share_too(
 
 async def test_an_invalid_order_never_reaches_a_runner(runners: Runners) -> None:
     with pytest.raises(InvalidRequest):
-        await gateway(runners, None).draw(replace(ORDER, draft=RequestParams(prompt="")))
+        await gateway(runners, None).draw(asking(prompt=""))
     assert runners.status.counters.admitted == 0
 
 
@@ -365,7 +365,7 @@ async def test_a_draining_gateway_refuses_and_says_so(runners: Runners) -> None:
     await draining.drain(1)
     assert not draining.is_ready
     with pytest.raises(Unavailable):
-        await draining.draw(ORDER)
+        await draining.draw(asking())
     async for status in draining.statuses():
         assert status.state is State.DRAINING
         break

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.samples import MODEL, REQUEST, draft_of, requests
+from tests.samples import MODEL, REQUEST, params_of, requests
 from text2image.core.messages import Pixels, Request, RequestParams
 from text2image.gateway import metadata
 
@@ -22,7 +22,7 @@ from text2image.gateway import metadata
 @example(replace(REQUEST, prompt="", negative_prompt="dark"), "embedded")
 def test_what_is_described_is_parsed_again(request: Request, model: str) -> None:
     text = metadata.describe(request, request.seed, replace(MODEL, id=model))
-    assert metadata.parse(text) == draft_of(request)
+    assert metadata.parse(text) == params_of(request)
 
 
 @given(requests)
@@ -32,7 +32,7 @@ def test_the_parameters_survive_the_png_file(request: Request) -> None:
     file = io.BytesIO(metadata.encode(Pixels(1, 1, b"abc"), text))
     image = Image.open(file)
     image.load()
-    assert metadata.parse(image.text[metadata.CHUNK]) == draft_of(request)
+    assert metadata.parse(image.text[metadata.CHUNK]) == params_of(request)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", image.text[metadata.CHUNK])
 
 
@@ -50,8 +50,8 @@ def test_the_form_is_the_one_that_other_tools_read() -> None:
 
 def test_parameters_of_other_tools_are_read() -> None:
     text = "a fox\nNegative prompt: dark\nSteps: 28, Sampler: DPM++ 2M, CFG scale: 7, Seed: 1, RNG: CPU"
-    draft = metadata.parse(text)
-    assert draft == RequestParams(
+    params = metadata.parse(text)
+    assert params == RequestParams(
         prompt="a fox",
         negative_prompt="dark",
         steps=28,

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.samples import Charge
 from text2image.core.errors import PermissionDenied, QuotaExceeded
 from text2image.core.limits import MEGA, Allowance, RateLimit, parse_limits
 from text2image.core.messages import Share
 from text2image.gateway import rate_limits
 from text2image.gateway.auth import Caller
-from text2image.gateway.quota import Quotas, Receipt
+from text2image.gateway.quota import Quotas
 from text2image.gateway.rate_limits import Entry, LocalStore, Page
 
 
@@ -116,23 +117,23 @@ def test_callers_who_have_nothing_on_the_book_are_forgotten() -> None:
     assert len(book) <= rate_limits.SWEEP_FROM
 
 
-async def test_a_receipt_does_not_show_what_was_given_back() -> None:
-    receipt = Receipt()
-    async with Quotas().reserved(caller("10/hour"), MEGA, receipt):
-        assert receipt.standing
-    assert receipt.standing is None
+async def test_a_charge_does_not_show_what_was_given_back() -> None:
+    charge = Charge()
+    async with Quotas().reserved(caller("10/hour"), MEGA, charge):
+        assert charge.standing
+    assert charge.standing is None
 
 
 async def test_a_refusal_says_which_limit_how_much_is_left_and_when_it_fits() -> None:
     quotas = Quotas()
     alice = caller("10/minute;100/day")
-    receipt = Receipt()
-    async with quotas.reserved(alice, 8 * MEGA, receipt) as reservation:
+    charge = Charge()
+    async with quotas.reserved(alice, 8 * MEGA, charge) as reservation:
         reservation.taken = True
-    assert receipt.standing is not None
-    assert [spending.left // MEGA for spending in receipt.standing] == [2, 92]
+    assert charge.standing is not None
+    assert [spending.left // MEGA for spending in charge.standing] == [2, 92]
     with pytest.raises(QuotaExceeded, match=r"10/minute leaves 2\.0 .* costs 5\.2") as refusal:
-        async with quotas.reserved(alice, 5_242_880, Receipt()):
+        async with quotas.reserved(alice, 5_242_880, Charge()):
             pass
     assert 59 <= (refusal.value.retry_after or 0) <= 61
     assert refusal.value.subject == "key:alice"
@@ -141,16 +142,16 @@ async def test_a_refusal_says_which_limit_how_much_is_left_and_when_it_fits() ->
 async def test_what_no_wait_makes_possible_is_denied_without_a_delay() -> None:
     alice = caller("100/day;10/minute")
     with pytest.raises(PermissionDenied, match=r"costs 11\.0 .* 10/minute") as denial:
-        async with Quotas().reserved(alice, 11 * MEGA, Receipt()):
+        async with Quotas().reserved(alice, 11 * MEGA, Charge()):
             pass
     assert denial.value.retry_after is None
 
 
 async def test_who_has_no_limits_is_not_booked() -> None:
     quotas = Quotas()
-    receipt = Receipt()
+    charge = Charge()
     async with AsyncExitStack() as stack:
         for _ in range(50):
-            await stack.enter_async_context(quotas.reserved(caller(), 10**15, receipt))
-    assert receipt.standing is None
+            await stack.enter_async_context(quotas.reserved(caller(), 10**15, charge))
+    assert charge.standing is None
     assert await quotas.standing(caller()) == ()

@@ -12,7 +12,6 @@ from tests.samples import REQUEST
 from tests.unit.gateway.scripted import STORY, ScriptedRunner
 from tests.unit.gateway.test_runner_link import linked
 from text2image.core.errors import Unavailable
-from text2image.core.lifecycle import Ticket
 from text2image.core.messages import Request, Share, State, StreamOptions
 from text2image.gateway.refusals import Kind, Refusals
 from text2image.gateway.runner_link import RunnerLink
@@ -101,7 +100,7 @@ def test_what_is_over_takes_no_memory(memory: Memory) -> None:
 
 async def draw(link: RunnerLink, share: Share) -> None:
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    async for _ in link.generate(REQUEST, StreamOptions(), deadline, Ticket(), share):
+    async for _ in link.generate(REQUEST, StreamOptions(), deadline, share):
         pass
 
 

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.samples import MODEL, REQUEST
+from tests.unit.gateway.asking import asking
 from tests.unit.gateway.scripted import BREAK, HANG, STORY, ScriptedRunner, image
 from text2image.core.errors import (
     DeadlineExceeded,
@@ -22,16 +23,19 @@ from text2image.core.errors import (
     Text2ImageError,
     Unavailable,
 )
-from text2image.core.lifecycle import Ticket
+from text2image.core.lifecycle import Work
 from text2image.core.messages import (
+    ClientEvent,
     Event,
     GeneratedImage,
+    Picture,
     Queued,
     Share,
     State,
     Status,
     StreamOptions,
 )
+from text2image.gateway.generate import Gateway
 from text2image.gateway.runners import Runners
 from text2image.observe.metrics import GatewayMetrics
 
@@ -65,11 +69,9 @@ async def until(runners: Runners, condition: Callable[[], bool]) -> None:
                 return
 
 
-async def stream(
-    runners: Runners, ticket: Ticket | None = None, seconds: float = 30.0
-) -> AsyncGenerator[Event, None]:
+async def stream(runners: Runners, seconds: float = 30.0) -> AsyncGenerator[Event, None]:
     deadline = asyncio.get_running_loop().time() + seconds
-    told = runners.generate(REQUEST, StreamOptions(), deadline, ticket or Ticket(), Share())
+    told = runners.generate(REQUEST, StreamOptions(), deadline, Share())
     async with aclosing(told):
         async for event, _ in told:
             yield event
@@ -77,6 +79,10 @@ async def stream(
 
 async def collect(runners: Runners, **options: object) -> list[Event]:
     return [event async for event in stream(runners, **options)]  # type: ignore[arg-type]
+
+
+async def collect_from(gateway: Gateway) -> list[ClientEvent]:
+    return [event async for event in gateway.stream(asking())]
 
 
 async def test_events_come_as_the_runner_sends_them(tmp_path: Path, connect: Connect) -> None:
@@ -149,12 +155,14 @@ async def test_a_lost_request_is_sent_again_and_nothing_comes_twice(
 ) -> None:
     runner = ScriptedRunner(tmp_path / "0", [*STORY[:3], *end], STORY)
     runners = await connect(runner)
-    asked = asyncio.create_task(collect(runners))
+    gateway = Gateway(runners, None, GatewayMetrics(CollectorRegistry()), Work())
+    asked = asyncio.create_task(collect_from(gateway))
     if end == [HANG]:
         await runner.hung()
         await runner.restart()
     events = await asked
-    assert [event for event in events if isinstance(event, GeneratedImage)] == [image(0), image(1)]
+    pictures = [event for event in events if isinstance(event, Picture)]
+    assert [(each.index, each.seed) for each in pictures] == [(0, 7), (1, 8)]
     assert [event for event in events if isinstance(event, Queued)] == [STORY[0]]
     assert events[-1] == STORY[-1]
     assert runner.requests[0] == runner.requests[1]
@@ -181,7 +189,7 @@ async def test_every_event_tells_the_model_that_it_was_drawn_with(
     runner = ScriptedRunner(tmp_path / "0", [STORY[0], image(0), BREAK], STORY)
     runners = await connect(runner)
     deadline = asyncio.get_running_loop().time() + 30
-    told = runners.generate(REQUEST, StreamOptions(), deadline, Ticket(), Share())
+    told = runners.generate(REQUEST, StreamOptions(), deadline, Share())
     drawn = {}
     async with aclosing(told):
         async for event, model in told:
@@ -272,7 +280,8 @@ async def test_a_full_runner_is_asked_again_once_a_request_was_lost(
 ) -> None:
     """Whoever was admitted before the loss should not pay for it with a refusal."""
     runner = ScriptedRunner(tmp_path / "0", [STORY[0], BREAK], [FULL], [FULL], [FULL], STORY)
-    assert await collect(await connect(runner)) == list(STORY)
+    events = await collect(await connect(runner))
+    assert events == [STORY[0], *STORY]
     assert len(runner.requests) == 5
 
 
@@ -312,32 +321,33 @@ async def test_cancelling_the_task_ends_the_runners_call(tmp_path: Path, connect
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["drawing", "waiting for a runner"])
-async def test_a_ticket_that_expires_ends_the_request(
+async def test_the_end_of_draining_ends_the_request(
     tmp_path: Path, connect: Connect, lost: bool
 ) -> None:
     runner = ScriptedRunner(tmp_path / "0", [STORY[0], HANG])
     runners = await connect(runner)
-    ticket = Ticket()
-    asked = asyncio.create_task(collect(runners, ticket=ticket))
+    gateway = Gateway(runners, None, GatewayMetrics(CollectorRegistry()), Work())
+    asked = asyncio.create_task(collect_from(gateway))
     await runner.hung()
     if lost:
         await runner.die()
         await until(runners, lambda: not runners.is_ready)
-    ticket.expire()
+    await gateway.drain(0)
     with pytest.raises(Unavailable) as raised:
         await asked
     assert raised.value.reason == Unavailable.DRAINING
+    await asyncio.wait_for(runner.cancelled.wait(), 30)
 
 
-async def test_a_ticket_that_expires_is_not_sent_to_another_runner(
+async def test_what_draining_ended_is_not_sent_to_another_runner(
     tmp_path: Path, connect: Connect
 ) -> None:
     scripted = [ScriptedRunner(tmp_path / str(index), [STORY[0], HANG]) for index in (0, 1)]
-    runners = await connect(*scripted)
-    asked = asyncio.create_task(collect(runners, ticket=(ticket := Ticket())))
+    gateway = Gateway(await connect(*scripted), None, GatewayMetrics(CollectorRegistry()), Work())
+    asked = asyncio.create_task(collect_from(gateway))
     hanging = [asyncio.create_task(runner.hung()) for runner in scripted]
     await asyncio.wait(hanging, return_when=asyncio.FIRST_COMPLETED)
-    ticket.expire()
+    await gateway.drain(0)
     with pytest.raises(Unavailable):
         await asked
     assert sum(len(runner.requests) for runner in scripted) == 1

@@ -11,11 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.redis import RedisServer
+from tests.samples import Charge
 from tests.unit.gateway.test_quota import allowing, caller
 from text2image.core.errors import QuotaExceeded
 from text2image.core.limits import MEGA
 from text2image.gateway import shared
-from text2image.gateway.quota import Quotas, Receipt
+from text2image.gateway.quota import Quotas
 from text2image.gateway.rate_limits import Entry, LocalStore, Page, RedisStore
 from text2image.gateway.shared import OutOfReach, SharedState
 
@@ -88,7 +89,7 @@ async def test_gateways_that_share_a_redis_share_every_limit(redis: RedisServer)
     async def ask(number: int) -> None:
         nonlocal taken
         try:
-            async with gateways[number % 3].reserved(alice, 3 * MEGA, Receipt()) as reservation:
+            async with gateways[number % 3].reserved(alice, 3 * MEGA, Charge()) as reservation:
                 reservation.taken = True
                 taken += 1
         except QuotaExceeded:
@@ -153,22 +154,22 @@ async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
     other_state = SharedState(redis.url)
     alone, other = Quotas(state, hold=HOLD), Quotas(other_state, hold=HOLD)
     alice = caller("10/hour", cap=2)
-    async with alone.reserved(alice, 4 * MEGA, Receipt()) as first:
+    async with alone.reserved(alice, 4 * MEGA, Charge()) as first:
         first.taken = True
         redis.kill()
-        async with alone.reserved(alice, 4 * MEGA, Receipt()) as second:
+        async with alone.reserved(alice, 4 * MEGA, Charge()) as second:
             second.taken = True
             with pytest.raises(QuotaExceeded, match=r"10/hour leaves 2\.0"):
-                async with alone.reserved(alice, 4 * MEGA, Receipt()):
+                async with alone.reserved(alice, 4 * MEGA, Charge()):
                     pass
             with pytest.raises(QuotaExceeded, match="2 of your requests"):
-                async with alone.reserved(alice, MEGA, Receipt()):
+                async with alone.reserved(alice, MEGA, Charge()):
                     pass
             redis.restart()
 
             async def told() -> bool:
                 try:
-                    async with other.reserved(alice, 0, Receipt()):
+                    async with other.reserved(alice, 0, Charge()):
                         return False
                 except QuotaExceeded as refusal:
                     return "2 of your requests" in refusal.message
@@ -208,7 +209,7 @@ async def test_a_redis_that_takes_no_entries_is_told_once_and_stays_in_reach(
     alice = caller("10/hour", cap=5)
 
     async def spend() -> None:
-        async with quotas.reserved(alice, 2 * MEGA, Receipt()) as reservation:
+        async with quotas.reserved(alice, 2 * MEGA, Charge()) as reservation:
             reservation.taken = True
 
     with redis.connection as connection:
@@ -256,7 +257,7 @@ async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState)
     alice = caller("10/hour", cap=1)
 
     async def ask() -> None:
-        async with quotas.reserved(alice, MEGA, Receipt()):
+        async with quotas.reserved(alice, MEGA, Charge()):
             await asyncio.Event().wait()
 
     for passes in range(60):
@@ -268,7 +269,7 @@ async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState)
 
     async def all_is_there() -> bool:
         try:
-            async with quotas.reserved(alice, 10 * MEGA, Receipt()):
+            async with quotas.reserved(alice, 10 * MEGA, Charge()):
                 return True
         except QuotaExceeded:
             return False
@@ -289,10 +290,10 @@ async def test_who_could_not_be_booked_for_another_reason_holds_no_place(
     with monkeypatch.context() as context:
         context.setattr(state, "ask", broken)
         with pytest.raises(MemoryError):
-            async with quotas.reserved(alice, 10 * MEGA, Receipt()):
+            async with quotas.reserved(alice, 10 * MEGA, Charge()):
                 pass
         # Until the attempt to give it back in Redis is over.
         await quotas.close()
-    async with quotas.reserved(alice, 10 * MEGA, Receipt()) as reservation:
+    async with quotas.reserved(alice, 10 * MEGA, Charge()) as reservation:
         reservation.taken = True
     await quotas.close()

@@ -21,9 +21,20 @@ from text2image.core.errors import (
     Text2ImageError,
     Unavailable,
 )
-from text2image.core.lifecycle import Ticket
-from text2image.core.messages import ClientEvent, Completed, Picture, Progress, Queued, Timings
-from text2image.gateway.flights import MAX_PROGRESS, Flights
+from text2image.core.lifecycle import draining
+from text2image.core.messages import (
+    ClientEvent,
+    Completed,
+    Picture,
+    Progress,
+    Queued,
+    RequestParams,
+    Share,
+    Timings,
+)
+from text2image.gateway.auth import Caller
+from text2image.gateway.context import MAX_PROGRESS, RequestContext
+from text2image.gateway.singleflight import Flight, SingleFlight
 from text2image.observe.metrics import GatewayMetrics
 
 FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=1.0)
@@ -42,6 +53,9 @@ class Drawings:
         self.deadlines: list[float] = []
         self.open = 0
         self._steps: asyncio.Queue[Step] = asyncio.Queue()
+        # What is drawn is in the cache.
+        self.kept = asyncio.Event()
+        self.kept.set()
 
     def say(self, *steps: Step) -> None:
         for step in steps:
@@ -52,8 +66,8 @@ class Drawings:
         """Whether all that was said has been drawn."""
         return self._steps.empty()
 
-    async def draw(self, deadline: float, ticket: Ticket) -> AsyncGenerator[ClientEvent, None]:
-        self.deadlines.append(deadline)
+    async def draw(self, flight: Flight) -> None:
+        self.deadlines.append(flight.deadline)
         self._steps = asyncio.Queue()
         self.open += 1
         try:
@@ -61,9 +75,10 @@ class Drawings:
                 step = await self._steps.get()
                 if isinstance(step, Exception):
                     raise step
-                yield step
+                flight.emit(step)
                 if isinstance(step, Completed):
-                    return
+                    break
+            await self.kept.wait()
         finally:
             self.open -= 1
 
@@ -73,14 +88,15 @@ class Airport:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.flights = Flights(GatewayMetrics(self.registry))
         self.drawings = Drawings()
+        self.flights = SingleFlight(self.drawings.draw, GatewayMetrics(self.registry))
 
     def join(
-        self, seconds: float = 60.0, ticket: Ticket | None = None, key: object = "fox"
+        self, seconds: float = 60.0, context: RequestContext | None = None, key: object = "fox"
     ) -> AsyncGenerator[ClientEvent, None]:
-        deadline = asyncio.get_running_loop().time() + seconds
-        return self.flights.join(key, self.drawings.draw, deadline, ticket or Ticket())
+        context = context or asking()
+        context.deadline = asyncio.get_running_loop().time() + seconds
+        return self.flights.follow(key, context)
 
     def reader(self, **options: object) -> asyncio.Task[list[ClientEvent]]:
         return asyncio.create_task(collect(self.join(**options)))  # type: ignore[arg-type]
@@ -91,6 +107,13 @@ class Airport:
 
     def shared(self) -> float | None:
         return self.registry.get_sample_value("text2image_cache_total", {"outcome": "shared"})
+
+
+def asking() -> RequestContext:
+    caller = Caller("address:127.0.0.1", Share("address:127.0.0.1"))
+    return RequestContext(
+        caller=caller, params=RequestParams(prompt="a fox"), title="", timeout=60.0
+    )
 
 
 async def collect(events: AsyncGenerator[ClientEvent, None]) -> list[ClientEvent]:
@@ -153,6 +176,22 @@ async def test_who_comes_after_the_end_gets_a_new_drawing(airport: Airport) -> N
         await airport.drawing(count)
         airport.drawings.say(Queued(1.0), DONE)
         await reader
+
+
+async def test_nobody_waits_for_the_cache(airport: Airport) -> None:
+    """What is drawn is answered first and kept then; a new caller meanwhile gets what there is, as from the cache."""
+    airport.drawings.kept.clear()
+    first = airport.reader()
+    await airport.drawing()
+    airport.drawings.say(Queued(9.0), PICTURES[0], DONE)
+    assert await first == [Queued(9.0), PICTURES[0], DONE]
+    assert await airport.reader() == [Queued(0.0), replace(PICTURES[0], cached=True), DONE]
+    assert airport.registry.get_sample_value("text2image_cache_total", {"outcome": "hit"}) == 1
+    assert airport.drawings.open == 1, "the last reader does not end it either"
+    closing = asyncio.create_task(airport.flights.close())
+    airport.drawings.kept.set()
+    await closing
+    assert not len(airport.flights)
 
 
 async def test_the_first_may_leave_and_the_others_get_their_picture(airport: Airport) -> None:
@@ -280,19 +319,19 @@ async def test_an_error_reaches_all(airport: Airport, error: Exception) -> None:
 
 
 async def test_the_end_of_draining_ends_all(airport: Airport) -> None:
-    tickets = [Ticket() for _ in range(3)]
-    readers = [airport.reader(ticket=ticket) for ticket in tickets]
+    contexts = [asking() for _ in range(3)]
+    readers = [airport.reader(context=context) for context in contexts]
     await airport.drawing()
-    for ticket in tickets:
-        ticket.expire()
+    for context in contexts:
+        context.put(draining())
     for reader in readers:
         with pytest.raises(Unavailable) as raised:
             await reader
         assert raised.value.reason == Unavailable.DRAINING
-    late = Ticket()
-    late.expire()
+    late = asking()
+    late.put(draining())
     with pytest.raises(Unavailable):
-        await airport.reader(ticket=late)
+        await airport.reader(context=late)
 
 
 async def test_who_reads_slowly_holds_nobody_up_and_misses_progress_alone(

@@ -1,4 +1,4 @@
-"""Gateways that share a Redis draw an identical request once; a lease that is lost costs a drawing and nothing else."""
+"""Gateways that share a Redis draw an identical request once; a lock that is lost costs a drawing and nothing else."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.redis import RedisServer
+from tests.unit.gateway.asking import asking
 from tests.unit.gateway.scripted import HANG, STORY, ScriptedRunner
-from tests.unit.gateway.test_generate import ORDER
 from tests.unit.gateway.test_runners import until
 from text2image.core.errors import Unavailable
 from text2image.core.lifecycle import Work
@@ -22,7 +22,7 @@ from text2image.core.messages import StreamOptions
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.cache_backends import RedisBackend
 from text2image.gateway.generate import Gateway
-from text2image.gateway.leases import Leases
+from text2image.gateway.locks import DrawingLocks
 from text2image.gateway.runners import Runners
 from text2image.gateway.shared import SharedState
 from text2image.observe.metrics import GatewayMetrics
@@ -35,8 +35,8 @@ async def shared(redis: RedisServer) -> AsyncIterator[SharedState]:
     await shared.close()
 
 
-async def hold(leases: Leases, held: asyncio.Event, over: asyncio.Event) -> bool:
-    async with leases.held("a fox") as waited:
+async def hold(locks: DrawingLocks, held: asyncio.Event, over: asyncio.Event) -> bool:
+    async with locks.held("a fox") as waited:
         held.set()
         await over.wait()
         return waited
@@ -45,16 +45,16 @@ async def hold(leases: Leases, held: asyncio.Event, over: asyncio.Event) -> bool
 async def test_the_second_waits_for_the_first_and_is_told_so(
     shared: SharedState, redis: RedisServer
 ) -> None:
-    leases = Leases(shared)
+    locks = DrawingLocks(shared)
     held, over, free = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    first = asyncio.create_task(hold(leases, held, over))
+    first = asyncio.create_task(hold(locks, held, over))
     await held.wait()
-    second = asyncio.create_task(hold(leases, free, over))
+    second = asyncio.create_task(hold(locks, free, over))
     with redis.connection as connection:
         async with asyncio.timeout(30):
             while connection.info("commandstats")["cmdstat_set"]["calls"] < 2:
                 await asyncio.sleep(0.01)
-    async with leases.held("another fox") as waited:
+    async with locks.held("another fox") as waited:
         assert not waited
     assert not free.is_set()
     over.set()
@@ -62,11 +62,11 @@ async def test_the_second_waits_for_the_first_and_is_told_so(
         assert [await first, await second] == [False, True]
 
 
-async def test_a_lease_is_renewed_while_it_is_held(shared: SharedState, redis: RedisServer) -> None:
+async def test_a_lock_is_renewed_while_it_is_held(shared: SharedState, redis: RedisServer) -> None:
     over = asyncio.Event()
-    holder = asyncio.create_task(hold(Leases(shared, 0.6), held := asyncio.Event(), over))
+    holder = asyncio.create_task(hold(DrawingLocks(shared, 0.6), held := asyncio.Event(), over))
     await held.wait()
-    waiter = asyncio.create_task(hold(Leases(shared, 0.6), asyncio.Event(), over))
+    waiter = asyncio.create_task(hold(DrawingLocks(shared, 0.6), asyncio.Event(), over))
     with redis.connection as connection:
         (key,) = connection.keys("text2image:drawing:*")
         value, renewals, before = connection.get(key), 0, 600
@@ -86,13 +86,13 @@ async def test_a_holder_that_dies_lets_the_next_one_draw(
     shared: SharedState, redis: RedisServer
 ) -> None:
     over = asyncio.Event()
-    holder = asyncio.create_task(hold(Leases(shared), held := asyncio.Event(), over))
+    holder = asyncio.create_task(hold(DrawingLocks(shared), held := asyncio.Event(), over))
     await held.wait()
     with redis.connection as connection:
         (key,) = connection.keys("text2image:drawing:*")
         # As it is when nobody renews it.
         connection.pexpire(key, 1)
-        async with asyncio.timeout(30), Leases(shared).held("a fox"):
+        async with asyncio.timeout(30), DrawingLocks(shared).held("a fox"):
             value = connection.get(key)
             over.set()
             await holder
@@ -102,7 +102,10 @@ async def test_a_holder_that_dies_lets_the_next_one_draw(
 async def test_without_redis_everybody_draws(shared: SharedState, redis: RedisServer) -> None:
     redis.kill()
     async with asyncio.timeout(30):
-        async with Leases(shared).held("a fox") as first, Leases(shared).held("a fox") as second:
+        async with (
+            DrawingLocks(shared).held("a fox") as first,
+            DrawingLocks(shared).held("a fox") as second,
+        ):
             assert (first, second) == (False, False)
 
 
@@ -129,13 +132,15 @@ async def pair(tmp_path: Path, shared: SharedState) -> AsyncIterator[list[Place]
             stack.push_async_callback(runners.close)
             await until(runners, lambda runners=runners: runners.is_ready)  # type: ignore[misc]
             cache = PictureCache(RedisBackend(shared, 60))
-            gateway = Gateway(runners, None, metrics, Work(), cache=cache, leases=Leases(shared))
+            gateway = Gateway(
+                runners, None, metrics, Work(), cache=cache, locks=DrawingLocks(shared)
+            )
             places.append(Place(gateway, runner))
         yield places
 
 
 async def test_two_gateways_draw_the_same_request_once(pair: list[Place]) -> None:
-    first, second = await asyncio.gather(*(place.gateway.draw(ORDER) for place in pair))
+    first, second = await asyncio.gather(*(place.gateway.draw(asking()) for place in pair))
     assert sum(len(place.runner.requests) for place in pair) == 1
     assert [each.png for each in first.pictures] == [each.png for each in second.pictures]
     assert {first.cached, second.cached} == {True, False}
@@ -145,8 +150,8 @@ async def test_where_the_first_is_refused_the_second_draws(pair: list[Place]) ->
     refused, other = pair
     full = Unavailable("full", reason=Unavailable.FULL, retry_after=1)
     refused.runner.play([full])
-    failing = asyncio.create_task(refused.gateway.draw(ORDER))
-    assert (await other.gateway.draw(ORDER)).pictures
+    failing = asyncio.create_task(refused.gateway.draw(asking()))
+    assert (await other.gateway.draw(asking())).pictures
     with contextlib.suppress(Unavailable):
         await failing
 
@@ -154,9 +159,9 @@ async def test_where_the_first_is_refused_the_second_draws(pair: list[Place]) ->
 async def test_who_leaves_lets_the_next_one_draw(pair: list[Place]) -> None:
     leaving, staying = pair
     leaving.runner.play([STORY[0], HANG])
-    drawing = asyncio.create_task(leaving.gateway.draw(ORDER))
+    drawing = asyncio.create_task(leaving.gateway.draw(asking()))
     await leaving.runner.hung()
-    waiting = asyncio.create_task(staying.gateway.draw(ORDER))
+    waiting = asyncio.create_task(staying.gateway.draw(asking()))
     drawing.cancel()
     async with asyncio.timeout(30):
         assert (await waiting).pictures
@@ -166,9 +171,11 @@ async def test_who_leaves_lets_the_next_one_draw(pair: list[Place]) -> None:
 async def test_progress_is_worth_a_drawing_of_its_own(pair: list[Place]) -> None:
     other, watching = pair
     other.runner.play([STORY[0], HANG])
-    drawing = asyncio.create_task(other.gateway.draw(ORDER))
+    drawing = asyncio.create_task(other.gateway.draw(asking()))
     await other.runner.hung()
+    context = asking()
+    context.options = StreamOptions(1)
     async with asyncio.timeout(30):
-        assert (await watching.gateway.draw(replace(ORDER, options=StreamOptions(1)))).pictures
+        assert (await watching.gateway.draw(context)).pictures
     drawing.cancel()
     await asyncio.wait({drawing})
