@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
-from dataclasses import replace
 
 from text2image.core.errors import (
     DeadlineExceeded,
@@ -33,7 +32,7 @@ class Flight:
     Attributes:
         leader: the request on whose account it is drawn.
         deadline: until when, in the event loop's time: that of the most patient.
-        completed: its end, once there is one; its pictures may still be on their way into the cache.
+        completed: all is told; its pictures may still be on their way into the cache.
     """
 
     leader: RequestContext
@@ -43,7 +42,7 @@ class Flight:
     def __init__(self) -> None:
         self.followers: dict[RequestContext, None] = {}
         self.over = False
-        self.completed: Completed | None = None
+        self.completed = False
         self._ready_at: float | None = None
         self._progress: dict[int, Progress] = {}
         self._pictures: dict[int, Picture] = {}
@@ -57,13 +56,11 @@ class Flight:
         if refusal := self._refusal(context):
             raise refusal
         if self._ready_at is not None:
-            context.put(Queued(0.0 if self.completed else max(0.0, self._ready_at - _now())))
+            context.put(Queued(max(0.0, self._ready_at - _now())))
         for picture in self._pictures.values():
-            context.put(replace(picture, cached=True) if self.completed else picture)
+            context.put(picture)
         for progress in self._progress.values():
             context.put(progress)
-        if self.completed:
-            context.put(self.completed)
         self.followers[context] = None
 
     def leave(self, context: RequestContext) -> None:
@@ -93,7 +90,7 @@ class Flight:
                 self._pictures[index] = event
                 self._progress.pop(index, None)
             case Completed():
-                self.completed = event
+                self.completed = True
             case _:
                 return
         for context in self.followers:
@@ -114,9 +111,7 @@ class Flight:
 
     def _refusal(self, context: RequestContext) -> Unavailable | None:
         """What a runner would say to a request with this deadline, in the place of the one that it admitted."""
-        if self._ready_at is None or self.completed:
-            return None
-        if context.deadline >= min(self._ready_at, self.deadline):
+        if self._ready_at is None or context.deadline >= min(self._ready_at, self.deadline):
             return None
         return Unavailable(
             f"the server is full: the pictures would be ready in about {self._ready_at - _now():.0f} s",
@@ -152,12 +147,14 @@ class SingleFlight:
         Raises:
             Text2ImageError: what the drawing failed with, or that the request's own deadline passed or would.
         """
-        flight = self._flights.get(key)
+        while (flight := self._flights.get(key)) and flight.completed:
+            # A moment, and the pictures are in the cache.
+            await asyncio.wait({flight.task})
         if flight is None or flight.over:
             flight = self._start(key, context)
         else:
             flight.join(context)
-            self._metrics.cache.labels("hit" if flight.completed else "shared").inc()
+            self._metrics.cache.labels("shared").inc()
         try:
             while True:
                 event = await context.next()

@@ -178,20 +178,22 @@ async def test_who_comes_after_the_end_gets_a_new_drawing(airport: Airport) -> N
         await reader
 
 
-async def test_nobody_waits_for_the_cache(airport: Airport) -> None:
-    """What is drawn is answered first and kept then; a new caller meanwhile gets what there is, as from the cache."""
+async def test_what_is_drawn_is_answered_first_and_kept_then(airport: Airport) -> None:
+    """The same request meanwhile waits until it is in the cache, and asks there."""
     airport.drawings.kept.clear()
     first = airport.reader()
     await airport.drawing()
     airport.drawings.say(Queued(9.0), PICTURES[0], DONE)
     assert await first == [Queued(9.0), PICTURES[0], DONE]
-    assert await airport.reader() == [Queued(0.0), replace(PICTURES[0], cached=True), DONE]
-    assert airport.registry.get_sample_value("text2image_cache_total", {"outcome": "hit"}) == 1
-    assert airport.drawings.open == 1, "the last reader does not end it either"
-    closing = asyncio.create_task(airport.flights.close())
+    assert airport.drawings.open == 1, "its last reader does not end it"
+    again = airport.reader()
+    await eventually(lambda: airport.drawings.heard)
+    assert not again.done()
+    assert len(airport.drawings.deadlines) == 1
     airport.drawings.kept.set()
-    await closing
-    assert not len(airport.flights)
+    await airport.drawing(2)
+    airport.drawings.say(DONE)
+    assert await again == [DONE]
 
 
 async def test_the_first_may_leave_and_the_others_get_their_picture(airport: Airport) -> None:
