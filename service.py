@@ -19,6 +19,7 @@ from text2image.api.app import http_app
 from text2image.api.batch import draw_batch
 from text2image.api.headers import SecurityHeaders, TraceId, cors_options
 from text2image.api.server import GatewayServer
+from text2image.api.unread import RefuseUnread
 from text2image.core.hardware import gpu_count, runner_count
 from text2image.core.lifecycle import drain_on_signal, end_with_parent
 from text2image.core.settings import get_settings
@@ -36,8 +37,8 @@ settings = get_settings()
 tls = tls_of(settings)
 logging.getLogger("text2image").setLevel(logging.INFO)
 logs.set_up(settings.log_format)
-bento.patch()
 app = http_app()
+bento.patch(lambda whole: RefuseUnread(whole, app.state))
 # uvicorn believes any local process in what it says of its clients, unless told whom to believe.
 os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""
 

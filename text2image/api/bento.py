@@ -1,12 +1,15 @@
-"""What we mend in the HTTP server that BentoML brings along."""
+"""What is ours in the HTTP server that BentoML brings along."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import h11
+from _bentoml_sdk.service import Service
 from bentoml._internal.server.http import traffic
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,9 +20,15 @@ logger = logging.getLogger(__name__)
 HANG_UP_SECONDS = 5.0
 
 
-def patch() -> None:
-    """Puts ours in place of BentoML's, before it builds its application."""
+def patch(outermost: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Puts ours in place of BentoML's, before it builds its application, and `outermost` around all of it."""
     traffic.TimeoutMiddleware = Timeout
+    to_asgi = Service.to_asgi
+
+    def to_wrapped_asgi(service: Service[Any], is_main: bool = True) -> ASGIApp:
+        return outermost(to_asgi(service, is_main=is_main))
+
+    Service.to_asgi = to_wrapped_asgi
     logging.getLogger("bentoml.access").addFilter(OneLine())
 
 

@@ -126,7 +126,8 @@ class Unavailable(Text2ImageError):
     """The server cannot take the request now: full, loading, draining or without a runner.
 
     Always carries a retry delay; `reason` says which of these it is. `lasts` is for how many seconds from now whoever
-    asks for the like of it need not be asked again: so long is the line that it could be refused without loss.
+    asks for the like of it need not be asked again: so long is the queue that it could be refused without loss. With
+    `anything` the like of it is whatever the same caller asks for with the same patience.
     """
 
     http_status = 503
@@ -139,11 +140,18 @@ class Unavailable(Text2ImageError):
     NO_RUNNER: ClassVar[str] = "NO_RUNNER"
 
     def __init__(
-        self, message: str, *, reason: str, retry_after: float, lasts: float = 0.0
+        self,
+        message: str,
+        *,
+        reason: str,
+        retry_after: float,
+        lasts: float = 0.0,
+        anything: bool = False,
     ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.reason = reason
         self.lasts = lasts
+        self.anything = anything
 
 
 class DeadlineExceeded(Text2ImageError):

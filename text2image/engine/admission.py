@@ -222,6 +222,7 @@ class Backlog:
                 reason=Unavailable.FULL,
                 retry_after=max(MIN_RETRY_SECONDS, excess),
                 lasts=min(MAX_LASTING_SECONDS, LASTING_SHARE * waiting),
+                anything=waiting > min(allowed, self._max_seconds),
             )
         return None
 

@@ -119,6 +119,23 @@ class Gateway:
         """
         return self._authenticator.caller(credentials, scope)
 
+    @property
+    def may_refuse_unread(self) -> bool:
+        """Whether it is worth asking `require_open`."""
+        return self.work.draining or self.runners.may_refuse_anything
+
+    def require_open(self, caller: Caller, patience: float) -> None:
+        """Does nothing if something that this caller asks for with so many seconds might be drawn.
+
+        A picture that is known is not drawn, so ask only for requests that leave the seed open.
+
+        Raises:
+            Unavailable: the server is draining, without a runner, or full.
+        """
+        if self.work.draining:
+            raise draining()
+        self.runners.require_open(patience, caller.share)
+
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.
 
@@ -127,6 +144,8 @@ class Gateway:
         """
         context.deadline = asyncio.get_running_loop().time() + context.timeout
         with self.work.admit(lambda: context.put(draining())):
+            if context.params.seed is None and self.may_refuse_unread:
+                self.require_open(context.caller, context.timeout)
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.model

@@ -2,7 +2,8 @@
 
 Beyond capacity most requests are refused, and each that is asked of the runner takes time from the pictures that it
 draws: its event loop shares a process, and often the cores, with the engine. So a refusal that lasts is remembered, and
-whoever asks for the like of it meanwhile is refused here. No owner is refused on another's account.
+whoever asks for the like of it meanwhile is refused here. No owner is refused on another's account. Where the wait
+alone is too long, the like of it is anything that the owner asks for, so that not even the body has to be read.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from text2image.core.messages import Request, Share
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What requests have in common that a runner admits or refuses alike."""
+    """What requests have in common that a runner admits or refuses alike; without a request it is anything."""
 
-    request: Request
+    request: Request | None
     owner: str
     patience: float
 
@@ -29,6 +30,11 @@ class Kind:
         """The kind of a request that waits for at most `patience` seconds; what it shows is of no matter."""
         shape = replace(request, prompt="", negative_prompt="", seed=0)
         return cls(shape, share.owner, round(patience, 1))
+
+    @classmethod
+    def anything(cls, patience: float, share: Share) -> Kind:
+        """Whatever an owner asks for that waits for at most `patience` seconds."""
+        return cls(None, share.owner, round(patience, 1))
 
 
 class Refusals:
@@ -52,6 +58,8 @@ class Refusals:
                 Unavailable, refusal.message, reason=refusal.reason, retry_after=retry_after
             )
             self._lasting[kind] = (now + refusal.lasts, again)
+            if refusal.anything:
+                self._lasting[replace(kind, request=None)] = (now + refusal.lasts, again)
 
     def check(self, kind: Kind) -> None:
         """Refuses what was refused a moment ago.

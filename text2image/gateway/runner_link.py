@@ -100,7 +100,7 @@ class RunnerLink:
         self.name = name
         self.status = _STARTING
         self.load = Load()
-        self._refusals = Refusals()
+        self.refusals = Refusals()
         self.model: ModelInfo | None = None
         self.calls = 0
         self._address = address
@@ -162,7 +162,7 @@ class RunnerLink:
         """
         seconds = max(0.0, deadline - asyncio.get_running_loop().time())
         kind = Kind.of(request, seconds, share)
-        self._refusals.check(kind)
+        self.refusals.check(kind)
         span = tracing.start("runner", SpanKind.CLIENT)
         span.set_attribute("text2image.runner", self.name)
         call = self._stub.Generate(
@@ -188,7 +188,7 @@ class RunnerLink:
             if isinstance(failure, RunnerLost):
                 self._lost(error)
             if isinstance(failure, Unavailable):
-                self._refusals.keep(kind, failure)
+                self.refusals.keep(kind, failure)
                 # It was told to the gateway; clients go by the retry delay.
                 failure.lasts = 0.0
             raise failure from None

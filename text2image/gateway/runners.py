@@ -26,6 +26,7 @@ from text2image.core.messages import (
 )
 from text2image.gateway.balancing import first_to_finish
 from text2image.gateway.discovery import follow, name_in
+from text2image.gateway.refusals import Kind
 from text2image.gateway.runner_link import RunnerLink, RunnerLost
 from text2image.net.tls import Tls
 from text2image.observe.metrics import GatewayMetrics
@@ -162,6 +163,29 @@ class Runners:
         if self._served is None:
             raise self._nobody()
         return self._served
+
+    @property
+    def may_refuse_anything(self) -> bool:
+        """Whether it is worth asking `require_open`."""
+        return all(link.refusals for link in self._ready)
+
+    def require_open(self, patience: float, share: Share) -> None:
+        """Does nothing if a request of this owner that waits for so many seconds might be admitted.
+
+        Raises:
+            Unavailable: no runner is ready, or all have just refused whatever the owner asks for.
+        """
+        if not (ready := self._ready):
+            raise self._nobody()
+        kind = Kind.anything(patience, share)
+        for link in ready:
+            try:
+                link.refusals.check(kind)
+            except Unavailable as error:
+                refusal = error
+            else:
+                return
+        raise refusal
 
     async def generate(
         self, request: Request, options: StreamOptions, deadline: float, share: Share

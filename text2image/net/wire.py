@@ -38,6 +38,7 @@ from text2image.v1.image_generation_pb2_grpc import ImageGenerationStub
 ERROR_DOMAIN = "text2image"
 # In an ErrorInfo's metadata, seconds: what a runner says of a refusal to its gateways.
 _LASTS = "lasts"
+_ANYTHING = "anything"
 # Binary, since an owner may be called anything.
 _OWNER = "text2image-owner-bin"
 _WEIGHT = "text2image-weight"
@@ -282,6 +283,8 @@ def rpc_status_of(error: errors.Text2ImageError) -> grpc.Status:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)
     if isinstance(error, errors.Unavailable) and error.lasts:
         info.metadata[_LASTS] = f"{error.lasts:.3f}"
+        if error.anything:
+            info.metadata[_ANYTHING] = "true"
     details: list[Message] = [info]
     if isinstance(error, errors.InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation
@@ -362,9 +365,11 @@ def _rebuild(
             return kind(message)
     if reason == errors.Internal.reason:
         return errors.Internal(message.split("quote id ")[-1].split(" ")[0])
+    metadata = details["ErrorInfo"].metadata
     return errors.Unavailable(
         message,
         reason=reason,
         retry_after=retry_after or 1.0,
-        lasts=float(details["ErrorInfo"].metadata.get(_LASTS, 0.0)),
+        lasts=float(metadata.get(_LASTS, 0.0)),
+        anything=_ANYTHING in metadata,
     )

@@ -52,6 +52,9 @@ _REASONS = (
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 _STAGE_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
+# Refusals by the thousand are told in one line of the log each so many seconds.
+UNREAD_LOG_SECONDS = 5.0
+
 
 @cache
 def stage_seconds(registry: CollectorRegistry = REGISTRY) -> Histogram:
@@ -140,6 +143,8 @@ class GatewayMetrics:
             registry=registry,
         )
         self._stage_seconds = stage_seconds(registry)
+        self._unread = 0
+        self._unread_told = -UNREAD_LOG_SECONDS
         started("gateway", registry)
         for why in ("missing", "unknown", "expired", "scope"):
             self.auth_failures.labels(why)
@@ -176,6 +181,16 @@ class GatewayMetrics:
             told = {"transport": transport, "code": code, "error_id": error_id}
             seconds = time.perf_counter() - began
             logger.info("%s request: %s, %.3f s", transport, code, seconds, extra=told)
+
+    def refused_unread(self, transport: str, error: Text2ImageError) -> None:
+        """Counts a request that was refused before anything was done for it; the log has a line for many."""
+        self._requests.labels(transport, error.grpc_code).inc()
+        self.refusals.labels(error.reason).inc()
+        self._unread += 1
+        now = time.monotonic()
+        if now - self._unread_told >= UNREAD_LOG_SECONDS:
+            logger.info("refused unread since the last such line: %d requests", self._unread)
+            self._unread, self._unread_told = 0, now
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

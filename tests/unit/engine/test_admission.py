@@ -45,6 +45,18 @@ def test_invariant_4_a_refusal_carries_the_delay_after_which_it_would_be_admitte
     harness.submit(make_request(steps=50))
 
 
+def test_invariant_4_a_refusal_tells_whether_a_smaller_request_would_be_refused_too() -> None:
+    """It would where the wait alone is too long."""
+    assert fill_up(Harness(max_seconds=5), make_request(steps=50)).anything
+    harness = Harness()
+    for _ in range(64):
+        harness.submit(make_request(steps=50))
+    predicted = harness.predicted[harness.submit(make_request(steps=50))]
+    with pytest.raises(Unavailable) as refusal:
+        harness.submit(make_request(steps=50), seconds=0.99 * predicted)
+    assert not refusal.value.anything
+
+
 def test_invariant_4_what_would_miss_its_deadline_behind_others_is_refused_at_once() -> None:
     harness = Harness()
     for _ in range(64):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.samples import MODEL, draft_of, requests
+from tests.samples import MODEL, params_of, requests
 from text2image.core import errors
 from text2image.core.messages import (
     Completed,
@@ -57,7 +57,7 @@ pictures = st.builds(
 def test_a_request_arrives_complete(request: Request, options: StreamOptions) -> None:
     sent = wire.request_to(request, options).SerializeToString()
     message = pb.GenerateRequest.FromString(sent)
-    assert wire.params_from(message) == draft_of(request)
+    assert wire.params_from(message) == params_of(request)
     assert wire.options_from(message) == options
 
 
@@ -135,6 +135,9 @@ class Failed(grpc.RpcError):
         errors.Cancelled("gone"),
         errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=0.25),
         errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=1, lasts=0.5),
+        errors.Unavailable(
+            "full", reason=errors.Unavailable.FULL, retry_after=1, lasts=0.5, anything=True
+        ),
         errors.Unavailable("bye", reason=errors.Unavailable.DRAINING, retry_after=10),
         errors.DeadlineExceeded("too late"),
         errors.Internal("abc123"),
