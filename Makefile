@@ -8,29 +8,38 @@ export HOST ?= 127.0.0.1
 export PORT ?= 3000
 export GRPC_PORT ?= 50051
 UI_PORT ?= 8501
+PYTEST := $(BIN)/python -m pytest
 # Options of `make load` and `make compare`, as in OPTIONS="--quick"; --help lists them.
 OPTIONS ?=
 # Length of the branch on which the learning rate falls before an export.
 DECAY_STEPS ?= 2000
 
 export BENTOML_DO_NOT_TRACK := True
-# CPU=1 takes torch's build without CUDA, gigabytes smaller; the default suits GPUs and CPUs alike.
-PIP_OPTIONS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
+# CPU=1 or 0 overrules what is found of NVIDIA GPUs, UV=0 takes pip where there is uv.
+export CPU UV
+# The optional parts that the settings in the environment need; requirements/ has a file for each.
+EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_ENDPOINT),otlp) \
+	$(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve ui test lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
+.PHONY: help serve ui test test-fast lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: .venv/.serve ## Serve HTTP on PORT and gRPC on GRPC_PORT
+serve: .venv/.serve $(EXTRAS:%=.venv/.%) ## Serve HTTP on PORT and gRPC on GRPC_PORT
 	@exec $(BIN)/bentoml serve service:Gateway --host $(HOST) --port $(PORT)
 
-ui: .venv/.serve .venv/.ui ## Show the page on UI_PORT; it draws with the server on GRPC_PORT
+ui: .venv/.serve .venv/.page ## Show the page on UI_PORT; it draws with the server on GRPC_PORT
 	@T2I_PAGE_PORT=$(UI_PORT) exec $(BIN)/python -m text2image.page
 
 test: debian .venv/.dev .venv/.baselines lint audit ## Run everything that CI runs
-	$(BIN)/python -m pytest
+	$(PYTEST) -n 2 --dist loadfile tests/unit tests/integration
+	$(PYTEST) --ignore tests/unit --ignore tests/integration
+
+test-fast: .venv/.dev ## Run the unit tests, and one client against a real server
+	$(PYTEST) -n 2 --dist loadfile tests/unit
+	$(PYTEST) tests/e2e/test_first_contract.py
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos
 	$(BIN)/ruff format --check .
@@ -44,11 +53,8 @@ audit: .venv/.dev ## Look for unsafe code, and for known vulnerabilities of what
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive text2image service.py frontend
 	$(BIN)/python -m tools.audit
 
-debian: ## Say which of Debian's packages the tests lack
-	@missing=$$(grep -v '^#' requirements/debian.txt | while read -r package command; do \
-		PATH=$$PATH:/usr/sbin:/sbin command -v $$command > /dev/null || echo $$package; done); \
-	[ -z "$$missing" ] || { echo "the tests need more of Debian; install it with"; \
-		echo "    sudo apt-get install" $$missing; exit 1; }
+debian: ## Install what the tests start and pip does not have, where that is allowed
+	@sh tools/debian.sh || echo "what needs them is not run; the end of the tests lists it"
 
 format: .venv/.dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
@@ -109,24 +115,17 @@ clean: ## Remove the virtual environment and all caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # A stamp says that the requirements of this name are installed as they stand now.
-.venv/.%: requirements/%.txt requirements/constraints.txt | .venv/pyvenv.cfg
-	@echo "installing requirements/$*.txt; the first time takes a few minutes"
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
-		-c requirements/constraints.txt -r $<
+.venv/.%: requirements/%.txt requirements/constraints.txt
+	@$(PYTHON) tools/install.py .venv $<
 	@touch $@
 
 # Beside the others, not among them: see the file.
-.venv/.baselines: requirements/baselines.txt | .venv/pyvenv.cfg
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/baselines -r $<
+.venv/.baselines: requirements/baselines.txt .venv/.dev
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --upgrade --target .venv/baselines -r $<
 	@touch $@
 
-.venv/.training: training/requirements.txt | .venv/pyvenv.cfg
-	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+.venv/.training: training/requirements.txt .venv/.dev
+	@$(PYTHON) tools/install.py .venv $<
 	@touch $@
 
-.venv/.dev: requirements/serve.txt requirements/ui.txt requirements/load.txt
-
-.venv/pyvenv.cfg:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
+.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page redis s3 otlp load))

@@ -20,6 +20,7 @@ from text2image.api.batch import draw_batch
 from text2image.api.headers import SecurityHeaders, TraceId, cors_options
 from text2image.api.server import GatewayServer
 from text2image.api.unread import RefuseUnread
+from text2image.core.extras import require_extras
 from text2image.core.hardware import gpu_count, runner_count
 from text2image.core.lifecycle import drain_on_signal, end_with_parent
 from text2image.core.settings import get_settings
@@ -29,7 +30,7 @@ from text2image.gateway.auth import openness, require_keys
 from text2image.net.ports import bound_to, require_free
 from text2image.net.tls import require_usable, runner_tls_of, tls_of
 from text2image.observe import logs
-from text2image.ops.page import Page, require_streamlit
+from text2image.ops.page import Page
 from text2image.ops.readiness import start_afresh
 from text2image.runner.server import RunnerServer, exposure
 
@@ -140,12 +141,16 @@ class Gateway:
 
     @bentoml.on_deployment
     @staticmethod
+    def check_extras() -> None:
+        require_extras(settings)
+
+    @bentoml.on_deployment
+    @staticmethod
     def check_ports() -> None:
         host, port = asked_address()
         require_free(host, port, "HTTP", "PORT")
         require_free(settings.host, settings.grpc_port, "gRPC", "GRPC_PORT")
         if settings.page_port:
-            require_streamlit()
             require_free(settings.host, settings.page_port, "the page", "T2I_PAGE_PORT")
 
     @bentoml.on_deployment

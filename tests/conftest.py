@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.debian import pytest_sessionfinish, pytest_terminal_summary
 from tests.e2e import harness
 from tests.redis import RedisServer, redis_server
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]
 
 # A busy machine is no reason for an example to fail.
 settings.register_profile("patient", deadline=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tests import debian
 from tests.e2e.harness import PortTaken, eventually, free_port
 
 # Ports are tried anew when another process takes one first.
@@ -47,8 +47,7 @@ class RedisServer:
 
     def restart(self) -> None:
         """Starts where it was before, empty, and waits until it answers."""
-        program = shutil.which("redis-server")
-        assert program, "these tests need Debian's redis-server"
+        program = debian.command("redis-server")
         self._folder.mkdir(parents=True, exist_ok=True)
         options = {
             "--port": str(self._port),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import debian
 from tests.cluster.hosts import Host
 from tests.e2e.harness import ROOT, Server, eventually, free_port
 from tests.e2e.test_pictures import image_of
@@ -32,7 +32,6 @@ STEPS = (5, 10, 20)
 PATIENCE = 60.0
 CLIENTS = 8
 # Not everybody's PATH has the commands of administrators.
-_PROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 # What a client may see when the gateway that it is connected to is gone, or the proxy has noticed that.
 _BROKEN = (httpx.TransportError, Unavailable, Cancelled)
 _BAD_GATEWAY = (502, 504)
@@ -263,7 +262,7 @@ class Cluster:
         }
         with self._proxy_log.open("wb") as log:
             proxy = subprocess.Popen(
-                [_PROXY, "-f", str(ROOT / "deploy" / "haproxy.cfg")],
+                [debian.command("haproxy"), "-f", str(ROOT / "deploy" / "haproxy.cfg")],
                 env={**os.environ, **addresses},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import psutil
+
+from tests import debian
 
 # Bridges are named after the process that made them, so that one that was killed can be cleaned up after.
 _MARK = re.compile(r"t2i(\d+)")
@@ -51,8 +52,7 @@ def network(names: Sequence[str]) -> Iterator[list[Host]]:
     Raises:
         NoHosts: they cannot be made here.
     """
-    if not shutil.which("ip"):
-        raise NoHosts("there is no ip command (Debian's iproute2)")
+    debian.command("ip")
     _remove_leftovers()
     mark = f"t2i{os.getpid()}"
     taken = _ip("route")

@@ -29,7 +29,7 @@ def missing() -> str:
     """What the tests of the container lack here; empty if nothing."""
     absent = [command for command in NEEDED if shutil.which(command, path=_path()) is None]
     if absent:
-        return f"Debian's {', '.join(absent)} cannot be found"
+        return f"needs Debian's {', '.join(absent)}"
     return "" if os.geteuid() == 0 else "only root may build and run containers as they do"
 
 

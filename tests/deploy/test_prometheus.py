@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from tests import debian
 from tests.collector import Collector, Span, collecting
 from tests.e2e.harness import ROOT, Server, eventually, free_port, serving
 from text2image.net import wire
@@ -37,6 +38,7 @@ RUNNER_STAGES = {"queued", "encoding", "denoising", "decoding"}
 
 
 def promtool(*words: str) -> None:
+    debian.command("prometheus")
     done = subprocess.run(
         ["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, check=False
     )
@@ -83,7 +85,7 @@ def scraping(server: Server, folder: Path) -> Iterator[Prometheus]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
-                "prometheus",
+                debian.command("prometheus"),
                 f"--config.file={config}",
                 f"--storage.tsdb.path={folder}/data",
                 f"--web.listen-address=127.0.0.1:{port}",

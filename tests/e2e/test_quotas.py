@@ -21,7 +21,8 @@ from text2image.core.limits import MEGA, Allowance, parse_limits
 from text2image.core.messages import Share
 from text2image.gateway.auth import Caller
 from text2image.gateway.quota import Quotas
-from text2image.gateway.shared import SharedState
+from text2image.gateway.shared.rate_limits import RedisStore
+from text2image.gateway.shared.state import SharedState
 from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as v1
 
@@ -83,7 +84,7 @@ def spend(redis: RedisServer, headers: dict[str, str], work: int) -> None:
 
     async def draw() -> None:
         state = SharedState(redis.url)
-        quotas = Quotas(state)
+        quotas = Quotas(RedisStore(state))
         name = f"address:{headers['X-Forwarded-For']}"
         caller = Caller(name, Share(name), Allowance(parse_limits(f"{LIMIT}/hour;100/day")))
         async with quotas.reserved(caller, work, Charge()) as reservation:

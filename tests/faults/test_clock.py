@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import debian
 from tests.e2e.harness import Server, serving
 from tests.e2e.test_pictures import assert_same
 from tests.faults.asking import LONG, ask_both, draw, post
@@ -25,7 +26,7 @@ class WallClock:
     def __init__(self, folder: Path) -> None:
         libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
         if not libraries:
-            pytest.skip("a clock that jumps needs Debian's libfaketime")
+            debian.without("faketime")
         self._file = folder / "clock"
         self.environment = {
             "LD_PRELOAD": str(libraries[0]),

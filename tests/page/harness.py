@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -11,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 from playwright.sync_api import Locator, Page
 
+from tests import debian
 from tests.e2e.harness import ROOT, eventually, free_port
 from tests.samples import MODEL
 from text2image.client import Client
@@ -173,8 +172,5 @@ def gallery(page: Page) -> Locator:
 
 
 def chromium() -> str:
-    """Where Debian's browser is; the tests are not skipped for want of it."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.fail("these tests need Debian's chromium: apt-get install chromium", pytrace=False)
-    return path
+    """Where Debian's browser is."""
+    return debian.command("chromium")

@@ -11,13 +11,11 @@ from text2image.core.lifecycle import Work
 from text2image.core.settings import Settings
 from text2image.gateway.auth import authenticator_of
 from text2image.gateway.cache import PictureCache
-from text2image.gateway.cache_backends import PICTURE_TIMEOUT, DiskBackend, RedisBackend
+from text2image.gateway.cache_backends import DiskBackend
 from text2image.gateway.generate import Gateway
-from text2image.gateway.locks import DrawingLocks
 from text2image.gateway.quota import Quotas
 from text2image.gateway.remote_store import store_of
 from text2image.gateway.runners import Runners
-from text2image.gateway.shared import SharedState
 from text2image.net.tls import runner_tls_of
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
@@ -36,17 +34,15 @@ class GatewayServer:
             metrics,
             runner_tls_of(settings),
         )
-        self._books = SharedState(settings.redis_url) if settings.redis_url else None
-        pictures = settings.cache_redis_url or settings.redis_url
-        self._pictures = SharedState(pictures, PICTURE_TIMEOUT) if pictures else None
-        self._quotas = Quotas(self._books)
+        self._shared = _Shared(settings) if settings.redis_url or settings.cache_redis_url else None
+        self._quotas = Quotas(self._shared.rate_limits if self._shared else None)
         self.gateway = Gateway(
             self._runners,
             store_of(settings),
             metrics,
             Work(),
-            cache=_cache(settings, self._pictures),
-            locks=DrawingLocks(self._pictures) if self._pictures else None,
+            cache=_cache(settings, self._shared),
+            locks=self._shared.locks if self._shared else None,
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
             log_prompts=settings.log_prompts,
@@ -85,17 +81,43 @@ class GatewayServer:
         await self._runners.close()
         await self._grpc.stop()
         await self._quotas.close()
-        for shared in (self._books, self._pictures):
-            if shared:
-                await shared.close()
+        if self._shared:
+            await self._shared.close()
         if self._export:
             await self._export.close()
 
 
-def _cache(settings: Settings, shared: SharedState | None) -> PictureCache | None:
+class _Shared:
+    """What several gateways share: rate limits where T2I_REDIS_URL is set, pictures and locks on them in any case."""
+
+    def __init__(self, settings: Settings) -> None:
+        # Here, since a gateway that shares nothing needs no Redis.
+        from text2image.gateway.shared.cache import PICTURE_TIMEOUT, RedisBackend
+        from text2image.gateway.shared.locks import DrawingLocks
+        from text2image.gateway.shared.rate_limits import RedisStore
+        from text2image.gateway.shared.state import SharedState
+
+        pictures = SharedState(
+            settings.cache_redis_url or settings.redis_url or "", PICTURE_TIMEOUT
+        )
+        self._states = [pictures]
+        self.cache = RedisBackend(pictures, settings.cache_ttl)
+        self.locks = DrawingLocks(pictures)
+        self.rate_limits = None
+        if settings.redis_url:
+            counts = SharedState(settings.redis_url)
+            self._states.append(counts)
+            self.rate_limits = RedisStore(counts)
+
+    async def close(self) -> None:
+        for state in self._states:
+            await state.close()
+
+
+def _cache(settings: Settings, shared: _Shared | None) -> PictureCache | None:
     """The cache of pictures: in Redis if there is one, else on disk; None where it is switched off."""
     if not settings.cache_bytes:
         return None
     if shared:
-        return PictureCache(RedisBackend(shared, settings.cache_ttl))
+        return PictureCache(shared.cache)
     return PictureCache(DiskBackend(settings.picture_cache_dir, settings.cache_bytes))

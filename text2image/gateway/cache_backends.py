@@ -13,14 +13,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
-
-from redis.exceptions import ResponseError
+from typing import BinaryIO, Protocol, TypeVar
 
 from text2image.core.folders import private_folder
-from text2image.gateway.shared import OutOfReach, SharedState
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +25,8 @@ logger = logging.getLogger(__name__)
 FULL_AGAIN = 0.9
 # Seconds that a process waits for others to let go of the folder before it forgets what it wanted to keep.
 LOCK_PATIENCE = 0.25
-# Seconds that Redis may take for a picture of many megabytes: less than drawing it takes.
-PICTURE_TIMEOUT = 2.0
 _LEDGER = ".bytes"
 _DRAFT = ".part"
-_PREFIX = "text2image:picture:"
 
 T = TypeVar("T")
 
@@ -158,38 +152,3 @@ def _total(ledger: BinaryIO) -> int | None:
     ledger.seek(0)
     text = ledger.read()
     return int(text) if text.isdigit() else None
-
-
-class RedisBackend:
-    """Entries in a shared Redis, 6.2 or newer, which forgets each that was not used for `seconds`."""
-
-    def __init__(self, shared: SharedState, seconds: int) -> None:
-        self._shared = shared
-        self._seconds = seconds
-        # What it refuses to do: a full one still gives what it has, which must not make it news that it is full.
-        self._told: set[str] = set()
-
-    async def get(self, key: str) -> bytes | None:
-        found = await self._ask(
-            "give back", lambda redis: redis.getex(_PREFIX + key, ex=self._seconds)
-        )
-        return found if isinstance(found, bytes) else None
-
-    async def put(self, key: str, entry: bytes) -> None:
-        await self._ask("keep", lambda redis: redis.set(_PREFIX + key, entry, ex=self._seconds))
-
-    async def drop(self, key: str) -> None:
-        await self._ask("drop", lambda redis: redis.unlink(_PREFIX + key))
-
-    async def _ask(self, what: str, question: Callable[[Any], Awaitable[Any]]) -> object:
-        try:
-            answer = await self._shared.ask(question)
-        except OutOfReach:
-            return None
-        except ResponseError as error:
-            if what not in self._told:
-                self._told.add(what)
-                logger.warning("Redis does not %s pictures: %s", what, error)
-            return None
-        self._told.discard(what)
-        return answer

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from text2image.core import validation
 from text2image.core.keys import Scope
@@ -28,13 +29,15 @@ from text2image.gateway import metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
-from text2image.gateway.locks import DrawingLocks
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
 from text2image.gateway.singleflight import Flight, SingleFlight
 from text2image.gateway.store import NotSaved, Storage
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
+
+if TYPE_CHECKING:
+    from text2image.gateway.shared.locks import DrawingLocks
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """How much a caller may: work in a window of time, and requests at once.
 
 What a request will cost is booked before a runner is asked, so that many at once cannot spend the same, and given back
-unless a runner took it: a refusal costs nothing. Each process keeps its own book. With Redis that of all gateways
-must agree too; while Redis is away, each goes on by its own.
+unless a runner took it: a refusal costs nothing. Each process counts for itself. With Redis the count of all
+gateways must agree too; while Redis is away, each goes on by its own.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from text2image.core.errors import PermissionDenied, QuotaExceeded, Unavailable
 from text2image.core.limits import MEGA
 from text2image.gateway.auth import Caller
 from text2image.gateway.rate_limits import (
-    HOLD_SECONDS,
     Entry,
     LocalStore,
     Page,
-    RedisStore,
     Spending,
 )
-from text2image.gateway.shared import OutOfReach, SharedState
+from text2image.gateway.shared import OutOfReach
+
+if TYPE_CHECKING:
+    from text2image.gateway.shared.rate_limits import RedisStore
 
 # What a caller is told to wait, in seconds, when as many requests run as may: none of them says when it ends.
 CONCURRENCY_RETRY_AFTER = 1.0
@@ -49,12 +50,13 @@ class Reservation:
 class Quotas:
     """The limits of all callers of this process. Use it from one event loop.
 
-    With a shared state, requests that run are counted there for `hold` seconds after this process was last heard of.
+    Args:
+        shared: what all gateways count in, if there are several.
     """
 
-    def __init__(self, shared: SharedState | None = None, hold: float = HOLD_SECONDS) -> None:
+    def __init__(self, shared: RedisStore | None = None) -> None:
         self._local = LocalStore()
-        self._shared = RedisStore(shared, hold) if shared else None
+        self._shared = shared
         # The event loop alone would let go of a task that is still at work.
         self._tasks: set[asyncio.Task[Any]] = set()
 

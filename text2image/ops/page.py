@@ -11,10 +11,10 @@ import os
 import subprocess  # nosec B404
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
 
+from text2image.core.extras import require_extra
 from text2image.core.lifecycle import end_with_parent
 from text2image.core.settings import Settings, get_settings
 
@@ -27,18 +27,6 @@ DEFAULT_PORT = 8501
 RESTART_PAUSE = 1.0
 END_SECONDS = 5.0
 _ALONE = (sys.executable, "-m", "text2image.page")
-
-
-def require_streamlit() -> None:
-    """Does nothing if the page can be started.
-
-    Raises:
-        SystemExit: with one line that says what is missing, and how to get it.
-    """
-    if find_spec("streamlit") is None:
-        raise SystemExit(
-            "text2image: the page needs Streamlit: pip install -r requirements/ui.txt, or unset T2I_PAGE_PORT"
-        )
 
 
 class Page:
@@ -91,7 +79,7 @@ def command(settings: Settings) -> list[str]:
 
 def main() -> None:
     """Becomes the page."""
-    require_streamlit()
+    require_extra("page", "the page")
     end_with_parent()
     words = command(get_settings())
     os.execve(words[0], words, _environment())  # nosec B606

@@ -20,8 +20,9 @@ from tests.samples import MODEL, REQUEST, requests
 from text2image.core.messages import Picture, Request, Timings
 from text2image.core.settings import Settings
 from text2image.gateway.cache import NotAnEntry, PictureCache, key_of, pack, unpack
-from text2image.gateway.cache_backends import DiskBackend, RedisBackend
-from text2image.gateway.shared import SharedState
+from text2image.gateway.cache_backends import DiskBackend
+from text2image.gateway.shared.cache import RedisBackend
+from text2image.gateway.shared.state import SharedState
 
 PICTURE = Picture(
     index=0,

@@ -20,11 +20,11 @@ from text2image.core.errors import Unavailable
 from text2image.core.lifecycle import Work
 from text2image.core.messages import StreamOptions
 from text2image.gateway.cache import PictureCache
-from text2image.gateway.cache_backends import RedisBackend
 from text2image.gateway.generate import Gateway
-from text2image.gateway.locks import DrawingLocks
 from text2image.gateway.runners import Runners
-from text2image.gateway.shared import SharedState
+from text2image.gateway.shared.cache import RedisBackend
+from text2image.gateway.shared.locks import DrawingLocks
+from text2image.gateway.shared.state import SharedState
 from text2image.observe.metrics import GatewayMetrics
 
 

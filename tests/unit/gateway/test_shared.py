@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from text2image.gateway.shared import SharedState
+from text2image.gateway.shared.state import SharedState
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -15,10 +15,12 @@ from tests.samples import Charge
 from tests.unit.gateway.test_quota import allowing, caller
 from text2image.core.errors import QuotaExceeded
 from text2image.core.limits import MEGA
-from text2image.gateway import shared
 from text2image.gateway.quota import Quotas
-from text2image.gateway.rate_limits import Entry, LocalStore, Page, RedisStore
-from text2image.gateway.shared import OutOfReach, SharedState
+from text2image.gateway.rate_limits import Entry, LocalStore, Page
+from text2image.gateway.shared import OutOfReach
+from text2image.gateway.shared import state as state_module
+from text2image.gateway.shared.rate_limits import RedisStore
+from text2image.gateway.shared.state import SharedState
 
 WAIT_SECONDS = 30.0
 # How long what runs is held in Redis, in seconds: so short that a test can see it end.
@@ -28,7 +30,7 @@ HOLD = 2.0
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no Redis that is away."""
-    monkeypatch.setattr(shared, "ANSWER_TIMEOUT", WAIT_SECONDS)
+    monkeypatch.setattr(state_module, "ANSWER_TIMEOUT", WAIT_SECONDS)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -82,7 +84,7 @@ async def test_the_shared_book_gives_back_what_is_older_than_the_window(state: S
 
 async def test_gateways_that_share_a_redis_share_every_limit(redis: RedisServer) -> None:
     states = [SharedState(redis.url) for _ in range(3)]
-    gateways = [Quotas(state) for state in states]
+    gateways = [Quotas(RedisStore(state)) for state in states]
     alice = caller("20/hour")
     taken = 0
 
@@ -150,9 +152,9 @@ async def test_one_that_is_refused_takes_no_place_however_late_the_answer_comes(
 async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
     redis: RedisServer, state: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "PAUSE", 0.05)
+    monkeypatch.setattr(state_module, "PAUSE", 0.05)
     other_state = SharedState(redis.url)
-    alone, other = Quotas(state, hold=HOLD), Quotas(other_state, hold=HOLD)
+    alone, other = Quotas(RedisStore(state, HOLD)), Quotas(RedisStore(other_state, HOLD))
     alice = caller("10/hour", cap=2)
     async with alone.reserved(alice, 4 * MEGA, Charge()) as first:
         first.taken = True
@@ -183,7 +185,7 @@ async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
 async def test_a_redis_that_was_away_is_asked_by_one_alone(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "PAUSE", 0.0)
+    monkeypatch.setattr(state_module, "PAUSE", 0.0)
     state = SharedState(redis.url, 0.1)
     redis.process.send_signal(signal.SIGSTOP)
     asked = 0
@@ -195,7 +197,7 @@ async def test_a_redis_that_was_away_is_asked_by_one_alone(
 
     with pytest.raises(OutOfReach):
         await state.ask(ask)
-    monkeypatch.setattr(shared, "PAUSE", WAIT_SECONDS)
+    monkeypatch.setattr(state_module, "PAUSE", WAIT_SECONDS)
     results = await asyncio.gather(*(state.ask(ask) for _ in range(9)), return_exceptions=True)
     assert asked == 2
     assert all(isinstance(result, OutOfReach) for result in results)
@@ -205,7 +207,7 @@ async def test_a_redis_that_was_away_is_asked_by_one_alone(
 async def test_a_redis_that_takes_no_entries_is_told_once_and_stays_in_reach(
     redis: RedisServer, state: SharedState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    quotas = Quotas(state)
+    quotas = Quotas(RedisStore(state))
     alice = caller("10/hour", cap=5)
 
     async def spend() -> None:
@@ -253,7 +255,7 @@ async def test_a_full_redis_keeps_the_books_all_the_same(
 
 
 async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState) -> None:
-    quotas = Quotas(state)
+    quotas = Quotas(RedisStore(state))
     alice = caller("10/hour", cap=1)
 
     async def ask() -> None:
@@ -281,7 +283,7 @@ async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState)
 async def test_who_could_not_be_booked_for_another_reason_holds_no_place(
     state: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quotas = Quotas(state)
+    quotas = Quotas(RedisStore(state))
     alice = caller("10/hour", cap=1)
 
     async def broken(_: object) -> None:

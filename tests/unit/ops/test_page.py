@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import ROOT, eventually
+from text2image.core import extras
 from text2image.core.settings import Settings
 from text2image.ops import page
-from text2image.ops.page import Page, command, require_streamlit
+from text2image.ops.page import Page, command
 
 # Writes its process id into a new file of the current folder, and ends when it is told to.
 NOTE = "import os, sys, time; open(f'{sys.argv[1]}/{os.getpid()}', 'x'); time.sleep(600)"
@@ -86,6 +87,6 @@ def test_it_is_shown_where_the_settings_say() -> None:
 
 
 def test_without_streamlit_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"requirements/ui\.txt"):
-        require_streamlit()
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"requirements/page\.txt"):
+        page.main()

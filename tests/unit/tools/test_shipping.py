@@ -20,7 +20,7 @@ def test_a_variant_is_a_set_of_requirements(variant: str) -> None:
     requirements = ROOT / config["python"]["requirements_txt"]
     assert requirements.stem == variant
     lines = requirements.read_text().splitlines()
-    assert {"-r serve.txt", "-r ui.txt"} <= set(lines)
+    assert {f"-r {part}.txt" for part in ("serve", "page", "redis", "s3", "otlp")} <= set(lines)
     assert any("whl/cpu" in line for line in lines) == (variant == "cpu")
 
 

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, ResponseError
 
-from text2image.gateway.shared import OutOfReach, SharedState
+from text2image.gateway.shared import OutOfReach
+from text2image.gateway.shared.state import SharedState
 
 # Seconds that a lock lasts after its holder was last heard of, and between two looks of those who wait for it.
 LOCK_SECONDS = 6.0

@@ -17,6 +17,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from text2image.gateway.shared import OutOfReach
+
 logger = logging.getLogger(__name__)
 
 # Seconds that an answer may take, that connecting may, and that pass before a Redis that failed is asked again.
@@ -25,10 +27,6 @@ CONNECT_TIMEOUT = 2.0
 PAUSE = 2.0
 
 T = TypeVar("T")
-
-
-class OutOfReach(Exception):
-    """Redis does not answer; go on with what this process knows."""
 
 
 class SharedState:
