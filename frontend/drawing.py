@@ -45,7 +45,7 @@ class View:
     tiles: tuple[Tile, ...]
     predicted_seconds: float | None
     seconds: float
-    left_out: str
+    truncated: str
     error: Text2ImageError | None
 
     @property
@@ -86,7 +86,7 @@ class Drawing:
         self._cancelled = False
         self._began = time.monotonic()
         waiting = (Tile(0, order.steps),) * order.n
-        self._view = View(waiting, predicted_seconds=None, seconds=0.0, left_out="", error=None)
+        self._view = View(waiting, predicted_seconds=None, seconds=0.0, truncated="", error=None)
 
     def start(self) -> Self:
         for work in (self._draw, self._watch):
@@ -151,8 +151,8 @@ class Drawing:
                 case Picture(index=index):
                     steps = self.order.steps
                     self._put(index, Tile(steps, steps, picture=event))
-                case Completed(left_out=left_out):
-                    self._view = replace(self._view, left_out=left_out)
+                case Completed(truncated=truncated):
+                    self._view = replace(self._view, truncated=truncated)
 
     def _put(self, index: int, tile: Tile) -> None:
         tiles = self._view.tiles

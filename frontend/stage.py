@@ -29,9 +29,9 @@ def show_stage(visitor: Visitor) -> None:
         return
     if visitor.told:
         _show_told(visitor, visitor.told)
-    if visitor.left_out:
+    if visitor.truncated:
         st.info(
-            f"The prompt was too long. Left out: {plain(visitor.left_out)}",
+            f"The prompt was too long. Left out: {plain(visitor.truncated)}",
             icon=":material/content_cut:",
         )
     if visitor.shown:

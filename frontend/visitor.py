@@ -41,7 +41,7 @@ class Visitor:
     drawing: Drawing | None = None
     shown: list[Piece] = field(default_factory=list)
     told: Told | None = None
-    left_out: str = ""
+    truncated: str = ""
     api_key: str | None = None
     model: ModelInfo | None = None
 
@@ -63,7 +63,7 @@ class Visitor:
             self.drawing.cancel()
             self._keep(self.drawing)
         self.told = None
-        self.left_out = ""
+        self.truncated = ""
         client = self.server.connect(self.api_key)
         self.drawing = Drawing(order, client, self.is_present).start()
 
@@ -74,7 +74,7 @@ class Visitor:
         drawing, self.drawing = self.drawing, None
         self._keep(drawing)
         view = drawing.view
-        self.left_out = view.left_out
+        self.truncated = view.truncated
         if view.error:
             self.tell(view.error, drawing.order)
 
@@ -82,7 +82,7 @@ class Visitor:
         """Puts one of their pictures on the stage."""
         self.shown = [piece]
         self.told = None
-        self.left_out = ""
+        self.truncated = ""
 
     def tell(self, error: Text2ImageError, order: Order | None = None) -> None:
         """Shows an error until the next drawing; `order` is what can be asked for again."""

@@ -108,7 +108,7 @@ def test_a_prompt_beyond_the_encoder_is_drawn_and_the_rest_named(
     assert answer["message"].endswith("fox zebra")
     events = list(client.stream(text, steps=2))
     assert isinstance(events[-1], Completed)
-    assert events[-1].left_out.endswith("fox zebra")
+    assert events[-1].truncated.endswith("fox zebra")
 
 
 def test_v1_streams_queued_progress_pictures_completed(client: Client) -> None:

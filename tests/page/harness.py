@@ -49,11 +49,11 @@ def picture_of(seed: int = 1, index: int = 0, *, cached: bool = False) -> Pictur
     )
 
 
-def drawn(steps: int = 2, n: int = 1, left_out: str = "") -> list[ClientEvent]:
+def drawn(steps: int = 2, n: int = 1, truncated: str = "") -> list[ClientEvent]:
     """The events of a request that goes well, with seeds 1 and up."""
     events: list[ClientEvent] = [Queued(1.5)]
     events += [Progress(i, step, steps) for step in range(1, steps + 1) for i in range(n)]
-    return [*events, *(picture_of(1 + i, i) for i in range(n)), Completed(left_out)]
+    return [*events, *(picture_of(1 + i, i) for i in range(n)), Completed(truncated)]
 
 
 class ScriptedClient:

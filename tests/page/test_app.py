@@ -184,11 +184,11 @@ def test_a_picture_is_shown_with_its_seed_time_and_parameters(page: AppTest) -> 
     assert "a \\*fox\\*" in words(page)
 
 
-@pytest.mark.parametrize(("left_out", "told"), [("", False), ("zebra", True)])
+@pytest.mark.parametrize(("truncated", "told"), [("", False), ("zebra", True)])
 def test_words_that_were_left_out_are_told(
-    client: ScriptedClient, page: AppTest, left_out: str, told: bool
+    client: ScriptedClient, page: AppTest, truncated: str, told: bool
 ) -> None:
-    client.answer = lambda *_, **__: iter(drawn(left_out=left_out))
+    client.answer = lambda *_, **__: iter(drawn(truncated=truncated))
     draw(page)
     assert ("Left out: zebra" in words(page)) is told
 

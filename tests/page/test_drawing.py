@@ -54,12 +54,12 @@ def start(client: ScriptedClient, is_watched: Callable[[], bool] = lambda: True)
 
 def test_a_finished_drawing_has_its_pictures_and_closed_its_connection() -> None:
     client = ScriptedClient()
-    client.answer = lambda *_, **__: iter(drawn(left_out="zebra"))
+    client.answer = lambda *_, **__: iter(drawn(truncated="zebra"))
     drawing = start(client)
     assert drawing.join(JOIN_SECONDS)
     view = drawing.view
     assert [picture.seed for picture in view.pictures] == [1]
-    assert (view.steps_done, view.steps, view.left_out) == (2, 2, "zebra")
+    assert (view.steps_done, view.steps, view.truncated) == (2, 2, "zebra")
     assert view.error is None
     assert client.closed == 1
 

@@ -32,7 +32,7 @@ class Drawn(Protocol):
     def images(self) -> Sequence[GeneratedImage]: ...
 
     @property
-    def left_out(self) -> str: ...
+    def truncated(self) -> str: ...
 
 
 async def draw_batch(
@@ -67,7 +67,7 @@ def _answer(drawn: Drawn, model: ModelInfo) -> Item:
         parameters = metadata.describe(drawn.request, image.seed, model)
         png = base64.b64encode(metadata.encode(image.pixels, parameters)).decode()
         images.append(rest.GeneratedPicture(image_base64=png, image_path="", seed=image.seed))
-    return rest.response_to(message_of(len(images), drawn.left_out), images).model_dump()
+    return rest.response_to(message_of(len(images), drawn.truncated), images).model_dump()
 
 
 def _refusal(error: Text2ImageError) -> Item:

@@ -227,7 +227,7 @@ async def _sse(
                 pictures.append(event)
             elif isinstance(event, Completed):
                 # Only now is it known what to say of the pictures.
-                message = gateway.message(pictures, event.left_out)
+                message = gateway.message(pictures, event.truncated)
                 for picture in pictures:
                     more = {"seed": picture.seed, "message": message, "cached": picture.cached}
                     yield _event("image_generation.completed", picture.png, **more)

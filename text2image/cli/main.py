@@ -93,10 +93,10 @@ class _Easel:
                 path = self._save(event)
                 self._screen.say(f"seed {event.seed}, {event.timings.total:.1f} s")
                 print(path, flush=True)
-            case Completed(left_out=left_out):
+            case Completed(truncated=truncated):
                 self._screen.clear()
-                if left_out:
-                    self._screen.say(f"the prompt was too long, left out: {left_out}")
+                if truncated:
+                    self._screen.say(f"the prompt was too long, left out: {truncated}")
 
 
 def _in_words(error: Text2ImageError) -> str:

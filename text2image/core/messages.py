@@ -173,9 +173,9 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """All pictures are out. `left_out` is the end of the prompt that the text encoder had no room for."""
+    """All pictures are out. `truncated` is the end of the prompt that the text encoder did not read."""
 
-    left_out: str
+    truncated: str
 
 
 # What an engine and its runner report, and what a gateway makes of it for its clients.

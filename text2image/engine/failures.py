@@ -46,7 +46,7 @@ def too_late(seconds: float) -> Unavailable:
 def unfinished(generation: Generation) -> DeadlineExceeded:
     """For a request whose deadline has passed, or that had to leave pictures out to keep it."""
     allowed = generation.deadline - generation.admitted_at
-    missing, asked = generation.undrawn + generation.pending, generation.request.n
+    missing, asked = generation.dropped + generation.pending, generation.request.n
     which = "not finished" if missing == asked else f"{missing} of {asked} pictures not finished"
     return DeadlineExceeded(f"{which} within {allowed:.1f} s")
 

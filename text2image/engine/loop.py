@@ -156,7 +156,7 @@ class StepLoop:
         return [(sample, excess) for sample, excess in zip(new, late, strict=True) if excess > 0]
 
     def _drop(self, sample: Sample, late: float) -> None:
-        """Leaves a picture undrawn; what its request has begun is finished."""
+        """Gives up a picture; what its request has begun is finished."""
         generation = sample.generation
         if generation.pending == generation.request.n and not any(
             each.begun for each in generation.samples
@@ -166,7 +166,7 @@ class StepLoop:
         self._scheduler.remove(sample)
         self._backlog.left(sample)
         generation.samples.remove(sample)
-        generation.undrawn += 1
+        generation.dropped += 1
         self._out(generation)
 
     def _step(self, batch: list[Sample]) -> float:
@@ -208,9 +208,9 @@ class StepLoop:
             started = self._clock()
             prepared = self._attempt(new, self._model.prepare)
             encoded = self._clock()
-            for sample, left_out in prepared:
+            for sample, truncated in prepared:
                 sample.started_at, sample.encoded_at = started, encoded
-                sample.generation.left_out = left_out
+                sample.generation.truncated = truncated
         # A failed sample takes its whole request with it, siblings in this batch included.
         return [sample for sample in batch if not sample.generation.ended]
 
@@ -335,10 +335,10 @@ class StepLoop:
         generation.pending -= 1
         if generation.pending:
             return
-        if generation.undrawn:
+        if generation.dropped:
             self._end(generation, failures.unfinished(generation))
         else:
-            self._end(generation, Completed(generation.left_out))
+            self._end(generation, Completed(generation.truncated))
 
     # Ending
 

@@ -69,8 +69,8 @@ class Generation:
     Attributes:
         admitted_at, deadline: seconds on the loop's clock.
         pending: pictures not yet out.
-        undrawn: pictures that came up too late to be finished in time.
-        left_out: the end of the prompt that the text encoder had no room for.
+        dropped: pictures that came up too late to be finished in time.
+        truncated: the end of the prompt that the text encoder did not read.
     """
 
     request: Request
@@ -80,8 +80,8 @@ class Generation:
     share: Share = field(default_factory=Share)
     samples: list[Sample] = field(default_factory=list)
     pending: int = 0
-    undrawn: int = 0
-    left_out: str = ""
+    dropped: int = 0
+    truncated: str = ""
     ended: bool = False
 
     @classmethod

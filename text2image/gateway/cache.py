@@ -30,10 +30,10 @@ class NotAnEntry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """All pictures of a request; `left_out` as in `Completed`."""
+    """All pictures of a request; `truncated` as in `Completed`."""
 
     pictures: list[Picture]
-    left_out: str
+    truncated: str
 
 
 class PictureCache:
@@ -45,32 +45,32 @@ class PictureCache:
     async def recall(self, request: Request, model: ModelInfo) -> Recalled | None:
         """All pictures of a request as they were drawn before, or None if any is missing."""
         pictures = []
-        left_out = ""
+        truncated = ""
         for index in range(request.n):
             key = key_of(request, index, model)
             entry = await self._shelf.get(key)
             if entry is None:
                 return None
             try:
-                picture, left_out = unpack(key, entry)
+                picture, truncated = unpack(key, entry)
             except NotAnEntry as error:
                 logger.warning("entry %s of the cache is removed: it %s", key, error)
                 await self._shelf.drop(key)
                 return None
             pictures.append(replace(picture, index=index))
-        return Recalled(pictures, left_out)
+        return Recalled(pictures, truncated)
 
     async def keep(
         self,
         request: Request,
         model: ModelInfo,
         pictures: Sequence[Picture],
-        left_out: str,
+        truncated: str,
     ) -> None:
         """Keeps pictures of a request for as long as there is room."""
         for picture in pictures:
             key = key_of(request, picture.index, model)
-            await self._shelf.put(key, pack(key, picture, left_out))
+            await self._shelf.put(key, pack(key, picture, truncated))
 
 
 def key_of(request: Request, index: int, model: ModelInfo) -> str:
@@ -87,7 +87,7 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pack(key: str, picture: Picture, left_out: str) -> bytes:
+def pack(key: str, picture: Picture, truncated: str) -> bytes:
     """The entry of a picture under its key: a mark, a checksum, the length of what is told of it, that, the PNG."""
     told = json.dumps(
         {
@@ -96,7 +96,8 @@ def pack(key: str, picture: Picture, left_out: str) -> bytes:
             "height": picture.height,
             "path": picture.path,
             "timings": asdict(picture.timings),
-            "left_out": left_out,
+            # Entries of earlier versions have this name too.
+            "left_out": truncated,
         }
     ).encode()
     content = len(told).to_bytes(_LENGTH_BYTES) + told + picture.png

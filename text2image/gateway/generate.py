@@ -174,7 +174,7 @@ class Gateway:
                 if isinstance(event, Picture):
                     pictures.append(event)
                 elif isinstance(event, Completed):
-                    truncated = event.left_out
+                    truncated = event.truncated
         pictures.sort(key=lambda picture: picture.index)
         message = self.message(pictures, truncated)
         return Drawing(pictures, message, remembered=self._cache is not None)
@@ -214,7 +214,7 @@ class Gateway:
         flight.emit(Queued(0.0))
         for picture in recalled.pictures:
             flight.emit(await asyncio.to_thread(self._still_saved, context, picture))
-        flight.emit(Completed(recalled.left_out))
+        flight.emit(Completed(recalled.truncated))
         return True
 
     async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], str]:
@@ -244,7 +244,7 @@ class Gateway:
                         flight.emit(event)
         # Now that the caller's place is free, since its next request may follow at once.
         flight.emit(completed)
-        return drawn, completed.left_out
+        return drawn, completed.truncated
 
     def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
         """The picture where it was saved, or saved again if this gateway has no such file.
@@ -290,10 +290,10 @@ class Gateway:
         self.metrics.pictures.labels("yes").inc()
         return path
 
-    def message(self, pictures: list[Picture], left_out: str) -> str:
-        """How it went, for people; `left_out` as in `Completed`."""
+    def message(self, pictures: list[Picture], truncated: str) -> str:
+        """How it went, for people; `truncated` as in `Completed`."""
         lost = self._store is not None and not all(picture.path for picture in pictures)
-        return message_of(len(pictures), left_out, lost=lost)
+        return message_of(len(pictures), truncated, lost=lost)
 
     def _log(self, what: str, request: Request) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.
@@ -319,13 +319,13 @@ def _identity(context: RequestContext) -> Hashable:
     return context.model, context.request, context.options, context.caller
 
 
-def message_of(count: int, left_out: str, *, lost: bool = False) -> str:
+def message_of(count: int, truncated: str, *, lost: bool = False) -> str:
     """What is told of `count` finished pictures; `lost` are those that could not be saved."""
     message = (
         f"{count} images generated successfully" if count > 1 else "Image generated successfully"
     )
     if lost:
         message += "; it could not be saved on the server"
-    if left_out:
-        message += f"; the prompt was too long, left out: {left_out}"
+    if truncated:
+        message += f"; the prompt was too long, left out: {truncated}"
     return message

@@ -126,8 +126,8 @@ def event_to(event: Event) -> pb.GenerateResponse:
             return pb.GenerateResponse(progress=progress_to(event))
         case GeneratedImage():
             return pb.GenerateResponse(image=image_to(event))
-        case Completed(left_out=left_out):
-            return pb.GenerateResponse(completed=pb.Completed(left_out=left_out))
+        case Completed(truncated=truncated):
+            return pb.GenerateResponse(completed=pb.Completed(left_out=truncated))
 
 
 def progress_to(event: Progress) -> pb.Progress:

@@ -51,12 +51,12 @@ _DEVICE_LOST_STATUS = 70
 class Drawn:
     """A resolved request and its finished pictures, in the order of their index.
 
-    `left_out` is the end of the prompt that the text encoder had no room for.
+    `truncated` is the end of the prompt that the text encoder did not read.
     """
 
     request: Request
     images: tuple[GeneratedImage, ...]
-    left_out: str
+    truncated: str
 
 
 def exposure(settings: Settings) -> str | None:
@@ -173,8 +173,8 @@ class RunnerServer:
         except Exception as error:
             return as_ours(error)
         images = [event for event in events if isinstance(event, GeneratedImage)]
-        left_out = "".join(event.left_out for event in events if isinstance(event, Completed))
-        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), left_out)
+        truncated = "".join(event.truncated for event in events if isinstance(event, Completed))
+        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), truncated)
 
     async def _keep_metrics(self) -> None:
         async for status in self._engine.watch(min_interval=1.0):

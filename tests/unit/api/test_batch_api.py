@@ -21,7 +21,7 @@ from text2image.gateway import metadata
 class Drawn:
     request: Request
     images: Sequence[GeneratedImage]
-    left_out: str = ""
+    truncated: str = ""
 
 
 async def generate_many(requests: Sequence[RequestParams]) -> list[Drawn | Text2ImageError]:

@@ -119,7 +119,7 @@ async def test_what_was_kept_is_recalled_picture_by_picture(folder: Path) -> Non
     recalled = await PictureCache(DiskBackend(folder, 1 << 20)).recall(two, MODEL)
     assert recalled
     assert recalled.pictures == [replace(picture, cached=True) for picture in pictures]
-    assert recalled.left_out == "and a dog"
+    assert recalled.truncated == "and a dog"
     second = await cache.recall(replace(REQUEST, seed=REQUEST.seed_of(1)), MODEL)
     assert second
     assert second.pictures == [replace(pictures[1], index=0, cached=True)]

@@ -43,7 +43,7 @@ class Model(Protocol):
     def prepare(self, samples: Sequence[Sample]) -> list[str]:
         """Gives each sample its state: embeddings, initial latents, scheduler, generator.
 
-        Returns, for each sample, the end of its prompt that the text encoder had no room for.
+        Returns, for each sample, the end of its prompt that the text encoder did not read.
         """
         ...
 

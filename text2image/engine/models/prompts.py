@@ -1,4 +1,4 @@
-"""From words to embeddings, and which words found no room."""
+"""From words to embeddings, and which words are truncated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PromptEncoder:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that there is room for, the start and end marks included."""
+        """Tokens that the encoder reads, the start and end marks included."""
         return int(self._tokenizer.model_max_length)
 
     def encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
@@ -42,8 +42,8 @@ class PromptEncoder:
             self._cache.popitem(last=False)
         return [found[prompt] for prompt in prompts]
 
-    def left_out(self, prompt: str) -> str:
-        """The end of a prompt for which there is no room, from the first word that is not read whole; else empty."""
+    def truncated(self, prompt: str) -> str:
+        """The end of a prompt that the encoder does not read, from the first word not read whole; else empty."""
         tokens = self._tokenizer(prompt, truncation=False, return_offsets_mapping=True)
         offsets = tokens["offset_mapping"]
         if len(offsets) <= self.max_tokens:

@@ -79,7 +79,7 @@ class StableDiffusion:
             negative = self._prompts.encode([request.negative_prompt for request in requests])
             for sample, prompt, unwanted in zip(samples, positive, negative, strict=True):
                 sample.state = self._initial(sample, prompt, unwanted)
-        return [self._prompts.left_out(request.prompt) for request in requests]
+        return [self._prompts.truncated(request.prompt) for request in requests]
 
     def _initial(self, sample: Sample, positive: torch.Tensor, negative: torch.Tensor) -> State:
         request = sample.generation.request
