@@ -48,6 +48,8 @@ from text2image.gateway.generate import Drawing, Gateway
 TRANSPORT = "openai"
 router = APIRouter(prefix="/v1")
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
+# What our fields are called in this dialect, where it is not the same.
+_NAMES = {"width": "size", "height": "size"}
 
 
 class ImagesRequest(BaseModel):
@@ -169,6 +171,8 @@ def error_response(error: Text2ImageError) -> Response:
 
 
 def _error(error: Text2ImageError) -> dict[str, Any]:
+    if isinstance(error, InvalidRequest):
+        error = error.renamed(_NAMES)
     violations = error.violations if isinstance(error, InvalidRequest) else ()
     return {
         "message": error.message,

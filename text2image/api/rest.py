@@ -28,6 +28,8 @@ from text2image.gateway.generate import Drawing
 
 TRANSPORT = "rest"
 router = APIRouter()
+# What our fields are called in this dialect, where it is not the same.
+_NAMES = {"prompt": "text"}
 
 
 def _documented(**limits: Any) -> Any:
@@ -59,9 +61,9 @@ class GenerateRequest(BaseModel):
         """The request in our words.
 
         Raises:
-            InvalidRequest: the context is no part of a prompt.
+            InvalidRequest: the context cannot be added to the text.
         """
-        validation.check_context(self.context)
+        validation.check_context(self.text, self.context)
         return RequestParams(
             prompt=validation.compose_prompt(self.text, self.context),
             **self.model_dump(exclude={"text", "context"}),
@@ -165,9 +167,9 @@ def error_response(error: Text2ImageError) -> Response:
 
 
 def error_body(error: Text2ImageError) -> ErrorResponse:
-    """The body of a failure; the prompt goes by this dialect's name for it."""
+    """The body of a failure."""
     if isinstance(error, InvalidRequest):
-        error = error.renamed({"prompt": "text"})
+        error = error.renamed(_NAMES)
     return ErrorResponse(
         status_code=error.http_status,
         message=error.message,

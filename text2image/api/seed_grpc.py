@@ -18,6 +18,8 @@ from text2image.net.rpc import Context, Handler, Malformed, as_ours, checked
 
 TRANSPORT = "grpc"
 SERVICE = pb.DESCRIPTOR.services_by_name["Text2ImageService"]
+# What our fields are called in this contract, where it is not the same.
+_NAMES = {"prompt": "text"}
 
 
 class Text2ImageService:
@@ -45,7 +47,7 @@ class Text2ImageService:
             return _refusal(error)
 
     def _asked(self, caller: Caller, message: pb.ImageRequest, context: Context) -> RequestContext:
-        validation.check_context(message.context)
+        validation.check_context(message.text, message.context)
         return RequestContext(
             caller=caller,
             params=RequestParams(
@@ -79,7 +81,7 @@ def _response(drawing: Drawing, with_images: bool) -> pb.ImageResponse:
 def _refusal(error: Exception) -> pb.ImageResponse:
     ours = as_ours(error)
     if isinstance(ours, InvalidRequest):
-        ours = ours.renamed({"prompt": "text"})
+        ours = ours.renamed(_NAMES)
     return pb.ImageResponse(
         status_code=ours.http_status, message=ours.message, retry_after=ours.retry_after
     )

@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Options:
     given = _parser().parse_args(arguments)
     text = " ".join(given.prompt)
     try:
-        check_context(given.context)
+        check_context(text, given.context)
         params = _params(given, text)
         resolve(params, _ANY_MODEL)
     except InvalidRequest as error:

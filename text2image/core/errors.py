@@ -6,6 +6,7 @@ answer: which value, which limit, what to do next.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -64,10 +65,18 @@ class InvalidRequest(Text2ImageError):
         self.violations = violations
 
     def renamed(self, names: Mapping[str, str]) -> InvalidRequest:
-        """The same error in the words of a contract whose fields are called otherwise."""
-        return InvalidRequest(
-            *(FieldViolation(names.get(v.field, v.field), v.reason) for v in self.violations)
-        )
+        """The same error in the words of a contract whose fields are called otherwise.
+
+        Where one field stands for several of ours, the reason begins with the one that is meant.
+        """
+        shared = {name for name, count in Counter(names.values()).items() if count > 1}
+
+        def rename(violation: FieldViolation) -> FieldViolation:
+            name = names.get(violation.field, violation.field)
+            meant = f"{violation.field} " if name in shared and name != violation.field else ""
+            return FieldViolation(name, meant + violation.reason)
+
+        return InvalidRequest(*map(rename, self.violations))
 
 
 class Unauthenticated(Text2ImageError):

@@ -31,14 +31,18 @@ def compose_prompt(text: str, context: str | None) -> str:
     return f"{text}, {context}" if text.strip() and context and context.strip() else text
 
 
-def check_context(context: str | None) -> None:
+def check_context(text: str, context: str | None) -> None:
     """Checks a context before it becomes part of a prompt, whose name it would be blamed under.
 
     Raises:
-        InvalidRequest: it is no part of a prompt, even alone.
+        InvalidRequest: it is no part of a prompt, or too long for one with this text.
     """
     checks = _Checks()
-    checks.text("context", context or "")
+    context = checks.text("context", context or "")
+    length = len(compose_prompt(text, context))
+    if not checks.violations and len(text) <= MAX_PROMPT_CHARS < length:
+        reason = f"makes {length} characters with the text; at most {MAX_PROMPT_CHARS} are read"
+        checks.refuse("context", reason)
     if checks.violations:
         raise InvalidRequest(*checks.violations)
 
