@@ -15,9 +15,9 @@ import bentoml
 import click
 
 from text2image.api import bento
-from text2image.api.app import http_app
+from text2image.api.app import http_app, middlewares
 from text2image.api.batch import draw_batch
-from text2image.api.headers import SecurityHeaders, TraceId, cors_options
+from text2image.api.browsers import cors_options
 from text2image.api.server import GatewayServer
 from text2image.api.unread import RefuseUnread
 from text2image.core.extras import require_extras
@@ -193,5 +193,5 @@ class Gateway:
         return self.server.gateway.is_ready
 
 
-for middleware in (SecurityHeaders, TraceId):
-    Gateway.add_asgi_middleware(middleware)  # type: ignore[attr-defined] # it is BentoML's Service
+for middleware, options in middlewares(settings, lambda: http_address()[0]):
+    Gateway.add_asgi_middleware(middleware, **options)  # type: ignore[attr-defined] # it is BentoML's Service

@@ -20,6 +20,7 @@ from text2image.net import text2image_pb2, wire
 from text2image.v1 import image_generation_pb2 as v1
 
 GENERATE_IMAGE = "/Text2ImageService/GenerateImage"
+JSON = b"application/json"
 MEBIBYTE = 1 << 20
 
 # What every transport can express: the fields of a request, and the one that is wrong with it.
@@ -193,7 +194,10 @@ def test_a_body_over_the_limit_is_refused_over_http(server: Server, declared: bo
 
 
 def test_a_client_that_asks_first_is_refused_before_it_sends(server: Server) -> None:
-    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {10**12}\r\nExpect: 100-continue\r\n\r\n"
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {10**12}\r\nExpect: 100-continue\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", server.http_port), timeout=60) as connection:
         connection.sendall(head.encode())
         assert connection.recv(12) == b"HTTP/1.1 413"
@@ -256,7 +260,7 @@ def test_the_health_of_a_service_that_is_not_served_is_unknown(server: Server) -
 
 def test_odd_headers_do_no_harm(server: Server) -> None:
     """Bytes that are no text, where others would decode them."""
-    answer = post(server, "/generate", b'{"text": ""}', {b"Content-Type": b"\xff\xfe"})
+    answer = post(server, "/generate", b'{"text": ""}', {b"Content-Type": JSON + b"; charset=\xff"})
     assert answer.status_code == 400
     assert list(answered(answer)) == ["text"]
 
@@ -311,6 +315,7 @@ def as_json(fields: dict[str, Any]) -> bytes:
 def post(
     server: Server, path: str, body: bytes | Iterator[bytes], headers: Any = None
 ) -> httpx.Response:
+    headers = {"Content-Type": JSON, **(headers or {})}
     return httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=60)
 
 

@@ -54,7 +54,10 @@ def stepping(before: Status) -> Callable[[Status], bool]:
 
 def test_an_http_client_that_leaves_stops_the_work(server: Server, idle: Status) -> None:
     body = json.dumps({"text": "a cat", "steps": LONG}).encode()
-    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", server.http_port)) as connection:
         connection.sendall(head.encode() + body)
         server.wait_for(stepping(idle), "the work has begun")

@@ -144,7 +144,10 @@ def test_a_request_that_never_ends_does_not_hold_the_server(
 ) -> None:
     """Its client has sent half of it, and stays."""
     server = start_server()
-    head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"
+    head = (
+        b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 50\r\n\r\n{"
+    )
     with socket.create_connection(("127.0.0.1", server.http_port)) as connection:
         connection.sendall(head)
         server.terminate()

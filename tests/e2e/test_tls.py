@@ -277,6 +277,7 @@ def ask_everywhere(http: httpx.Client, channel: grpc.Channel, word: str) -> None
         (json.dumps({"text": word}), {"X-Request-Timeout": word}),
         (word * (1 << 20), {}),
     ):
+        headers = {"Content-Type": "application/json", **headers}
         http.post("/generate", content=body, headers=headers)
         openai = body.replace('"text"', '"prompt"').replace("rest", "openai")
         openai = openai.replace('"width": 64, "height": 64', '"size": "64x64"')

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,8 +16,11 @@ from starlette.routing import Match, Route
 from text2image import __version__
 from text2image.api import openai, rest
 from text2image.api.asgi import credentials_of, gateway_of
+from text2image.api.browsers import BrowserGuard
+from text2image.api.headers import SecurityHeaders, TraceId
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
+from text2image.core.settings import Settings
 from text2image.observe import metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -33,6 +37,24 @@ def http_app() -> FastAPI:
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+def middlewares(
+    settings: Settings, listening: Callable[[], str]
+) -> list[tuple[type, dict[str, Any]]]:
+    """What stands before the application and BentoML's own pages, outermost first, with its options.
+
+    `listening` tells the address that HTTP is served on, once the server starts.
+    """
+    guard = {"settings": settings, "listening": listening, "refuse": error_response}
+    return [(SecurityHeaders, {}), (TraceId, {}), (BrowserGuard, guard)]
+
+
+def error_response(path: str, error: Text2ImageError) -> Response:
+    """An error as the dialect says it that is spoken at a path."""
+    if path.startswith(openai.router.prefix + "/"):
+        return openai.error_response(error)
+    return rest.error_response(error)
 
 
 async def _metrics(request: Request) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import ExitStack, aclosing
 from typing import Any, TypeVar, cast
@@ -14,12 +15,13 @@ from starlette.responses import Response, StreamingResponse
 
 from text2image.core.errors import (
     Cancelled,
-    DeadlineExceeded,
     FieldViolation,
     InvalidRequest,
     PayloadTooLarge,
+    RequestTimeout,
     Text2ImageError,
     Unauthenticated,
+    UnsupportedMediaType,
 )
 from text2image.core.limits import MEGA
 from text2image.core.settings import get_settings
@@ -37,6 +39,8 @@ BODY_TIMEOUT = 30.0
 # How much of a refused body is still read, in multiples of the limit: a client that is cut off while it sends
 # sees a broken connection where it should see the answer.
 DISCARD_FACTOR = 16
+
+_JSON = re.compile(r"application/([\w!#$&^.+-]+\+)?json", re.IGNORECASE | re.ASCII)
 
 T = TypeVar("T")
 B = TypeVar("B", bound=pydantic.BaseModel)
@@ -165,15 +169,23 @@ async def read_json(request: Request, kind: type[B]) -> B:
     """The body as a `kind`, whose own strictness decides about types and unknown fields.
 
     Raises:
-        PayloadTooLarge: the body is larger than the settings allow.
+        UnsupportedMediaType: the body is not called JSON.
+        PayloadTooLarge: it is larger than the settings allow.
+        RequestTimeout: it did not arrive in time.
         InvalidRequest: it is no JSON, no UTF-8, or not of this kind; names each bad field.
-        DeadlineExceeded: it did not arrive in time.
     """
+    sent = request.headers.get("Content-Type", "")
+    if not _JSON.fullmatch(sent.partition(";")[0].strip()):
+        # A browser sends other kinds for any page, without asking first.
+        said = f"not {sent[:80]!r}" if sent else "which is missing"
+        raise UnsupportedMediaType(
+            f"send JSON with the header Content-Type: application/json, {said}"
+        )
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             body = await _read_body(request, get_settings().max_body_bytes)
     except TimeoutError:
-        raise DeadlineExceeded(f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
+        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
     try:
         return kind.model_validate_json(body)
     except pydantic.ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,22 +17,6 @@ _PAGE_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# What a page of another origin may send and read.
-_ALLOWED_HEADERS = [
-    "Authorization",
-    "Content-Type",
-    "Traceparent",
-    "Tracestate",
-    "X-API-Key",
-    "X-Request-Timeout",
-]
-_EXPOSED_HEADERS = [
-    "RateLimit",
-    "RateLimit-Policy",
-    "Retry-After",
-    "X-Cache",
-    tracing.TRACE_HEADER,
-]
 
 
 class SecurityHeaders:
@@ -108,18 +91,3 @@ def _is_asset(content_type: str) -> bool:
     return kind in {"text/html", "text/css", "text/javascript", "application/javascript"} or (
         kind.startswith("image/")
     )
-
-
-def cors_options(origins: str | None) -> dict[str, Any]:
-    """What BentoML's `http` needs so that pages of these origins, with commas between, may call us; nothing without."""
-    if origins is None:
-        return {}
-    return {
-        "cors": {
-            "enabled": True,
-            "access_control_allow_origins": origins.split(","),
-            "access_control_allow_methods": ["GET", "POST"],
-            "access_control_allow_headers": _ALLOWED_HEADERS,
-            "access_control_expose_headers": _EXPOSED_HEADERS,
-        }
-    }

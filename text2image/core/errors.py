@@ -89,12 +89,21 @@ class Unauthenticated(Text2ImageError):
 
 
 class PermissionDenied(Text2ImageError):
-    """The API key is known and may not do this."""
+    """It is known who asks, by key, host or origin, and they may not do this."""
 
     http_status = 403
     grpc_code = "PERMISSION_DENIED"
     openai_type = "permission_error"
     reason = "PERMISSION_DENIED"
+
+
+class RequestTimeout(Text2ImageError):
+    """The client did not finish its request in time."""
+
+    http_status = 408
+    grpc_code = "DEADLINE_EXCEEDED"
+    openai_type = "timeout_error"
+    reason = "REQUEST_TIMEOUT"
 
 
 class PayloadTooLarge(Text2ImageError):
@@ -104,6 +113,15 @@ class PayloadTooLarge(Text2ImageError):
     grpc_code = "INVALID_ARGUMENT"
     openai_type = "invalid_request_error"
     reason = "PAYLOAD_TOO_LARGE"
+
+
+class UnsupportedMediaType(Text2ImageError):
+    """The body is of a kind that is not read."""
+
+    http_status = 415
+    grpc_code = "INVALID_ARGUMENT"
+    openai_type = "invalid_request_error"
+    reason = "UNSUPPORTED_MEDIA_TYPE"
 
 
 class QuotaExceeded(Text2ImageError):

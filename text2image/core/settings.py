@@ -34,6 +34,7 @@ MAX_SIDE = 4096
 # Seconds that a client may always name, however short the server's own default is.
 LONGEST_NAMED_TIMEOUT = 600.0
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
+_HOST = re.compile(r"\*|(\*\.)?[a-z0-9_.-]+", re.IGNORECASE)
 _COLLECTOR = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 # The name and the password in a URL, which nobody is told.
 _USER = re.compile(r"^(\w+://)?.*@")
@@ -86,7 +87,13 @@ class Settings(BaseSettings):
     )
     cors_origins: str | None = Field(
         None,
-        description="Origins whose pages may call HTTP from a browser, with commas between, or `*`; none if unset.",
+        description="Origins whose pages may call HTTP from a browser, with commas between, or `*`; if unset none but "
+        "the server's own.",
+    )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names that HTTP answers to beside `localhost`, `HOST` and all addresses, with commas between, as "
+        "in `pictures.example,*.internal`, or `*`; if unset any, save on loopback without keys, TLS or proxies.",
     )
 
     model: str = Field(
@@ -307,6 +314,16 @@ class Settings(BaseSettings):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
                     f"{origin!r} is no origin; write it as in https://example.com:8443"
+                )
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: str | None) -> str | None:
+        for host in (value or "*").split(","):
+            if not _HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no name of a host; write it as in pictures.example, without a port"
                 )
         return value
 

@@ -356,7 +356,9 @@ def _rebuild(
     plain: tuple[type[errors.Text2ImageError], ...] = (
         errors.Unauthenticated,
         errors.PermissionDenied,
+        errors.RequestTimeout,
         errors.PayloadTooLarge,
+        errors.UnsupportedMediaType,
         errors.Cancelled,
         errors.DeadlineExceeded,
     )

@@ -13,6 +13,7 @@ PATIENCE = 0.25
 REFUSED_BODY = b'{"text": ""}'
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 TLS_HELLO = bytes.fromhex("16030100a5010000a10303") + bytes(160)
 
 PATHS = [
@@ -39,6 +40,11 @@ PATHS = [
     "/nowhere" + "/x" * 400,
 ]
 METHODS = ["GET", "POST", "HEAD", "OPTIONS", "TRACE", "CONNECT", "PUT", "DELETE", "BREW"]
+FIRST_HEADERS = [[b"Host: localhost", b"Content-Type: application/json"]] * 8 + [
+    [b"Host: localhost"],
+    [b"Host: a"],
+    [],
+]
 HEADERS = [
     b"Content-Length: 12",
     b"Content-Length: 5",
@@ -85,7 +91,7 @@ BODIES = [
     b"",
     REFUSED_BODY,
     b"0\r\n\r\n",
-    b"0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"c\r\n" + REFUSED_BODY + b"\r\n0\r\n\r\n",
     b"c\r\n" + REFUSED_BODY,
     b"c;x=" + b"y" * 300 + b"\r\n" + REFUSED_BODY + b"\r\n0\r\nTrailer: \xff\r\n\r\n",
@@ -104,24 +110,23 @@ def http_requests(count: int, random: Random) -> Iterator[bytes]:
             continue
         version = random.choice(["1.1"] * 8 + ["1.0", "9.9"])
         line = f"{random.choice(METHODS)} {random.choice(PATHS)} HTTP/{version}".encode()
-        headers = [b"Host: a", *random.sample(HEADERS, random.randint(0, 3))]
+        headers = [*random.choice(FIRST_HEADERS), *random.sample(HEADERS, random.randint(0, 3))]
         request = b"\r\n".join([line, *headers, b"", random.choice(BODIES)])
         yield mutant(request, random) if not random.randrange(3) else request
 
 
 def ambiguous_requests() -> Iterator[bytes]:
     """A request whose end is a matter of opinion, with another one inside that must not be answered."""
-    inner = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
-    head = b"POST /generate HTTP/1.1\r\nHost: a\r\n"
+    inner = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
     length = b"Content-Length: %d\r\n" % (len(inner) + 5)
     for coding in (b"chunked", b"Chunked", b" chunked", b"chunked\t", b"identity, chunked"):
         encoding = b"Transfer-Encoding:" + coding + b"\r\n"
-        yield head + length + encoding + b"\r\n0\r\n\r\n" + inner
-        yield head + encoding + length + b"\r\n0\r\n\r\n" + inner
-        yield head + encoding + encoding + b"\r\n0\r\n\r\n" + inner
-    yield head + b"Content-Length: 0\r\nContent-Length: 40\r\n\r\n" + inner
-    yield head + b"Content-Length: 0, 40\r\n\r\n" + inner
-    yield head + b"Content-Length : 40\r\n\r\n" + inner
+        yield HEAD + length + encoding + b"\r\n0\r\n\r\n" + inner
+        yield HEAD + encoding + length + b"\r\n0\r\n\r\n" + inner
+        yield HEAD + encoding + encoding + b"\r\n0\r\n\r\n" + inner
+    yield HEAD + b"Content-Length: 0\r\nContent-Length: 40\r\n\r\n" + inner
+    yield HEAD + b"Content-Length: 0, 40\r\n\r\n" + inner
+    yield HEAD + b"Content-Length : 40\r\n\r\n" + inner
 
 
 def http2_bytes(count: int, random: Random) -> Iterator[bytes]:

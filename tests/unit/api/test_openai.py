@@ -38,7 +38,13 @@ class Call:
 
     async def make(self, method: str, path: str, body: bytes = b"") -> Call:
         asked = [{"type": "http.request", "body": body, "more_body": False}]
-        scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(b"content-type", b"application/json")],
+            "query_string": b"",
+        }
 
         async def receive() -> Any:
             if not asked:
