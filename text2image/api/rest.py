@@ -55,7 +55,10 @@ class GenerateRequest(BaseModel):
     n: int | None = _documented(
         description="Pictures.", minimum=1, maximum=validation.MAX_IMAGES, default=1
     )
-    sampler: str | None = _documented(enum=[sampler.value for sampler in Sampler])
+    sampler: str | None = _documented(
+        description=f"One of {', '.join(Sampler)}; the names that A1111, diffusers and ComfyUI give them do too.",
+        examples=[Sampler.EULER_ANCESTRAL.value],
+    )
 
     def params(self) -> RequestParams:
         """The request in our words.

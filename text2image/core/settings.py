@@ -25,6 +25,7 @@ from text2image.core.addresses import (
 from text2image.core.folders import own_folder
 from text2image.core.limits import parse_limits
 from text2image.core.messages import Sampler
+from text2image.core.samplers import sampler_of
 
 # What lies here is found by its name: the embedded model, or the one that a Bento was built with in its place.
 MODELS = Path(__file__).parents[2] / "models"
@@ -259,6 +260,11 @@ class Settings(BaseSettings):
         description="Host and gRPC port of the server that the page and the command draw with; `HOST` and `GRPC_PORT` "
         "if unset.",
     )
+
+    @field_validator("default_sampler", mode="before")
+    @classmethod
+    def _check_sampler(cls, value: str | None) -> str | None:
+        return (sampler_of(value) or value) if value else None
 
     @field_validator("runners")
     @classmethod

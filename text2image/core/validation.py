@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler
+from text2image.core.samplers import sampler_of, split_schedule
 
 MAX_PROMPT_CHARS = 4000
 MAX_STEPS = 150
@@ -118,7 +119,17 @@ class _Checks:
         return value
 
     def sampler(self, value: str, model: ModelInfo) -> Sampler:
-        known = {sampler.value: sampler for sampler in model.samplers}
-        if value.lower() not in known:
-            self.refuse("sampler", f"is {value[:40]!r}; it must be one of {', '.join(known)}")
-        return known.get(value.lower(), model.sampler)
+        sampler = sampler_of(value)
+        if sampler in model.samplers:
+            return sampler
+        known = ", ".join(model.samplers)
+        if scheduled := split_schedule(value):
+            # Drawing it all the same would give another picture without a word.
+            reason = (
+                f"asks for the noise schedule {scheduled[1]}; pictures are drawn with the schedule that the model "
+                f"came with, so name a sampler alone, one of {known}"
+            )
+        else:
+            reason = f"is {value[:40]!r}; it must be one of {known}"
+        self.refuse("sampler", reason)
+        return model.sampler

@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
-from text2image.core.messages import ModelInfo, Pixels, Request, RequestParams, Sampler
+from text2image.core.messages import ModelInfo, Pixels, Request, RequestParams
+from text2image.core.samplers import TITLES, sampler_of
 
 CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
@@ -22,17 +23,9 @@ COMPRESS_LEVEL = 3
 _NEGATIVE = "\nNegative prompt: "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
+# What other tools call the schedule that a model came with.
+_OWN_SCHEDULES = {"Automatic", "Normal", "Uniform"}
 _PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-
-_NAMES = {
-    Sampler.DPMPP_2M: "DPM++ 2M",
-    Sampler.EULER: "Euler",
-    Sampler.EULER_ANCESTRAL: "Euler a",
-    Sampler.DDIM: "DDIM",
-    Sampler.LCM: "LCM",
-    Sampler.UNIPC: "UniPC",
-}
-_SAMPLERS = {name: sampler.value for sampler, name in _NAMES.items()}
 
 
 def encode(pixels: Pixels, parameters: str = "") -> bytes:
@@ -50,7 +43,7 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
     """The parameters of one picture of a request, drawn from `seed`."""
     settings: dict[str, str] = {
         "Steps": str(request.steps),
-        "Sampler": _NAMES[request.sampler],
+        "Sampler": TITLES[request.sampler],
         "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
@@ -76,7 +69,6 @@ def parse(parameters: str) -> RequestParams:
     prompt, negative_prompt = _prompts(parameters)
     settings = _settings(parameters)
     width, _, height = settings.get("Size", "").partition("x")
-    sampler = settings.get("Sampler")
     try:
         return RequestParams(
             prompt=prompt,
@@ -87,10 +79,19 @@ def parse(parameters: str) -> RequestParams:
             guidance_scale=float(settings["CFG scale"]) if "CFG scale" in settings else None,
             seed=int(settings["Seed"]) if "Seed" in settings else None,
             n=1,
-            sampler=_SAMPLERS.get(sampler, sampler) if sampler else None,
+            sampler=_sampler(settings),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None
+
+
+def _sampler(settings: dict[str, str]) -> str | None:
+    """The sampler by our name; one that is not ours stays as it is written, and so is refused when it is asked for."""
+    name = settings.get("Sampler")
+    schedule = settings.get("Schedule type", "Automatic")
+    if name and schedule not in _OWN_SCHEDULES:
+        name = f"{name} {schedule}"
+    return (sampler_of(name) or name) if name else None
 
 
 def _compose(request: Request, settings: dict[str, str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from text2image.core.hardware import runner_addresses
+from text2image.core.messages import Sampler
 from text2image.core.settings import Settings, get_settings
 from text2image.net import wire
 
@@ -26,6 +27,17 @@ def test_ports_are_read_without_the_prefix_and_all_else_with_it(
     assert (settings.port, settings.grpc_port) == (1234, 1235)
     assert settings.default_sampler is not None
     assert settings.default_sampler.value == "euler"
+
+
+def test_a_default_sampler_may_be_written_as_requests_write_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("T2I_DEFAULT_SAMPLER", "Euler a")
+    assert get_settings().default_sampler is Sampler.EULER_ANCESTRAL
+    get_settings.cache_clear()
+    monkeypatch.setenv("T2I_DEFAULT_SAMPLER", "Heun")
+    with pytest.raises(SystemExit, match=r"T2I_DEFAULT_SAMPLER=Heun: .*'euler ancestral'"):
+        get_settings()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,22 @@ def test_parameters_of_other_tools_are_read() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        ("Euler a", "euler ancestral"),
+        ("euler_ancestral", "euler ancestral"),
+        ("DPM++ 2M, Schedule type: Automatic", "dpm++ 2m"),
+        # Without its schedule it would be another picture, so that it is refused when it is asked for.
+        ("DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras"),
+        ("DPM++ 2M Karras", "DPM++ 2M Karras"),
+        ("Restart", "Restart"),
+    ],
+)
+def test_samplers_are_read_as_other_tools_write_them(sampler: str, expected: str) -> None:
+    assert metadata.parse(f"a fox\nSteps: 28, Sampler: {sampler}, Seed: 1").sampler == expected
+
+
 @pytest.mark.parametrize("text", ["", "a fox", "Steps: many"])
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the type is the promise
