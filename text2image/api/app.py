@@ -18,6 +18,7 @@ from text2image.api import openai, rest
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
+from text2image.api.paths import Forgiving
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
 from text2image.core.settings import Settings
@@ -47,7 +48,7 @@ def middlewares(
     `listening` tells the address that HTTP is served on, once the server starts.
     """
     guard = {"settings": settings, "listening": listening, "refuse": error_response}
-    return [(SecurityHeaders, {}), (TraceId, {}), (BrowserGuard, guard)]
+    return [(SecurityHeaders, {}), (TraceId, {}), (Forgiving, {}), (BrowserGuard, guard)]
 
 
 def error_response(path: str, error: Text2ImageError) -> Response:
@@ -70,7 +71,9 @@ async def _unknown(request: Request) -> Response:
     for route in (*rest.router.routes, *openai.router.routes):
         match, _ = route.matches(request.scope)
         if match is Match.PARTIAL and isinstance(route, Route):
-            raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods or ()))})
+            methods = set(route.methods or ())
+            allowed = methods | ({"HEAD"} if "GET" in methods else set())
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
     raise HTTPException(404)
 
 

@@ -31,7 +31,12 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
-from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError
+from text2image.core.errors import (
+    FieldViolation,
+    InvalidRequest,
+    ModelNotFound,
+    Text2ImageError,
+)
 from text2image.core.messages import (
     ClientEvent,
     Completed,
@@ -161,8 +166,25 @@ async def list_models(request: Request) -> Response:
         model = gateway_of(request).runners.model
     except Text2ImageError as error:
         return error_response(error)
-    entry = {"id": model.id, "object": "model", "created": 0, "owned_by": "text2image"}
-    return JSONResponse({"object": "list", "data": [entry]})
+    return JSONResponse({"object": "list", "data": [_entry(model)]})
+
+
+@router.get("/models/{model_id:path}", summary="A model, in the dialect of OpenAI")
+async def get_model(request: Request, model_id: str) -> Response:
+    """Tells of the served model, whose name may hold slashes."""
+
+    try:
+        caller_of(request)
+        model = gateway_of(request).runners.model
+        if model_id != model.id:
+            raise ModelNotFound(f"{model_id[:80]!r} is not served here; {model.id!r} is")
+    except Text2ImageError as error:
+        return error_response(error)
+    return JSONResponse(_entry(model))
+
+
+def _entry(model: ModelInfo) -> dict[str, Any]:
+    return {"id": model.id, "object": "model", "created": 0, "owned_by": "text2image"}
 
 
 def error_response(error: Text2ImageError) -> Response:
@@ -173,13 +195,22 @@ def error_response(error: Text2ImageError) -> Response:
 def _error(error: Text2ImageError) -> dict[str, Any]:
     if isinstance(error, InvalidRequest):
         error = error.renamed(_NAMES)
-    violations = error.violations if isinstance(error, InvalidRequest) else ()
     return {
         "message": error.message,
         "type": error.openai_type,
-        "param": violations[0].field if violations else None,
+        "param": _param(error),
         "code": error.reason.lower(),
     }
+
+
+def _param(error: Text2ImageError) -> str | None:
+    match error:
+        case InvalidRequest(violations=(first, *_)):
+            return first.field
+        case ModelNotFound():
+            return "model"
+        case _:
+            return None
 
 
 def _base64(png: bytes) -> str:

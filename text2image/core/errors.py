@@ -97,6 +97,15 @@ class PermissionDenied(Text2ImageError):
     reason = "PERMISSION_DENIED"
 
 
+class ModelNotFound(Text2ImageError):
+    """No model of this name is served."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
+    openai_type = "invalid_request_error"
+    reason = "MODEL_NOT_FOUND"
+
+
 class RequestTimeout(Text2ImageError):
     """The client did not finish its request in time."""
 

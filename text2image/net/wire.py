@@ -356,6 +356,7 @@ def _rebuild(
     plain: tuple[type[errors.Text2ImageError], ...] = (
         errors.Unauthenticated,
         errors.PermissionDenied,
+        errors.ModelNotFound,
         errors.RequestTimeout,
         errors.PayloadTooLarge,
         errors.UnsupportedMediaType,
