@@ -176,8 +176,18 @@ def test_the_schema_shows_the_request(server: Server) -> None:
     schema = httpx.get(f"{server.url}/docs.json").json()
     body = schema["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]
     properties = body["schema"]["properties"]
-    assert set(FIELDS) | {"text", "context"} == set(properties)
+    assert set(FIELDS) | {"text", "context", "images_only"} == set(properties)
     assert properties["steps"]["maximum"] == 150
+
+
+def test_pictures_come_once_to_whoever_asks_for_the_images_only(server: Server) -> None:
+    asked = {"text": "a fox", "n": 2, "steps": 1, "seed": 1}
+    whole = httpx.post(f"{server.url}/generate", json=asked).json()
+    bare = httpx.post(f"{server.url}/generate", json={**asked, "images_only": True}).json()
+    assert set(whole) - set(bare) == {"image_base64"}
+    assert whole["image_base64"] == whole["images"][0]["image_base64"]
+    first = image_of(bare["images"][0]["image_base64"])
+    assert_same(first, image_of(whole["image_base64"]))
 
 
 def test_metrics_count_requests_by_outcome(server: Server) -> None:

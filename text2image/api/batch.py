@@ -43,11 +43,13 @@ async def draw_batch(
     model: Callable[[], ModelInfo],
 ) -> list[Item]:
     """Draws all valid items side by side; the answers stand in the order of the items."""
+    asked: dict[int, rest.GenerateRequest] = {}
     params: dict[int, RequestParams] = {}
     answers: dict[int, Item] = {}
     for index, item in enumerate(items):
         try:
-            params[index] = rest.GenerateRequest.model_validate(item).params()
+            asked[index] = rest.GenerateRequest.model_validate(item)
+            params[index] = asked[index].params()
         except pydantic.ValidationError as error:
             answers[index] = _refusal(invalid(error))
         except InvalidRequest as error:
@@ -57,17 +59,19 @@ async def draw_batch(
         if isinstance(result, Text2ImageError):
             answers[index] = _refusal(result)
         else:
-            answers[index] = await asyncio.to_thread(_answer, result, model())
+            images_only = bool(asked[index].images_only)
+            answers[index] = await asyncio.to_thread(_answer, result, model(), images_only)
     return [answers[index] for index in range(len(items))]
 
 
-def _answer(drawn: Drawn, model: ModelInfo) -> Item:
+def _answer(drawn: Drawn, model: ModelInfo, images_only: bool) -> Item:
     images = []
     for image in drawn.images:
         parameters = metadata.describe(drawn.request, image.seed, model)
         png = base64.b64encode(metadata.encode(image.pixels, parameters)).decode()
-        images.append(rest.GeneratedPicture(image_base64=png, image_path="", seed=image.seed))
-    return rest.response_to(message_of(len(images), drawn.truncated), images).model_dump()
+        images.append({"image_base64": png, "image_path": "", "seed": image.seed})
+    message = message_of(len(images), drawn.truncated)
+    return rest.success(message, images, images_only=images_only)
 
 
 def _refusal(error: Text2ImageError) -> Item:

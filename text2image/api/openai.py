@@ -31,6 +31,7 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
+from text2image.api.pictures import PictureResponse
 from text2image.core.errors import (
     FieldViolation,
     InvalidRequest,
@@ -152,7 +153,7 @@ async def create_image(request: Request) -> Response:
         if body.stream:
             return await _streamed(gateway, context, body.partial_images or 0)
         drawing = await unless_gone(request, gateway.draw(context))
-        return marked(JSONResponse(_images(drawing)), context, drawing)
+        return marked(PictureResponse(_images(drawing)), context, drawing)
 
     return await answer(request, TRANSPORT, work, error_response)
 
@@ -221,9 +222,7 @@ def _images(drawing: Drawing) -> dict[str, Any]:
     first = drawing.pictures[0]
     return {
         "created": int(time.time()),
-        "data": [
-            {"b64_json": _base64(picture.png), "seed": picture.seed} for picture in drawing.pictures
-        ],
+        "data": [{"b64_json": picture.png, "seed": picture.seed} for picture in drawing.pictures],
         "output_format": "png",
         "background": "opaque",
         "size": f"{first.width}x{first.height}",

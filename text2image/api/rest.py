@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from fastapi import APIRouter
@@ -21,6 +20,7 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
+from text2image.api.pictures import PictureResponse
 from text2image.core import validation
 from text2image.core.errors import InvalidRequest, Text2ImageError
 from text2image.core.messages import RequestParams, Sampler
@@ -59,6 +59,9 @@ class GenerateRequest(BaseModel):
         description=f"One of {', '.join(Sampler)}; the names that A1111, diffusers and ComfyUI give them do too.",
         examples=[Sampler.EULER_ANCESTRAL.value],
     )
+    images_only: bool | None = Field(
+        None, description="Leave out `image_base64`, which repeats the first of `images`."
+    )
 
     def params(self) -> RequestParams:
         """The request in our words.
@@ -69,7 +72,7 @@ class GenerateRequest(BaseModel):
         validation.check_context(self.text, self.context)
         return RequestParams(
             prompt=validation.compose_prompt(self.text, self.context),
-            **self.model_dump(exclude={"text", "context"}),
+            **self.model_dump(exclude={"text", "context", "images_only"}),
         )
 
 
@@ -86,7 +89,7 @@ class GenerateResponse(BaseModel):
 
     status_code: int = 200
     message: str
-    image_base64: str
+    image_base64: str | None = Field(None, description="Left out if `images_only` was asked for.")
     image_path: str
     seed: int
     images: list[GeneratedPicture]
@@ -139,29 +142,30 @@ async def generate(request: Request) -> Response:
             timeout=timeout,
         )
         drawing = await unless_gone(request, gateway.draw(context))
-        return marked(_drawn(drawing), context, drawing)
+        return marked(response_of(drawing, images_only=bool(body.images_only)), context, drawing)
 
     return await answer(request, TRANSPORT, work, error_response)
 
 
-def _drawn(drawing: Drawing) -> Response:
+def response_of(drawing: Drawing, *, images_only: bool = False) -> PictureResponse:
+    """The answer with a request's pictures."""
     images = [
-        GeneratedPicture(
-            image_base64=base64.b64encode(picture.png).decode(),
-            image_path=picture.path,
-            seed=picture.seed,
-        )
+        {"image_base64": picture.png, "image_path": picture.path, "seed": picture.seed}
         for picture in drawing.pictures
     ]
-    body = response_to(drawing.message, images, cached=drawing.cached).model_dump_json()
-    return Response(body, media_type="application/json")
+    return PictureResponse(
+        success(drawing.message, images, cached=drawing.cached, images_only=images_only)
+    )
 
 
-def response_to(
-    message: str, images: list[GeneratedPicture], *, cached: bool = False
-) -> GenerateResponse:
-    """The body of a success."""
-    return GenerateResponse(message=message, images=images, cached=cached, **images[0].model_dump())
+def success(
+    message: str, images: list[dict[str, Any]], *, cached: bool = False, images_only: bool = False
+) -> dict[str, Any]:
+    """The body of a `GenerateResponse`, where each image has the fields of a `GeneratedPicture`."""
+    body = {"status_code": 200, "message": message, **images[0], "images": images, "cached": cached}
+    if images_only:
+        del body["image_base64"]
+    return body
 
 
 def error_response(error: Text2ImageError) -> Response:

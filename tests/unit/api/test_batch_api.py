@@ -70,3 +70,10 @@ async def test_a_bad_context_fails_its_own_item_alone() -> None:
 
 async def test_an_empty_list_is_answered_by_one() -> None:
     assert await draw_batch([], generate_many, lambda: MODEL) == []
+
+
+async def test_an_item_that_asks_for_its_images_only_gets_them_once() -> None:
+    items = [{"text": "a cat", "seed": 5, "images_only": True}]
+    (answer,) = await draw_batch(items, generate_many, lambda: MODEL)
+    assert "image_base64" not in answer
+    assert answer["images"][0]["image_base64"]
