@@ -1,4 +1,4 @@
-"""`make docs`: writes the table of settings in README.md from the settings themselves."""
+"""`make docs`: writes the table in docs/settings.md from the settings themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from text2image.core.settings import Settings
 
-README = Path(__file__).parents[1] / "README.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "settings.md"
 _BETWEEN = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
 
 
@@ -36,10 +36,10 @@ def _default(field: FieldInfo) -> object:
     return field.get_default(call_default_factory=True)
 
 
-def with_table(readme: str) -> str:
-    """The text of the README with its table renewed."""
-    return _BETWEEN.sub(lambda _: table(), readme)
+def with_table(document: str) -> str:
+    """The text of the document with its table renewed."""
+    return _BETWEEN.sub(lambda _: table(), document)
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text()))
