@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -31,7 +32,7 @@ from text2image.net.ports import bound_to, require_free
 from text2image.net.tls import require_usable, runner_tls_of, tls_of
 from text2image.observe import logs
 from text2image.ops.page import Page
-from text2image.ops.readiness import start_afresh
+from text2image.ops.readiness import METRICS, start_afresh
 from text2image.runner.server import RunnerServer, exposure
 
 settings = get_settings()
@@ -39,7 +40,16 @@ tls = tls_of(settings)
 logging.getLogger("text2image").setLevel(logging.INFO)
 logs.set_up(settings.log_format)
 app = http_app()
-bento.patch(lambda whole: RefuseUnread(whole, app.state))
+
+
+def metrics_folder() -> Path:
+    """Makes a folder for this server's processes, names it to all that are started from now on, and the one in it."""
+    folder = start_afresh(settings)
+    os.environ["T2I_RUNTIME_DIR"] = str(folder)
+    return folder / METRICS
+
+
+bento.patch(lambda whole: RefuseUnread(whole, app.state), metrics_folder)
 # uvicorn believes any local process in what it says of its clients, unless told whom to believe.
 os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""
 
@@ -165,11 +175,6 @@ class Gateway:
     def check_certificate() -> None:
         require_usable(tls)
         require_usable(runner_tls_of(settings))
-
-    @bentoml.on_deployment
-    @staticmethod
-    def prepare_folder() -> None:
-        start_afresh(settings)
 
     @bentoml.on_deployment
     @staticmethod

@@ -161,7 +161,7 @@ class Server:
     def stop(self) -> int:
         if self.process.poll() is None:
             self.terminate()
-        family = self._family()
+        family = self.processes()
         try:
             return self.wait()
         except subprocess.TimeoutExpired:
@@ -220,7 +220,7 @@ class Server:
 
     def _workers(self, service: str) -> list[psutil.Process]:
         found = {}
-        for process in self._family():
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 words = process.cmdline()
                 if service in words:
@@ -229,9 +229,10 @@ class Server:
 
     def memory(self) -> int:
         """Resident bytes of all its processes."""
-        return sum(process.memory_info().rss for process in self._family())
+        return sum(process.memory_info().rss for process in self.processes())
 
-    def _family(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """All that are there, the supervisor first."""
         try:
             parent = psutil.Process(self.process.pid)
             return [parent, *parent.children(recursive=True)]

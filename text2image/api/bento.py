@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import h11
 from _bentoml_sdk.service import Service
+from bentoml import serving
 from bentoml._internal.server.http import traffic
+from bentoml._internal.utils import circus
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,10 +21,20 @@ logger = logging.getLogger(__name__)
 
 # What uvicorn may take to hang up, in seconds.
 HANG_UP_SECONDS = 5.0
+# Seconds between the supervisor's looks at its workers, as BentoML has them.
+WATCH_SECONDS = 10
 
 
-def patch(outermost: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Puts ours in place of BentoML's, before it builds its application, and `outermost` around all of it."""
+def patch(outermost: Callable[[ASGIApp], ASGIApp], metrics_folder: Callable[[], Path]) -> None:
+    """Puts ours in place of BentoML's, before it starts or builds anything.
+
+    Args:
+        outermost: put around all of its application.
+        metrics_folder: called once by a supervisor that starts, makes a folder in one that is this server's alone.
+    """
+    supervisor = Supervisor(metrics_folder)
+    serving.ensure_prometheus_dir = supervisor.prepare_metrics
+    circus.create_standalone_arbiter = supervisor.create_arbiter
     traffic.TimeoutMiddleware = Timeout
     to_asgi = Service.to_asgi
 
@@ -30,6 +43,35 @@ def patch(outermost: Callable[[ASGIApp], ASGIApp]) -> None:
 
     Service.to_asgi = to_wrapped_asgi
     logging.getLogger("bentoml.access").addFilter(OneLine())
+
+
+class Supervisor:
+    """How BentoML's supervisor shares files with its workers, and is told what to do: in a private folder alone.
+
+    BentoML's own empties one folder of metrics for all servers of a user, whenever one of them starts. And it takes
+    orders at two ports of the machine from anybody on it, among them to run any program in this user's name.
+    """
+
+    def __init__(self, metrics_folder: Callable[[], Path]) -> None:
+        self._make_folder = metrics_folder
+        self._folder: Path | None = None
+
+    def prepare_metrics(self) -> str:
+        """Makes the folder of the metrics; the first thing that a supervisor does."""
+        self._folder = self._make_folder()
+        return str(self._folder)
+
+    def create_arbiter(self, watchers: list[Any], *, threaded: bool = False, **options: Any) -> Any:
+        """The arbiter, which is ordered about through a socket that only this user can open."""
+        assert self._folder, "a supervisor prepares its metrics first"
+        kind = circus.ThreadedArbiter if threaded else circus.Arbiter
+        options.setdefault("check_delay", WATCH_SECONDS)
+        return kind(
+            watchers,
+            endpoint=f"ipc://{self._folder.parent / 'orders'}",
+            pubsub_endpoint=f"ipc://{self._folder.parent / 'events'}",
+            **options,
+        )
 
 
 class Timeout:

@@ -1,12 +1,24 @@
-"""Folders that nobody else can enter or put theirs in place of: for the sockets to the runners, and for the cache."""
+"""Folders that nobody else can enter or put theirs in place of: one for each server's processes, and the cache's."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import fcntl
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
+
+_LOCK = "lock"
+_PREFIX = "server-"
+# The locks of the folders that this process has taken, until it ends.
+_held: dict[Path, int] = {}
+
+
+class FolderInUse(Exception):
+    """Another server that is running has this folder."""
 
 
 def own_folder() -> Path:
@@ -24,6 +36,57 @@ def private_folder(folder: Path, setting: str = "T2I_RUNTIME_DIR") -> None:
     if folder.parent == own_folder():
         _make(folder.parent, setting)
     _make(folder, setting)
+
+
+def claim_folder(chosen: Path | None = None) -> Path:
+    """A private folder that no other server has until this process ends: the chosen one, or else a new one.
+
+    A new one goes with the process; what servers that were killed have left behind is removed.
+
+    Raises:
+        FolderInUse: another server has the chosen one.
+        PermissionError: as `private_folder` says.
+    """
+    if chosen is not None:
+        private_folder(chosen)
+        _hold(chosen)
+        return chosen
+    around = own_folder()
+    private_folder(around)
+    # One at a time, lest a folder that is not locked yet is taken for one that was left behind.
+    with (around / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in around.glob(f"{_PREFIX}*"):
+            if not _is_held(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=around))
+        _hold(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _hold(folder: Path) -> None:
+    if folder in _held:
+        return
+    # Of the file and of this process: whatever way that ends, the lock is gone, and children do not inherit it.
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise FolderInUse(f"another server is at work in {folder}") from None
+    _held[folder] = lock
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with (folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _make(folder: Path, setting: str) -> None:

@@ -160,7 +160,8 @@ class Settings(BaseSettings):
     gateway_workers: int = Field(1, ge=1, description="Gateway processes that share the two ports.")
     runtime_dir: Path | None = Field(
         None,
-        description="Folder of the sockets between gateway and runners; a private one per gRPC port if unset.",
+        description="Folder of what one server's processes share, as sockets and metrics; a new private one for each server "
+        "if unset.",
     )
 
     max_batch_rows: int = Field(
@@ -356,7 +357,7 @@ class Settings(BaseSettings):
     def socket_of(self, runner: int) -> Path:
         """The private socket of runner `runner`, counted from 0.
 
-        The gRPC port is taken by one server alone, so it tells the servers on one host apart.
+        Each server names its processes a `runtime_dir` of its own when it starts.
         """
         folder = self.runtime_dir or own_folder() / str(self.grpc_port)
         return folder / f"runner-{runner}.sock"

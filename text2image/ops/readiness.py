@@ -8,40 +8,49 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
 from text2image.core.addresses import address_of, reachable
-from text2image.core.folders import private_folder
+from text2image.core.folders import FolderInUse, claim_folder
 from text2image.core.hardware import runner_count
 from text2image.core.messages import ModelInfo, State, Status
 from text2image.core.settings import Settings, is_url
 
 _KNOWN_ADDRESSES = ("127.0.0.1:50051", "localhost:50051")
 _MARK = "told-"
+# Where in that folder the processes put what they measure.
+METRICS = "metrics"
 # What a runner says before it has begun to load, and the gateway of one that it cannot reach.
 _STARTING = ": starting"
 _PROMPT = "a cat in the snow"
 
 
-def start_afresh(settings: Settings) -> None:
-    """Prepares the folder that the server's processes share. Call it once, before they start.
+def start_afresh(settings: Settings) -> Path:
+    """The folder that the server's processes share, and no others: the set one, or a new one.
+
+    Call it once, before they start.
 
     Raises:
         SystemExit: with one line that says why the folder cannot be used.
     """
-    folder = settings.socket_of(0).parent
+    advice = "set T2I_RUNTIME_DIR to a folder that can be written"
     try:
-        private_folder(folder)
+        folder = claim_folder(settings.runtime_dir and settings.runtime_dir.absolute())
         for mark in folder.glob(f"{_MARK}*"):
             mark.unlink(missing_ok=True)
+        shutil.rmtree(folder / METRICS, ignore_errors=True)
+        (folder / METRICS).mkdir()
+    except FolderInUse as error:
+        raise SystemExit(f"text2image: {error}; set T2I_RUNTIME_DIR to another folder") from None
     except OSError as error:
-        advice = "set T2I_RUNTIME_DIR to a folder that can be written"
         # A folder that is refused for its owner or mode says what to do itself.
-        why = f"{folder}: {error.strerror}; {advice}" if error.strerror else str(error)
-        raise SystemExit(f"text2image: {why}") from None
+        told = f"{error.filename}: {error.strerror}; {advice}"
+        raise SystemExit(f"text2image: {told if error.strerror else error}") from None
+    return folder
 
 
 def _tell(text: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from text2image.core.folders import own_folder, private_folder
+from text2image.core.folders import FolderInUse, claim_folder, own_folder, private_folder
 from text2image.core.settings import Settings
 
 
@@ -75,3 +78,51 @@ def test_a_folder_of_another_user_is_refused(
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
     with pytest.raises(PermissionError, match="belongs to another user; set T2I_RUNTIME_DIR"):
         private_folder(folder)
+
+
+@contextmanager
+def other_server(chosen: Path | None = None) -> Iterator[Path]:
+    """Another process that has claimed a folder, which it names; it is killed in the end."""
+    program = (
+        "import sys; from pathlib import Path; from text2image.core.folders import claim_folder\n"
+        "print(claim_folder(*map(Path, sys.argv[1:])), flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *([chosen] if chosen else [])],
+        env={**os.environ, "TMPDIR": tempfile.gettempdir()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        yield Path(process.stdout.readline().strip())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_each_server_has_a_folder_of_its_own(temporary: Path) -> None:
+    with other_server() as one, other_server() as other:
+        folders = {claim_folder(), claim_folder(), one, other}
+        assert len(folders) == 4
+        for folder in folders:
+            assert mode(folder) == 0o700
+            assert folder.parent == own_folder()
+
+
+def test_what_a_killed_server_has_left_goes_with_the_next_start(temporary: Path) -> None:
+    with other_server() as living:
+        with other_server() as killed:
+            (killed / "metrics").mkdir()
+            (killed / "metrics" / "counter_1.db").touch()
+        assert killed.exists()
+        claim_folder()
+        assert not killed.exists()
+        assert living.exists()
+
+
+def test_a_chosen_folder_is_one_servers_alone(tmp_path: Path) -> None:
+    with other_server(tmp_path / "run"), pytest.raises(FolderInUse, match=str(tmp_path / "run")):
+        claim_folder(tmp_path / "run")
+    assert claim_folder(tmp_path / "run") == tmp_path / "run"
