@@ -19,6 +19,7 @@ from text2image.api import bento
 from text2image.api.app import http_app, middlewares
 from text2image.api.batch import draw_batch
 from text2image.api.browsers import cors_options
+from text2image.api.runner_http import guards
 from text2image.api.server import GatewayServer
 from text2image.api.unread import RefuseUnread
 from text2image.core.extras import require_extras
@@ -33,7 +34,7 @@ from text2image.net.tls import require_usable, runner_tls_of, tls_of
 from text2image.observe import logs
 from text2image.ops.page import Page
 from text2image.ops.readiness import METRICS, start_afresh
-from text2image.runner.server import RunnerServer, exposure
+from text2image.runner.server import RunnerServer, exposure, require_guarded
 
 settings = get_settings()
 tls = tls_of(settings)
@@ -67,6 +68,7 @@ A_YEAR_MS = 365 * 24 * 3600 * 1000
     name="text2image-runner",
     workers=runner_count(settings),
     http={"host": settings.host, "port": settings.port},
+    ssl=tls.http_options() if tls else {"enabled": False},
     resources={"gpu": gpus} if (gpus := gpu_count()) else {},
     traffic=TRAFFIC,
     logging=LOGGING,
@@ -84,12 +86,20 @@ class Runner:
     @bentoml.on_deployment
     @staticmethod
     def check_address() -> None:
-        require_usable(runner_tls_of(settings))
+        require_free(*asked_address(), "HTTP", "PORT")
+        require_guarded(settings)
         for index in range(runner_count(settings)):
             if address := settings.listen_address_of(index):
                 require_free(*address, "runners", "T2I_RUNNER_LISTEN")
         if warning := exposure(settings):
             click.echo(warning, err=True)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_files() -> None:
+        require_keys(settings)
+        require_usable(tls)
+        require_usable(runner_tls_of(settings))
 
     @bentoml.on_deployment
     @staticmethod
@@ -128,6 +138,11 @@ def http_address() -> tuple[str, int]:
     context = click.get_current_context(silent=True)
     descriptor = context.params.get("fd") if context else None
     return (settings.host, settings.port) if descriptor is None else bound_to(descriptor)
+
+
+def runner_host() -> str | None:
+    """Where this process serves a runner's HTTP; None if the gateway's BentoML has started it."""
+    return None if bentoml.server_context.service_type == "service" else http_address()[0]
 
 
 @bentoml.service(
@@ -198,5 +213,7 @@ class Gateway:
         return self.server.gateway.is_ready
 
 
+for middleware, options in guards(settings, runner_host):
+    Runner.add_asgi_middleware(middleware, **options)  # type: ignore[attr-defined] # it is BentoML's Service
 for middleware, options in middlewares(settings, lambda: http_address()[0]):
     Gateway.add_asgi_middleware(middleware, **options)  # type: ignore[attr-defined] # it is BentoML's Service

@@ -23,6 +23,8 @@ from tests.deploy.manifests import (
     ports_of,
     rendered,
 )
+from tests.deploy.stack import image_environment
+from text2image.api.runner_http import draws_for_all
 from text2image.core.settings import Settings
 from text2image.runner.metrics import RunnerMetrics
 
@@ -174,6 +176,14 @@ def test_both_ends_of_the_runners_connections_speak_tls_or_neither(cluster: Clus
         for end in ("gateway", "runner")
     ]
     assert ends[0] == ends[1]
+
+
+def test_a_runners_http_port_draws_for_nobody(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is open to the whole pod network, since probes come from outside the pod."""
+    settings = settings_of(cluster, "runner", monkeypatch)
+    assert not draws_for_all(settings, image_environment()["HOST"])
 
 
 def test_runners_are_reached_by_gateways_alone_and_so_is_redis(cluster: Cluster) -> None:

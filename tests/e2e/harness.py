@@ -231,6 +231,16 @@ class Server:
         """Resident bytes of all its processes."""
         return sum(process.memory_info().rss for process in self.processes())
 
+    def listening(self) -> set[tuple[str, int]]:
+        """Addresses and ports at which any of its processes can be reached."""
+        return {
+            # grpc listens for IPv4 on a socket for both.
+            (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+            for process in self.processes()
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+        }
+
     def processes(self) -> list[psutil.Process]:
         """All that are there, the supervisor first."""
         try:

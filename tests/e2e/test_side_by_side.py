@@ -1,8 +1,7 @@
-"""Two servers on one machine have nothing to do with each other, and neither has a stranger anything to do with them."""
+"""Two servers on one machine have nothing to do with each other, and no stranger has to do with either."""
 
 from __future__ import annotations
 
-import socket
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -73,17 +72,20 @@ def test_each_draws_with_its_own_runner(pair: tuple[Server, Server]) -> None:
 def test_a_server_listens_where_it_is_told_to_and_nowhere_else(pair: tuple[Server, Server]) -> None:
     """Every port that any of its processes has opened, and every socket, which nobody else can reach."""
     for server, host in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
-        opened = {
-            # grpc listens for IPv4 on a socket for both.
-            (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
-            for process in server.processes()
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
-        }
-        assert opened == {(host, server.http_port), (host, server.grpc_port)}
+        assert server.listening() == {(host, server.http_port), (host, server.grpc_port)}
         for process in server.processes():
             for path in sockets_of(process):
                 assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700, path
+
+
+def test_the_runners_http_draws_for_nobody(pair: tuple[Server, Server]) -> None:
+    """BentoML opens a socket for it, at which the gateway would find it if it asked there."""
+    (runner,) = pair[0].runners()
+    (path,) = {path for path in sockets_of(runner) if "bentoml-uds" in str(path)}
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+        assert client.get("http://localhost/readyz").status_code == 200
+        body = {"requests": [{"text": "a fox", "steps": 2}]}
+        assert client.post("http://localhost/generate", json=body).status_code == 403
 
 
 def sockets_of(process: psutil.Process) -> list[Path]:

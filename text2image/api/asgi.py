@@ -170,9 +170,8 @@ async def read_json(request: Request, kind: type[B]) -> B:
 
     Raises:
         UnsupportedMediaType: the body is not called JSON.
-        PayloadTooLarge: it is larger than the settings allow.
-        RequestTimeout: it did not arrive in time.
         InvalidRequest: it is no JSON, no UTF-8, or not of this kind; names each bad field.
+        Text2ImageError: as `read_body` says.
     """
     sent = request.headers.get("Content-Type", "")
     if not _JSON.fullmatch(sent.partition(";")[0].strip()):
@@ -181,11 +180,7 @@ async def read_json(request: Request, kind: type[B]) -> B:
         raise UnsupportedMediaType(
             f"send JSON with the header Content-Type: application/json, {said}"
         )
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            body = await _read_body(request, get_settings().max_body_bytes)
-    except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
+    body = await read_body(request)
     try:
         return kind.model_validate_json(body)
     except pydantic.ValidationError as error:
@@ -195,6 +190,20 @@ async def read_json(request: Request, kind: type[B]) -> B:
 def invalid(error: pydantic.ValidationError) -> InvalidRequest:
     """What pydantic found wrong, as our error."""
     return InvalidRequest(*map(_violation, error.errors(include_url=False, include_input=False)))
+
+
+async def read_body(request: Request) -> bytes:
+    """The body.
+
+    Raises:
+        PayloadTooLarge: it is larger than the settings allow.
+        RequestTimeout: it did not arrive in time.
+    """
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            return await _read_body(request, get_settings().max_body_bytes)
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -160,8 +160,8 @@ class Settings(BaseSettings):
     gateway_workers: int = Field(1, ge=1, description="Gateway processes that share the two ports.")
     runtime_dir: Path | None = Field(
         None,
-        description="Folder of what one server's processes share, as sockets and metrics; a new private one for each server "
-        "if unset.",
+        description="Folder of what one server's processes share, as sockets and metrics; a private one for each "
+        "server if unset.",
     )
 
     max_batch_rows: int = Field(

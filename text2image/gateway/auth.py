@@ -7,7 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import NoReturn, Protocol
+
+from prometheus_client import Counter
 
 from text2image.core.addresses import Network, caller_address, is_loopback, parse_networks
 from text2image.core.errors import PermissionDenied, Text2ImageError, Unauthenticated
@@ -15,7 +17,6 @@ from text2image.core.keys import MAX_KEY_LENGTH, ApiKey, KeysError, KeysFile, Sc
 from text2image.core.limits import Allowance, parse_limits
 from text2image.core.messages import Share
 from text2image.core.settings import Settings
-from text2image.observe.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ class Caller:
     name: str
     share: Share
     allowance: Allowance = field(default_factory=Allowance)
+
+
+class AuthMetrics(Protocol):
+    """Where failures are counted, by why."""
+
+    auth_failures: Counter
 
 
 class KeyRing:
@@ -106,7 +113,7 @@ class Authenticator:
 
     def __init__(
         self,
-        metrics: GatewayMetrics,
+        metrics: AuthMetrics,
         *,
         keys: KeyRing | None = None,
         everybody: Allowance | None = None,
@@ -153,7 +160,7 @@ _HOW_TO_SHOW = (
 )
 
 
-def authenticator_of(settings: Settings, metrics: GatewayMetrics) -> Authenticator:
+def authenticator_of(settings: Settings, metrics: AuthMetrics) -> Authenticator:
     """The authenticator that the settings ask for.
 
     Raises:

@@ -69,6 +69,17 @@ def stage_seconds(registry: CollectorRegistry = REGISTRY) -> Histogram:
 
 
 @cache
+def auth_failures(registry: CollectorRegistry = REGISTRY) -> Counter:
+    """Calls that were refused for their key, by gateways and on a runner's HTTP port."""
+    return Counter(
+        "text2image_auth_failures",
+        "Calls with an API key that was missing, unknown, expired or without the scope that they need.",
+        ["why"],
+        registry=registry,
+    )
+
+
+@cache
 def _starts(registry: CollectorRegistry) -> Counter:
     return Counter(
         "text2image_starts",
@@ -130,12 +141,7 @@ class GatewayMetrics:
             ["reason"],
             registry=registry,
         )
-        self.auth_failures = Counter(
-            "text2image_auth_failures",
-            "Calls with an API key that was missing, unknown, expired or without the scope that they need.",
-            ["why"],
-            registry=registry,
-        )
+        self.auth_failures = auth_failures(registry)
         self.pictures = Counter(
             "text2image_pictures",
             "Pictures by whether they were saved: yes, no (switched off) or failed.",

@@ -70,6 +70,19 @@ def exposure(settings: Settings) -> str | None:
     )
 
 
+def require_guarded(settings: Settings) -> None:
+    """Does nothing unless a runner's port would let in whom its server asks for a key.
+
+    Raises:
+        SystemExit: with one line that says which, and what to set.
+    """
+    if settings.keys_file and settings.runner_listen and not runner_tls_of(settings):
+        raise SystemExit(
+            f"text2image: T2I_RUNNER_LISTEN={settings.runner_listen} would draw for anybody without a key of "
+            "T2I_KEYS_FILE: set T2I_RUNNER_TLS_CERT, T2I_RUNNER_TLS_KEY and T2I_RUNNER_TLS_CA to let in gateways alone"
+        )
+
+
 class RunnerServer:
     """One engine and its gRPC server. All methods are called from one event loop."""
 

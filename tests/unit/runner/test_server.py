@@ -8,7 +8,7 @@ import pytest
 
 from tests.certificates import Files
 from text2image.core.settings import Settings
-from text2image.runner.server import exposure
+from text2image.runner.server import exposure, require_guarded
 
 
 @pytest.mark.parametrize("listen", [None, "127.0.0.1:50061", "localhost:50061", "[::1]:50061"])
@@ -26,3 +26,15 @@ def test_a_runner_that_others_reach_without_tls_is_told_of(listen: str, tmp_path
     tls = {"cert": files.certificate, "key": files.key, "ca": files.ca}
     secured = {f"runner_tls_{name}": path for name, path in tls.items()}
     assert exposure(Settings(runner_listen=listen, **secured)) is None
+
+
+def test_a_port_that_would_get_round_the_keys_is_refused(tmp_path: Path) -> None:
+    keys = {"keys_file": tmp_path / "keys.json"}
+    with pytest.raises(SystemExit, match=r"^text2image: T2I_RUNNER_LISTEN=127.0.0.1:50061 .*$"):
+        require_guarded(Settings(runner_listen="127.0.0.1:50061", **keys))
+    files = Files(tmp_path)
+    tls = {"cert": files.certificate, "key": files.key, "ca": files.ca}
+    secured = {f"runner_tls_{name}": path for name, path in tls.items()}
+    require_guarded(Settings(runner_listen="127.0.0.1:50061", **keys, **secured))
+    require_guarded(Settings(runner_listen="127.0.0.1:50061"))
+    require_guarded(Settings(**keys))
