@@ -30,7 +30,7 @@ _PROBES = {"/livez", "/healthz", "/readyz"}
 _METRICS = "/metrics"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Counts:
     """What an authenticator counts."""
 

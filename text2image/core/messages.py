@@ -21,6 +21,16 @@ class Sampler(StrEnum):
     LCM = "lcm"
     UNIPC = "unipc"
 
+    @classmethod
+    def named(cls, name: str) -> Sampler:
+        """The sampler of this name: one that only later versions know is its name and nothing more."""
+        known = {sampler.value: sampler for sampler in cls}
+        if name in known:
+            return known[name]
+        later = str.__new__(cls, name)
+        later._name_ = later._value_ = name
+        return later
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:

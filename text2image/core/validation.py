@@ -119,7 +119,9 @@ class _Checks:
         return value
 
     def sampler(self, value: str, model: ModelInfo) -> Sampler:
-        sampler = sampler_of(value)
+        # A runner of a later version may know one that has no other names here.
+        named = {sampler.value.lower(): sampler for sampler in model.samplers}
+        sampler = named.get(value.lower()) or sampler_of(value)
         if sampler in model.samplers:
             return sampler
         known = ", ".join(model.samplers)

@@ -43,7 +43,7 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
     """The parameters of one picture of a request, drawn from `seed`."""
     settings: dict[str, str] = {
         "Steps": str(request.steps),
-        "Sampler": TITLES[request.sampler],
+        "Sampler": TITLES.get(request.sampler, request.sampler.value),
         "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",

@@ -293,6 +293,13 @@ class Runners:
         self._odd = odd
         if self._served is None or _pictures_of(self._served) != served:
             self._served = next(link.model for link, model in models.items() if model == served)
+        assert self._served, "somebody has voted for it"
+        # In the middle of an upgrade some know more: whoever gets a request must be able to draw it.
+        serving = [link.model.samplers for link in models.keys() - odd if link.model]
+        samplers = tuple(
+            each for each in serving[0] if all(each in others for others in serving[1:])
+        )
+        self._served = replace(self._served, samplers=samplers)
 
 
 _NOBODY = Status(state=State.LOADING, detail="no runner has been found yet")
@@ -304,8 +311,8 @@ def _unavailable(message: str, reason: str = Unavailable.NO_RUNNER) -> Unavailab
 
 
 def _pictures_of(model: ModelInfo) -> ModelInfo:
-    """What decides how pictures look and what may be asked for: all of a model but the device it is on."""
-    return replace(model, device="")
+    """What decides how pictures look: all of a model but the device it is on, and what other pictures it could draw."""
+    return replace(model, device="", samplers=())
 
 
 def _told(model: ModelInfo) -> str:

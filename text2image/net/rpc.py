@@ -7,7 +7,7 @@ handler as `Malformed`, so that it gets the 400 it deserves in the dialect of it
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -40,8 +40,20 @@ class Malformed:
     error: Text2ImageError
 
 
-def deserializer(kind: type[M], max_bytes: int) -> Callable[[bytes], M | Malformed]:
-    """Parses a request; what does not parse, holds unknown fields or is too large becomes `Malformed`."""
+# What becomes of a message of this name that holds fields of these numbers, which this version does not know.
+Unknown: TypeAlias = "Callable[[str, Sequence[int]], Text2ImageError | None]"
+
+
+def refuse_unknown(message: str, numbers: Sequence[int]) -> Text2ImageError | None:
+    """Whoever sends them should hear of it: what they are for is not done."""
+    reason = f"{message} has no field of this number and type"
+    return InvalidRequest(*(FieldViolation(f"#{number}", reason) for number in numbers))
+
+
+def deserializer(
+    kind: type[M], max_bytes: int, unknown: Unknown = refuse_unknown
+) -> Callable[[bytes], M | Malformed]:
+    """Parses a request; what does not parse, is too large or refused by `unknown` becomes `Malformed`."""
 
     def deserialize(data: bytes) -> M | Malformed:
         if len(data) > max_bytes:
@@ -55,19 +67,9 @@ def deserializer(kind: type[M], max_bytes: int) -> Callable[[bytes], M | Malform
                 f"is not a valid {kind.DESCRIPTOR.name}: check field types and that text is UTF-8"
             )
             return Malformed(InvalidRequest(FieldViolation("request", reason)))
-        unknown = sorted({field.field_number for field in _unknown_fields(message)})
-        if unknown:
-            return Malformed(
-                InvalidRequest(
-                    *(
-                        FieldViolation(
-                            f"#{number}",
-                            f"{kind.DESCRIPTOR.name} has no field of this number and type",
-                        )
-                        for number in unknown
-                    )
-                )
-            )
+        numbers = sorted({field.field_number for field in _unknown_fields(message)})
+        if numbers and (error := unknown(kind.DESCRIPTOR.name, numbers)):
+            return Malformed(error)
         return message
 
     return deserialize
@@ -97,7 +99,10 @@ _MAKE_HANDLER = {
 
 
 def generic_handler(
-    service: ServiceDescriptor, methods: dict[str, Handler], max_bytes: int
+    service: ServiceDescriptor,
+    methods: dict[str, Handler],
+    max_bytes: int,
+    unknown: Unknown = refuse_unknown,
 ) -> grpc.GenericRpcHandler:
     """Handlers for the methods of a service, each streaming as its descriptor says."""
     handlers = {}
@@ -105,7 +110,9 @@ def generic_handler(
         method = service.methods_by_name[name]
         handlers[name] = _MAKE_HANDLER[method.client_streaming, method.server_streaming](
             handler,
-            request_deserializer=deserializer(GetMessageClass(method.input_type), max_bytes),
+            request_deserializer=deserializer(
+                GetMessageClass(method.input_type), max_bytes, unknown
+            ),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)

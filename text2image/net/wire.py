@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf import duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -54,6 +55,27 @@ _STATES = {
     State.FAILED: pb.STATE_FAILED,
 }
 _STATES_BACK = {number: state for state, number in _STATES.items()}
+
+# All errors but `Unavailable`, which is known by its reasons; of those with one code the first is the plainest.
+_KINDS: tuple[type[errors.Text2ImageError], ...] = (
+    errors.InvalidRequest,
+    errors.Unauthenticated,
+    errors.PermissionDenied,
+    errors.ModelNotFound,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.QuotaExceeded,
+    errors.Cancelled,
+    errors.DeadlineExceeded,
+    errors.RequestTimeout,
+    errors.Internal,
+)
+# What blames the request, by whatever code, blames it for a client that knows no more than that too.
+_BLAMING = ("ALREADY_EXISTS", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED")
+_KINDS_BY_CODE: dict[int, type[errors.Text2ImageError]] = {
+    **{code_pb2.Code.Value(name): errors.InvalidRequest for name in _BLAMING},
+    **{code_pb2.Code.Value(kind.grpc_code): kind for kind in reversed(_KINDS)},
+}
 
 _OPTIONAL_FIELDS = (
     "negative_prompt",
@@ -243,8 +265,8 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     values = {
         field.name: getattr(message, field.name) for field in pb.GetModelResponse.DESCRIPTOR.fields
     }
-    values["sampler"] = Sampler(message.sampler)
-    values["samplers"] = tuple(Sampler(name) for name in message.samplers)
+    values["sampler"] = Sampler.named(message.sampler)
+    values["samplers"] = tuple(Sampler.named(name) for name in message.samplers)
     return ModelInfo(**values)
 
 
@@ -312,16 +334,21 @@ def rpc_status_of(error: errors.Text2ImageError) -> grpc.Status:
 
 def error_from_rpc(call: grpc.RpcError | grpc.aio.AioRpcError) -> errors.Text2ImageError | None:
     """The error that a peer of ours sent, or None where the connection or a stranger failed the call."""
-    status = rpc_status.from_call(cast(grpc.Call, call))
-    if status is None:
+    try:
+        status = rpc_status.from_call(cast(grpc.Call, call))
+        details = _unpack(status.details) if status else {}
+    except (ValueError, DecodeError):
+        # The status and its details contradict each other, or are no such messages.
         return None
-    details = _unpack(status.details)
     info = details.get("ErrorInfo")
-    if info is None or info.domain != ERROR_DOMAIN:
+    if status is None or info is None or info.domain != ERROR_DOMAIN:
         return None
     retry = details.get("RetryInfo")
     retry_after = retry.retry_delay.ToMilliseconds() / 1000 if retry else None
-    return _rebuild(info.reason, status.message, retry_after, details)
+    error = _rebuild(_kind_of(info.reason, status.code), status.message, retry_after, details)
+    if error.reason != info.reason:
+        error.reason = info.reason
+    return error
 
 
 def _unpack(packed: Sequence[Any]) -> dict[str, Any]:
@@ -340,39 +367,46 @@ def _unpack(packed: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
+def _kind_of(reason: str, code: int) -> type[errors.Text2ImageError]:
+    """What an error is by its reason, or by its code if only later versions give that reason."""
+    for kind in _KINDS:
+        if kind.reason == reason:
+            return kind
+    return _KINDS_BY_CODE.get(code, errors.Unavailable)
+
+
 def _rebuild(
-    reason: str, message: str, retry_after: float | None, details: Mapping[str, Any]
+    kind: type[errors.Text2ImageError],
+    message: str,
+    retry_after: float | None,
+    details: Mapping[str, Any],
 ) -> errors.Text2ImageError:
-    if reason == errors.InvalidRequest.reason:
-        bad_request = details.get("BadRequest")
-        violations = bad_request.field_violations if bad_request else ()
-        return errors.InvalidRequest(
-            *(errors.FieldViolation(v.field, v.description) for v in violations)
-        )
-    if reason == errors.QuotaExceeded.reason:
+    metadata = details["ErrorInfo"].metadata
+    if kind is errors.InvalidRequest:
+        found = details["BadRequest"].field_violations if "BadRequest" in details else ()
+        violations = [errors.FieldViolation(v.field, v.description) for v in found]
+        return errors.InvalidRequest(*violations or [errors.FieldViolation("request", message)])
+    if kind is errors.QuotaExceeded:
         failure = details.get("QuotaFailure")
         subject = failure.violations[0].subject if failure and failure.violations else ""
         return errors.QuotaExceeded(message, retry_after=retry_after or 1.0, subject=subject)
-    plain: tuple[type[errors.Text2ImageError], ...] = (
-        errors.Unauthenticated,
-        errors.PermissionDenied,
-        errors.ModelNotFound,
-        errors.RequestTimeout,
-        errors.PayloadTooLarge,
-        errors.UnsupportedMediaType,
-        errors.Cancelled,
-        errors.DeadlineExceeded,
-    )
-    for kind in plain:
-        if reason == kind.reason:
-            return kind(message)
-    if reason == errors.Internal.reason:
+    if kind is errors.Internal:
         return errors.Internal(message.split("quote id ")[-1].split(" ")[0])
-    metadata = details["ErrorInfo"].metadata
-    return errors.Unavailable(
-        message,
-        reason=reason,
-        retry_after=retry_after or 1.0,
-        lasts=float(metadata.get(_LASTS, 0.0)),
-        anything=_ANYTHING in metadata,
-    )
+    if kind is errors.Unavailable:
+        return errors.Unavailable(
+            message,
+            reason=details["ErrorInfo"].reason,
+            retry_after=retry_after or 1.0,
+            lasts=_seconds_in(metadata.get(_LASTS, "")),
+            anything=_ANYTHING in metadata,
+        )
+    return kind(message)
+
+
+def _seconds_in(text: str) -> float:
+    """What a later version may write otherwise counts as nothing."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 import grpc
 
+from text2image.core.errors import Text2ImageError, Unavailable
 from text2image.core.messages import Event, GeneratedImage, Queued
 from text2image.core.settings import Settings
 from text2image.core.validation import resolve
@@ -18,6 +19,9 @@ from text2image.observe import tracing
 from text2image.v1 import image_generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
+
+# What a client is told to wait for a runner of its gateway's version, in seconds.
+OLDER_RETRY_AFTER = 10.0
 
 
 class RunnerService:
@@ -35,7 +39,7 @@ class RunnerService:
             "WatchStatus": self.watch_status,
         }
         service = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
-        return rpc.generic_handler(service, methods, wire.MAX_PICTURE_BYTES)
+        return rpc.generic_handler(service, methods, wire.MAX_PICTURE_BYTES, unknown=_of_later)
 
     async def generate(
         self, message: pb.GenerateRequest | rpc.Malformed, context: rpc.Context
@@ -81,6 +85,21 @@ class RunnerService:
                 yield wire.status_to(status)
         except Exception as error:
             await rpc.abort(context, error)
+
+
+def _of_later(message: str, numbers: Sequence[int]) -> Text2ImageError | None:
+    """What becomes of fields that a gateway of a later version sends, as in the middle of an upgrade.
+
+    A request that needs them would be drawn otherwise than it was asked for. Its client did nothing wrong, and a runner
+    of the gateway's version may be there already, or soon.
+    """
+    if message != pb.GenerateRequest.DESCRIPTOR.name:
+        return None
+    return Unavailable(
+        f"this runner is of an older version than its gateway, and lacks what was asked for (fields {numbers})",
+        reason=Unavailable.NO_RUNNER,
+        retry_after=OLDER_RETRY_AFTER,
+    )
 
 
 async def _traced(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
