@@ -52,6 +52,7 @@ class Cable:
         self._intact.set()
         self._relays: set[asyncio.Task[None]] = set()
         self.answered_pings = 0
+        self.connections = 0
 
     async def __aenter__(self) -> Cable:
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
@@ -67,6 +68,7 @@ class Cable:
         self._intact.clear()
 
     async def _connect(self, here: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        self.connections += 1
         there, forth = await asyncio.open_connection("127.0.0.1", self._port)
         for source, sink in ((here, forth), (there, back)):
             self._relays.add(asyncio.create_task(self._relay(source, sink)))
@@ -107,11 +109,29 @@ async def test_a_client_that_went_without_a_word_is_noticed(
         await asyncio.wait_for(gateway.left.wait(), 30)
 
 
-async def test_a_client_that_pings_while_it_waits_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# grpc's own client pings at most so often, in seconds.
+LEAST_PING = 1.0
+# A server that minds has cut a client off by then.
+PINGS = 8
+
+
+@pytest.mark.parametrize(
+    ("every", "calls"), [(2.0, True), (10.0, False)], ids=["during a call", "idle"]
+)
+async def test_a_client_that_pings_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, calls: bool
 ) -> None:
-    monkeypatch.setattr(grpc_server, "CLIENT_PING_MS", PING_MS // 2)
-    options = [("grpc.keepalive_time_ms", PING_MS), ("grpc.http2.max_pings_without_data", 0)]
+    """`every` is in seconds: what grpc-go, grpc-java and sidecars do at most, and what some are set to.
+
+    All goes as much quicker as it can.
+    """
+    least = round(grpc_server.CLIENT_PING_MS * LEAST_PING / every)
+    monkeypatch.setattr(grpc_server, "CLIENT_PING_MS", least)
+    options = [
+        ("grpc.keepalive_time_ms", round(LEAST_PING * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
     gateway = Watched()
     async with (
         serving(gateway, tmp_path) as port,
@@ -120,6 +140,11 @@ async def test_a_client_that_pings_while_it_waits_is_kept(
     ):
         call = wire.stub(channel).WatchStatus(pb.WatchStatusRequest())
         await call.read()
-        while cable.answered_pings < 6:
-            assert not call.done(), await call.details()
+        if not calls:
+            call.cancel()
+            await gateway.left.wait()
+        while cable.answered_pings < PINGS:
+            assert channel.get_state() is grpc.ChannelConnectivity.READY
+            assert not calls or not call.done(), await call.details()
             await asyncio.sleep(PING_MS / 1000)
+        assert cable.connections == 1
