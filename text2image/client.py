@@ -29,7 +29,7 @@ from text2image.core.messages import (
     State,
     Status,
 )
-from text2image.net import wire
+from text2image.net import proxies, wire
 from text2image.v1 import image_generation_pb2 as pb
 
 __all__ = ["Client", "ClientEvent", "ModelInfo", "Picture", "Progress", "State", "Status"]
@@ -77,10 +77,12 @@ class Client:
     ) -> None:
         self._metadata = _metadata(api_key)
         credentials = _credentials(ca, certificate)
+        options = [*_OPTIONS, *proxies.channel_options(address)]
+        self._address = address
         self._channel = (
-            grpc.secure_channel(address, credentials, options=_OPTIONS)
+            grpc.secure_channel(address, credentials, options=options)
             if credentials
-            else grpc.insecure_channel(address, options=_OPTIONS)
+            else grpc.insecure_channel(address, options=options)
         )
         self._stub = wire.stub(self._channel)
 
@@ -121,7 +123,7 @@ class Client:
                 if event is not None:
                     yield event
         except grpc.RpcError as error:
-            raise _ours(error) from error
+            raise _ours(error, self._address) from error
         finally:
             call.cancel()
 
@@ -132,7 +134,7 @@ class Client:
                 self._stub.GetModel(pb.GetModelRequest(), timeout=timeout, metadata=self._metadata)
             )
         except grpc.RpcError as error:
-            raise _ours(error) from error
+            raise _ours(error, self._address) from error
 
     def watch(self, *, timeout: float | None = None) -> Generator[Status, None, None]:
         """The server's status now and each time it changes; closing the generator ends the call."""
@@ -143,7 +145,7 @@ class Client:
             for message in call:
                 yield wire.status_from(message)
         except grpc.RpcError as error:
-            raise _ours(error) from error
+            raise _ours(error, self._address) from error
         finally:
             call.cancel()
 
@@ -172,10 +174,12 @@ class AsyncClient:
     ) -> None:
         self._metadata = _metadata(api_key)
         credentials = _credentials(ca, certificate)
+        options = [*_OPTIONS, *proxies.channel_options(address)]
+        self._address = address
         self._channel = (
-            grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+            grpc.aio.secure_channel(address, credentials, options=options)
             if credentials
-            else grpc.aio.insecure_channel(address, options=_OPTIONS)
+            else grpc.aio.insecure_channel(address, options=options)
         )
         self._stub = wire.stub(self._channel)
 
@@ -217,7 +221,7 @@ class AsyncClient:
                 if event is not None:
                     yield event
         except grpc.aio.AioRpcError as error:
-            raise _ours(error) from error
+            raise _ours(error, self._address) from error
         finally:
             call.cancel()
 
@@ -288,7 +292,7 @@ def _first(statuses: Iterator[Status]) -> Status:
     raise _unreachable("the server ended the call")
 
 
-def _ours(error: grpc.RpcError) -> Text2ImageError:
+def _ours(error: grpc.RpcError, address: str) -> Text2ImageError:
     """The server's own error; where it sent none, the connection failed."""
     ours = wire.error_from_rpc(error)
     if ours is not None:
@@ -296,6 +300,8 @@ def _ours(error: grpc.RpcError) -> Text2ImageError:
     call = cast(grpc.Call, error)
     kind = _LOCAL.get(call.code().name)
     message = f"{call.code().name}: {call.details()}"
+    if kind is not Cancelled:
+        message += proxies.proxy_hint(address)
     return kind(message) if kind else _unreachable(message)
 
 

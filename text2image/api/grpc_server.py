@@ -17,8 +17,8 @@ REFUSABLE_FACTOR = 8
 # A client that went without a word, as a machine that was unplugged does, is noticed after the sum of both.
 PING_INTERVAL_MS = 20_000
 PING_TIMEOUT_MS = 10_000
-# Clients that want to notice the same of us may ping this often, between calls too. grpc-go, grpc-java and sidecars do so
-# every 10 s at most unless they are told otherwise; who pings every 2 s is still far from being cut off.
+# Clients that want to notice the same of us may ping this often, between calls too. grpc-go, grpc-java and sidecars do
+# so every 10 s at most unless they are told otherwise; who pings every 2 s is still far from being cut off.
 CLIENT_PING_MS = 1_000
 # Seconds that the last answers may take to reach their clients.
 STOP_GRACE = 2.0

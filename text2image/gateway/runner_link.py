@@ -28,6 +28,7 @@ from text2image.core.messages import (
 from text2image.gateway.balancing import Load
 from text2image.gateway.refusals import Kind, Refusals
 from text2image.net import wire
+from text2image.net.proxies import DIRECT
 from text2image.net.tls import BadCertificate, Tls
 from text2image.observe import tracing
 from text2image.v1 import image_generation_pb2 as pb
@@ -61,6 +62,8 @@ _CHANNEL_OPTIONS = [
     # The better known keepalive_timeout_ms is overruled by this one.
     ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
+    # Whatever the environment names one for: runners are of the same network.
+    DIRECT,
 ]
 # What one attempt to connect may take: a socket on this machine answers at once, or nobody listens.
 _LOCAL_OPTIONS = [("grpc.min_reconnect_backoff_ms", 100)]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import (
@@ -30,6 +31,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from text2image import __version__
+from text2image.core.addresses import is_loopback
 from text2image.core.messages import Timings
 
 # What an answer's trace id is called in HTTP's headers and in gRPC's initial metadata.
@@ -64,6 +66,7 @@ class Export:
             service: what the spans of this process are filed under.
         """
         # Here, since a server that traces nothing needs none of them.
+        import requests
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -74,7 +77,10 @@ class Export:
         self._provider = TracerProvider(
             resource=resource, id_generator=_RequestIds(), shutdown_on_exit=False
         )
-        exporter = OTLPSpanExporter(url, timeout=EXPORT_TIMEOUT)
+        session = requests.Session()
+        # A collector on this machine is not reached through a proxy of the environment.
+        session.trust_env = not is_loopback(urlsplit(url).hostname or "")
+        exporter = OTLPSpanExporter(url, timeout=EXPORT_TIMEOUT, session=session)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self.tracer = self._provider.get_tracer("text2image", __version__)
 
