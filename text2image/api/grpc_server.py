@@ -77,5 +77,5 @@ class GrpcServer:
             v1_grpc.SERVICE: v1_grpc.ImageGeneration(gateway, settings).methods,
             seed_grpc.SERVICE: seed_grpc.Text2ImageService(gateway, settings).methods,
             health.SERVICE: health.Health(gateway, _SERVICES).methods,
-            reflection.SERVICE: reflection.Reflection(shown).methods,
+            **reflection.Reflection(shown).methods,
         }
