@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Where the server listens and the page is served. Every T2I_ variable is honoured too; README.md lists them.
+# Where the server listens and the page is served. Every T2I_ variable is honoured too; docs/settings.md lists them.
 export HOST ?= 127.0.0.1
 export PORT ?= 3000
 export GRPC_PORT ?= 50051
@@ -25,7 +25,7 @@ EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_END
 .PHONY: help serve ui test test-fast lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: .venv/.serve $(EXTRAS:%=.venv/.%) ## Serve HTTP on PORT and gRPC on GRPC_PORT
 	@exec $(BIN)/bentoml serve service:Gateway --host $(HOST) --port $(PORT)

@@ -240,6 +240,14 @@ class Settings(BaseSettings):
         description="Folder of the pictures, or a URL that fsspec knows, as `s3://bucket/folder`.",
     )
     save_images: bool = Field(True, description="Save every picture in the output folder.")
+    save_max_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="Size of the output folder's pictures, of which the oldest go first; all are kept if unset.",
+    )
+    save_max_age: float | None = Field(
+        None, gt=0, description="Seconds that a saved picture is kept; for ever if unset."
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log.")
     log_format: Literal["auto", "text", "json"] = Field(
         "auto",

@@ -12,6 +12,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from text2image.core.settings import Settings, is_url
+from text2image.gateway.retention import Retention
 from text2image.gateway.store import NotSaved, Storage, Store, marked, stamped
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,13 @@ def store_of(settings: Settings) -> Storage | None:
         return None
     folder = settings.output_dir
     if not is_url(folder):
-        return Store(Path(folder))
+        path = Path(folder)
+        return Store(path, Retention(path, settings.save_max_bytes, settings.save_max_age))
+    if settings.save_max_bytes or settings.save_max_age:
+        raise SystemExit(
+            f"text2image: T2I_SAVE_MAX_BYTES and T2I_SAVE_MAX_AGE are for a folder of this machine; "
+            f"give {folder} a lifecycle rule of its own"
+        )
     try:
         return RemoteStore(str(folder))
     except (ImportError, ValueError) as error:

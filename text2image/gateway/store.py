@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from text2image.gateway.retention import Retention
+
 logger = logging.getLogger(__name__)
 
 SLUG_BYTES = 80
@@ -73,8 +75,9 @@ class Storage(Protocol):
 class Store:
     """Saves pictures in one folder of this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, retention: Retention | None = None) -> None:
         self._folder = folder
+        self._retention = retention or Retention(folder)
 
     def save(self, png: bytes, title: str) -> str:
         """Writes a picture under a name made of `title` and the time, and returns its path.
@@ -83,7 +86,9 @@ class Store:
             NotSaved: the folder cannot be written, or the disk is full.
         """
         with self._saving(), _draft(self._folder, png) as draft:
-            return str(_publish(draft, self._folder, stamped(title)))
+            path = _publish(draft, self._folder, stamped(title))
+            self._retention.saved(len(png))
+        return str(path)
 
     def save_once(self, png: bytes, title: str, mark: str) -> str:
         """Writes a picture under a name made of `title` and `mark`, which is its own alone, and returns its path.
@@ -96,6 +101,7 @@ class Store:
         path = self.path_of(title, mark)
         with self._saving(), _draft(self._folder, png) as draft:
             draft.replace(path)
+            self._retention.saved(len(png))
         return path
 
     def path_of(self, title: str, mark: str) -> str:
