@@ -39,7 +39,9 @@ def remembering_client(remembering: Server) -> Iterator[Client]:
 
 
 def entries(server: Server) -> list[Path]:
-    return [path for path in (server.folder / "cache/pictures").iterdir() if path.name[0] != "."]
+    """What is kept; what is just being written is not yet."""
+    folder = server.folder / "cache/pictures"
+    return [path for path in folder.iterdir() if path.name[0] != "." and path.suffix != ".part"]
 
 
 def counters(server: Server) -> Counters:

@@ -133,7 +133,7 @@ class Gateway:
         A picture that is known is not drawn, so ask only for requests that leave the seed open.
 
         Raises:
-            Unavailable: the server is draining, without a runner, or full.
+            Unavailable: the server is draining or full.
         """
         if self.work.draining:
             raise draining()

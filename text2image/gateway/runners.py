@@ -167,25 +167,26 @@ class Runners:
     @property
     def may_refuse_anything(self) -> bool:
         """Whether it is worth asking `require_open`."""
-        return all(link.refusals for link in self._ready)
+        ready = self._ready
+        return bool(ready) and all(link.refusals for link in ready)
 
     def require_open(self, patience: float, share: Share) -> None:
         """Does nothing if a request of this owner that waits for so many seconds might be admitted.
 
         Raises:
-            Unavailable: no runner is ready, or all have just refused whatever the owner asks for.
+            Unavailable: all ready runners have just refused whatever the owner asks for.
         """
-        if not (ready := self._ready):
-            raise self._nobody()
         kind = Kind.anything(patience, share)
-        for link in ready:
+        refusal: Unavailable | None = None
+        for link in self._ready:
             try:
                 link.refusals.check(kind)
             except Unavailable as error:
                 refusal = error
             else:
                 return
-        raise refusal
+        if refusal:
+            raise refusal
 
     async def generate(
         self, request: Request, options: StreamOptions, deadline: float, share: Share
