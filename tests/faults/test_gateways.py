@@ -54,7 +54,7 @@ def over_http(server: Server, pool: ThreadPoolExecutor, connections: ExitStack, 
 
     def answer() -> Image:
         body = json.dumps({"text": "a red fox", "steps": LONG, "seed": seed})
-        connection.request("POST", "/generate", body)
+        connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         assert response.status == 200
         return image_of(json.load(response)["image_base64"])

@@ -175,17 +175,21 @@ class RunnerLink:
         )
         self.calls += 1
         self.load.sent(call, work_of(request))
+        completed = False
         try:
             async for message in call:
                 event = wire.event_from(message)
                 if isinstance(event, Queued):
                     self.load.admitted(call, event.predicted_seconds)
+                elif isinstance(event, Completed):
+                    completed = True
                 if event is not None:
                     yield event
-                if isinstance(event, Completed):
-                    return
-            raise RunnerLost("the stream ended too early")
+            if not completed:
+                raise RunnerLost("the stream ended too early")
         except grpc.aio.AioRpcError as error:
+            if completed:
+                return
             failure = self._translated(error)
             tracing.failed(span, failure)
             if isinstance(failure, RunnerLost):
