@@ -50,7 +50,7 @@ def metrics_folder() -> Path:
     return folder / METRICS
 
 
-bento.patch(lambda whole: RefuseUnread(whole, app.state), metrics_folder)
+bento.patch(lambda whole: RefuseUnread(whole, app.state), metrics_folder, settings.send_timeout)
 # uvicorn believes any local process in what it says of its clients, unless told whom to believe.
 os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""
 

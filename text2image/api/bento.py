@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h11
 from _bentoml_sdk.service import Service
 from bentoml import serving
 from bentoml._internal.server.http import traffic
@@ -17,22 +16,23 @@ from bentoml._internal.utils import circus
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-logger = logging.getLogger(__name__)
-
-# What uvicorn may take to hang up, in seconds.
-HANG_UP_SECONDS = 5.0
 # Seconds between the supervisor's looks at its workers, as BentoML has them.
 WATCH_SECONDS = 10
 
 
-def patch(outermost: Callable[[ASGIApp], ASGIApp], metrics_folder: Callable[[], Path]) -> None:
+def patch(
+    outermost: Callable[[ASGIApp], ASGIApp],
+    metrics_folder: Callable[[], Path],
+    send_timeout: float,
+) -> None:
     """Puts ours in place of BentoML's, before it starts or builds anything.
 
     Args:
         outermost: put around all of its application.
         metrics_folder: called once by a supervisor that starts, makes a folder in one that is this server's alone.
+        send_timeout: seconds after which a client that takes nothing of its answer is cut off.
     """
-    supervisor = Supervisor(metrics_folder)
+    supervisor = Supervisor(metrics_folder, send_timeout)
     serving.ensure_prometheus_dir = supervisor.prepare_metrics
     circus.create_standalone_arbiter = supervisor.create_arbiter
     traffic.TimeoutMiddleware = Timeout
@@ -52,8 +52,9 @@ class Supervisor:
     orders at two ports of the machine from anybody on it, among them to run any program in this user's name.
     """
 
-    def __init__(self, metrics_folder: Callable[[], Path]) -> None:
+    def __init__(self, metrics_folder: Callable[[], Path], send_timeout: float) -> None:
         self._make_folder = metrics_folder
+        self._send_timeout = send_timeout
         self._folder: Path | None = None
 
     def prepare_metrics(self) -> str:
@@ -66,6 +67,8 @@ class Supervisor:
         assert self._folder, "a supervisor prepares its metrics first"
         kind = circus.ThreadedArbiter if threaded else circus.Arbiter
         options.setdefault("check_delay", WATCH_SECONDS)
+        for listener in options.get("sockets", ()):
+            bound_sending(listener, self._send_timeout)
         return kind(
             watchers,
             endpoint=f"ipc://{self._folder.parent / 'orders'}",
@@ -74,8 +77,18 @@ class Supervisor:
         )
 
 
+def bound_sending(listener: socket.socket, seconds: float) -> None:
+    """Has the system cut off whoever comes by this socket and takes nothing of an answer for so long.
+
+    uvicorn waits for ever: each answer that nobody reads would be held until its client goes. Other systems than Linux
+    know no such limit.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT") and listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+
 class Timeout:
-    """Answers 504 where no response has begun in time, and nothing where uvicorn has answered already.
+    """Answers 504 where no response has begun in time.
 
     BentoML's own leaves its timer running after the response, and with it all that belonged to the request: with a
     timeout of minutes, a busy server would hold hundreds of megabytes of requests that are over.
@@ -88,12 +101,7 @@ class Timeout:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             limit.reschedule(None)
-            try:
-                await send(message)
-            except h11.LocalProtocolError as error:
-                # The request broke the protocol after its beginning: uvicorn has refused it by itself and hangs up.
-                logger.info("the answer to a broken request is dropped: %s", error)
-                await _disconnected(receive)
+            await send(message)
 
         try:
             async with asyncio.timeout(
@@ -105,13 +113,6 @@ class Timeout:
                 raise
             told = {"error": f"Not able to process the request in {self._timeout} seconds"}
             await JSONResponse(told, 504)(scope, receive, send)
-
-
-async def _disconnected(receive: Receive) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(HANG_UP_SECONDS):
-            while (await receive())["type"] != "http.disconnect":
-                pass
 
 
 class OneLine(logging.Filter):

@@ -55,7 +55,7 @@ class GrpcServer:
         limit = settings.max_body_bytes
         server.add_generic_rpc_handlers(
             tuple(
-                generic_handler(service, methods, limit)
+                generic_handler(service, methods, limit, send_timeout=settings.send_timeout)
                 for service, methods in self._methods().items()
             )
         )

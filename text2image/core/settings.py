@@ -183,6 +183,11 @@ class Settings(BaseSettings):
     request_timeout: float = Field(
         300.0, gt=0, description="Seconds a request may take when its client names none."
     )
+    send_timeout: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds after which a client that takes nothing of its answer is cut off.",
+    )
     drain_timeout: float = Field(
         60.0, ge=0, description="Seconds that admitted work may take after SIGTERM."
     )

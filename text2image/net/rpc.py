@@ -6,8 +6,10 @@ handler as `Malformed`, so that it gets the 400 it deserves in the dialect of it
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -18,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from text2image.core.errors import (
+    Cancelled,
     FieldViolation,
     Internal,
     InvalidRequest,
@@ -103,11 +106,18 @@ def generic_handler(
     methods: dict[str, Handler],
     max_bytes: int,
     unknown: Unknown = refuse_unknown,
+    send_timeout: float | None = None,
 ) -> grpc.GenericRpcHandler:
-    """Handlers for the methods of a service, each streaming as its descriptor says."""
+    """Handlers for the methods of a service, each streaming as its descriptor says.
+
+    Args:
+        send_timeout: seconds after which a stream ends whose client takes no message of it.
+    """
     handlers = {}
     for name, handler in methods.items():
         method = service.methods_by_name[name]
+        if method.server_streaming and send_timeout is not None:
+            handler = _sent_in_time(handler, send_timeout)
         handlers[name] = _MAKE_HANDLER[method.client_streaming, method.server_streaming](
             handler,
             request_deserializer=deserializer(
@@ -116,6 +126,31 @@ def generic_handler(
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _sent_in_time(handler: Handler, seconds: float) -> Any:
+    """Sends what `handler` yields, and closes it when the client does not take a message in so many seconds."""
+
+    async def send(request: Any, context: Context) -> None:
+        messages: Any = handler(request, context)
+        async with aclosing(messages):
+            async for message in messages:
+                writing = asyncio.ensure_future(context.write(message))
+                try:
+                    await asyncio.wait([writing], timeout=seconds)
+                    if writing.done():
+                        await writing
+                        continue
+                    await messages.aclose()
+                    # gRPC lets no status pass a message: this one is all that is held until the client comes or goes.
+                    await writing
+                finally:
+                    writing.cancel()
+                await abort(
+                    context, Cancelled(f"nothing of the answer was taken for {seconds:g} s")
+                )
+
+    return send
 
 
 def headers_in(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:

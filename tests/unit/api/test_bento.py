@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
-import h11
 import pytest
+import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
-from text2image.api.bento import OneLine, Timeout
+from text2image.api.bento import OneLine, Timeout, bound_sending
 
 HTTP = {"type": "http"}
 
@@ -62,22 +65,6 @@ async def test_an_answer_that_has_begun_may_take_its_time() -> None:
     assert answer.messages[-1]["body"] == b"all of it"
 
 
-async def test_what_uvicorn_has_refused_already_is_not_answered_again() -> None:
-    sent = 0
-
-    async def send(message: Message) -> None:
-        nonlocal sent
-        sent += 1
-        if sent == 1:
-            raise h11.LocalProtocolError("can't handle event type Response")
-
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    await Timeout(quick, 60)(HTTP, receive, send)
-    assert sent == 2
-
-
 async def test_nothing_of_a_request_outlives_it() -> None:
     class Thing:
         """Something that a request has to do with."""
@@ -97,6 +84,47 @@ async def test_nothing_of_a_request_outlives_it() -> None:
     gc.collect()
     # The loop clears away what was cancelled now and then, not at once.
     assert len(living) < 250
+
+
+class Endless:
+    """An application whose answer never ends; tells when its client has gone."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        leaving = asyncio.create_task(self._gone(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not leaving.done():
+            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+
+    async def _gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.left.set()
+
+
+@asynccontextmanager
+async def served(app: Endless, listener: socket.socket) -> AsyncIterator[None]:
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error"))
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = server.force_exit = True
+        await serving
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has it")
+async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off() -> None:
+    app = Endless()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        bound_sending(listener, 0.2)
+        async with served(app, listener):
+            client.connect(listener.getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.wait_for(app.left.wait(), 30)
 
 
 @pytest.mark.parametrize(

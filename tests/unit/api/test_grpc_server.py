@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -39,6 +40,17 @@ class Watched:
         try:
             yield READY
             await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
+class Talkative(Watched):
+    """One that has more to tell than a client that does not listen can take."""
+
+    async def statuses(self) -> AsyncIterator[Status]:
+        try:
+            while True:
+                yield replace(READY, detail="all is well " * 1000)
         finally:
             self.left.set()
 
@@ -81,9 +93,9 @@ class Cable:
 
 
 @contextlib.asynccontextmanager
-async def serving(gateway: Watched, folder: Path) -> AsyncIterator[int]:
+async def serving(gateway: Watched, folder: Path, **limits: Any) -> AsyncIterator[int]:
     port = free_port()
-    settings = Settings(grpc_port=port, runtime_dir=folder)
+    settings = Settings(grpc_port=port, runtime_dir=folder, **limits)
     server = GrpcServer(cast("Gateway", gateway), settings)
     await server.start()
     try:
@@ -107,6 +119,21 @@ async def test_a_client_that_went_without_a_word_is_noticed(
         await call.read()
         cable.cut()
         await asyncio.wait_for(gateway.left.wait(), 30)
+
+
+async def test_a_stream_that_nobody_reads_ends(tmp_path: Path) -> None:
+    gateway = Talkative()
+    async with (
+        serving(gateway, tmp_path, send_timeout=0.2) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        call = wire.stub(channel).WatchStatus(pb.WatchStatusRequest())
+        await call.read()
+        await asyncio.wait_for(gateway.left.wait(), 30)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        assert await call.code() is grpc.StatusCode.CANCELLED
 
 
 # grpc's own client pings at most so often, in seconds.
