@@ -51,13 +51,21 @@ def test_pictures_are_drawn_with_the_version_in_the_path_and_without(
 def test_a_model_is_found_by_its_name(server: Server, prefix: str) -> None:
     (listed,) = httpx.get(f"{server.url}{prefix}/models").json()["data"]
     assert httpx.get(f"{server.url}{prefix}/models/{listed['id']}").json() == listed
-    for unknown in ("dall-e-3", "stable-diffusion-v1-5/stable-diffusion-v1-5", "a%2Fb"):
+    for unknown in ("dall-e-3", "stable-diffusion-v1-5/stable-diffusion-v1-5", "a%2Fb", "a%0Ab"):
         answer = httpx.get(f"{server.url}{prefix}/models/{unknown}")
         assert answer.status_code == 404
         error = answer.json()["error"]
         assert error["message"].endswith("is not served here; 'embedded' is")
         assert (error["type"], error["param"]) == ("invalid_request_error", "model")
         assert error["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("path", ["/generate/%0A", "/v1/a%0Ab", "/v1/images/generations/%0A"])
+def test_a_line_break_makes_no_path_of_another_server(server: Server, path: str) -> None:
+    answer = httpx.post(f"{server.url}{path}", json={})
+    assert answer.status_code == 404
+    assert "there is nothing at" in answer.text
+    assert answer.headers["Content-Type"] == "application/json"
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/embedded"])

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import openai, rest
+from text2image.api import openai, probes, rest, schema
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
@@ -26,13 +26,37 @@ from text2image.observe import metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
+_operations = APIRouter()
+
+
+@_operations.get(
+    "/metrics",
+    name="metrics",
+    summary="Measurements, for Prometheus",
+    tags=["operations"],
+    responses={
+        **schema.success("The measurements.", schema.text("text2image_requests_in_flight 1.0\n")),
+        **schema.refusals(schema.ADMIN_DENIED, rest.ErrorResponse, rest.error_body),
+    },
+)
+async def _metrics(request: Request) -> Response:
+    try:
+        gateway_of(request).authenticate(credentials_of(request), Scope.ADMIN)
+    except Text2ImageError as error:
+        return rest.error_response(error)
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
+
+
+_ROUTERS = (rest.router, openai.router, _operations)
+
 
 def http_app() -> FastAPI:
     """An application whose `state.gateway` must be set before its first request."""
-    app = FastAPI(title="Text2Image", version=__version__, docs_url=None, redoc_url=None)
-    app.include_router(rest.router)
-    app.include_router(openai.router)
-    app.add_api_route("/metrics", _metrics, include_in_schema=False)
+    # The routes of `schema` show the description, not FastAPI's own.
+    app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
+    app.openapi = lambda: schema.document(app, (*_ROUTERS, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
+    for router in (*_ROUTERS, schema.router):
+        app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
     for path in ("/generate/{rest:path}", "/v1/{rest:path}"):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
@@ -58,17 +82,9 @@ def error_response(path: str, error: Text2ImageError) -> Response:
     return rest.error_response(error)
 
 
-async def _metrics(request: Request) -> Response:
-    try:
-        gateway_of(request).authenticate(credentials_of(request), Scope.ADMIN)
-    except Text2ImageError as error:
-        return rest.error_response(error)
-    return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
-
-
 async def _unknown(request: Request) -> Response:
     """What no other route takes: a known path with a wrong method, or an unknown path."""
-    for route in (*rest.router.routes, *openai.router.routes):
+    for route in (route for router in _ROUTERS for route in router.routes):
         match, _ = route.matches(request.scope)
         if match is Match.PARTIAL and isinstance(route, Route):
             methods = set(route.methods or ())

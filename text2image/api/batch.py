@@ -75,4 +75,4 @@ def _answer(drawn: Drawn, model: ModelInfo, images_only: bool) -> Item:
 
 
 def _refusal(error: Text2ImageError) -> Item:
-    return rest.error_body(error).model_dump(exclude_none=True)
+    return rest.error_body(error)

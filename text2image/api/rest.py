@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from text2image.api import fields, schema
 from text2image.api.asgi import (
     answer,
     caller_of,
@@ -23,18 +24,16 @@ from text2image.api.asgi import (
 from text2image.api.pictures import PictureResponse
 from text2image.core import validation
 from text2image.core.errors import InvalidRequest, Text2ImageError
-from text2image.core.messages import RequestParams, Sampler
+from text2image.core.messages import RequestParams
 from text2image.gateway.generate import Drawing
 
 TRANSPORT = "rest"
 router = APIRouter()
 # What our fields are called in this dialect, where it is not the same.
 _NAMES = {"prompt": "text"}
-
-
-def _documented(**limits: Any) -> Any:
-    """An optional field whose limits stand in the schema; they are checked where every transport's are."""
-    return Field(None, json_schema_extra=limits)
+_SIDE = fields.documented(
+    description="Pixels, within the model's limits.", minimum=1, multipleOf=validation.SIDE_MULTIPLE
+)
 
 
 class GenerateRequest(BaseModel):
@@ -42,23 +41,22 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    text: str = Field(description="What to draw.", examples=["a futuristic city at night"])
-    context: str | None = Field(None, description="Added to the text.", examples=["cyberpunk"])
-    negative_prompt: str | None = Field(None, description="What the picture should not show.")
-    width: int | None = _documented(description="Pixels.", multipleOf=validation.SIDE_MULTIPLE)
-    height: int | None = _documented(description="Pixels.", multipleOf=validation.SIDE_MULTIPLE)
-    steps: int | None = _documented(minimum=1, maximum=validation.MAX_STEPS)
-    guidance_scale: float | None = _documented(minimum=0, maximum=validation.MAX_GUIDANCE)
-    seed: int | None = _documented(
-        description="Picture i of n is drawn from seed + i.", minimum=0, maximum=validation.MAX_SEED
+    text: str = Field(
+        description="What to draw.",
+        examples=["a futuristic city at night"],
+        json_schema_extra=fields.PROMPT,
     )
-    n: int | None = _documented(
-        description="Pictures.", minimum=1, maximum=validation.MAX_IMAGES, default=1
+    context: str | None = fields.documented(
+        description="Added to the text.", examples=["cyberpunk"], **fields.TEXT
     )
-    sampler: str | None = _documented(
-        description=f"One of {', '.join(Sampler)}; the names that A1111, diffusers and ComfyUI give them do too.",
-        examples=[Sampler.EULER_ANCESTRAL.value],
-    )
+    negative_prompt: str | None = fields.NEGATIVE_PROMPT
+    width: fields.Integer | None = _SIDE
+    height: fields.Integer | None = _SIDE
+    steps: fields.Integer | None = fields.STEPS
+    guidance_scale: float | None = fields.GUIDANCE_SCALE
+    seed: fields.Integer | None = fields.SEED
+    n: fields.Integer | None = fields.N
+    sampler: str | None = fields.SAMPLER
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )
@@ -113,40 +111,6 @@ class ErrorResponse(BaseModel):
     retry_after: float | None = None
 
 
-@router.post(
-    "/generate",
-    summary="Draw pictures from text",
-    response_model=GenerateResponse,
-    responses={
-        status: {"model": ErrorResponse} for status in (400, 401, 403, 413, 429, 499, 500, 503, 504)
-    },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}},
-        }
-    },
-)
-async def generate(request: Request) -> Response:
-    """Draws and answers when all pictures are finished. The header X-Request-Timeout sets a deadline in seconds."""
-
-    async def work() -> Response:
-        gateway, caller = gateway_of(request), caller_of(request)
-        timeout = timeout_of(request)
-        body = await read_json(request, GenerateRequest)
-        context = context_of(
-            request,
-            caller=caller,
-            params=body.params(),
-            title=f"{body.context or ''} {body.text}",
-            timeout=timeout,
-        )
-        drawing = await unless_gone(request, gateway.draw(context))
-        return marked(response_of(drawing, images_only=bool(body.images_only)), context, drawing)
-
-    return await answer(request, TRANSPORT, work, error_response)
-
-
 def response_of(drawing: Drawing, *, images_only: bool = False) -> PictureResponse:
     """The answer with a request's pictures."""
     images = [
@@ -170,14 +134,14 @@ def success(
 
 def error_response(error: Text2ImageError) -> Response:
     """An error as this dialect says it."""
-    return refused(error, JSONResponse(error_body(error).model_dump(exclude_none=True)))
+    return refused(error, JSONResponse(error_body(error)))
 
 
-def error_body(error: Text2ImageError) -> ErrorResponse:
+def error_body(error: Text2ImageError) -> dict[str, Any]:
     """The body of a failure."""
     if isinstance(error, InvalidRequest):
         error = error.renamed(_NAMES)
-    return ErrorResponse(
+    body = ErrorResponse(
         status_code=error.http_status,
         message=error.message,
         reason=error.reason,
@@ -186,3 +150,52 @@ def error_body(error: Text2ImageError) -> ErrorResponse:
         else None,
         retry_after=error.retry_after,
     )
+    return body.model_dump(exclude_none=True)
+
+
+_EXAMPLE = success(
+    "Image generated successfully",
+    [
+        {
+            "image_base64": schema.PNG_EXAMPLE,
+            "image_path": "generated_images/red_fox_snow_20260504_123456.png",
+            "seed": 7,
+        }
+    ],
+)
+
+
+@router.post(
+    "/generate",
+    summary="Draw pictures from text",
+    tags=["pictures"],
+    response_model=GenerateResponse,
+    responses={
+        **schema.success("The pictures.", schema.json(_EXAMPLE), schema.DRAWN_HEADERS),
+        **schema.refusals(schema.DRAWING, ErrorResponse, error_body),
+    },
+    openapi_extra={
+        "parameters": [schema.TIMEOUT_PARAMETER],
+        "requestBody": schema.body_of(
+            GenerateRequest, {"text": "a red fox in the snow", "seed": 7}
+        ),
+    },
+)
+async def generate(request: Request) -> Response:
+    """Draws and answers when all pictures are finished. The header X-Request-Timeout sets a deadline in seconds."""
+
+    async def work() -> Response:
+        gateway, caller = gateway_of(request), caller_of(request)
+        timeout = timeout_of(request)
+        body = await read_json(request, GenerateRequest)
+        context = context_of(
+            request,
+            caller=caller,
+            params=body.params(),
+            title=f"{body.context or ''} {body.text}",
+            timeout=timeout,
+        )
+        drawing = await unless_gone(request, gateway.draw(context))
+        return marked(response_of(drawing, images_only=bool(body.images_only)), context, drawing)
+
+    return await answer(request, TRANSPORT, work, error_response)

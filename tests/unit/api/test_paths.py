@@ -27,6 +27,8 @@ from text2image.api.paths import Forgiving, canonical
         ("/modelsx", "/modelsx"),
         ("/v1/generate/more", "/v1/generate/more"),
         ("/v1", "/v1"),
+        ("/models/a\nb\n", "/v1/models/a%0Ab%0A"),
+        ("/generate\n", "/generate%0A"),
     ],
 )
 def test_a_path_is_brought_to_its_route(path: str, expected: str) -> None:

@@ -1,0 +1,131 @@
+"""The server answers as its description says, whatever fits the description or does not."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from openapi_spec_validator import validate
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    positive_data_acceptance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from tests.e2e.harness import Server
+from tests.e2e.hostile.bodies import CHEAP
+from tests.e2e.test_hostile import BY_DESIGN
+
+EXAMPLES = 40
+PATHS = {
+    "/generate": "POST",
+    "/v1/images/generations": "POST",
+    "/v1/models": "GET",
+    "/v1/models/{model_id}": "GET",
+    "/metrics": "GET",
+    "/livez": "GET",
+    "/healthz": "GET",
+    "/readyz": "GET",
+}
+CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    unsupported_method,
+]
+FITTING = {
+    GenerationMode.POSITIVE: positive_data_acceptance,
+    GenerationMode.NEGATIVE: negative_data_rejection,
+}
+# What depends on the model, and makes the request a cheap one.
+KNOWN = {
+    "/generate": {**CHEAP, "sampler": "euler"},
+    "/v1/images/generations": {
+        "model": "embedded",
+        "size": "64x64",
+        "steps": 1,
+        "n": 1,
+        "sampler": "euler",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def description(server: Server) -> dict[str, Any]:
+    return dict(httpx.get(f"{server.url}/openapi.json").json())
+
+
+def test_the_description_is_valid_and_the_same_at_both_places(
+    server: Server, description: dict[str, Any]
+) -> None:
+    validate(description)
+    assert set(description["paths"]) == set(PATHS)
+    assert httpx.get(f"{server.url}/docs.json").json() == description
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        *((path, GenerationMode.POSITIVE) for path in PATHS),
+        # In what is only read there is nothing to get wrong.
+        *((path, GenerationMode.NEGATIVE) for path in PATHS if PATHS[path] == "POST"),
+    ],
+)
+def test_answers_are_as_described(
+    server: Server, description: dict[str, Any], path: str, mode: GenerationMode
+) -> None:
+    operation = schemathesis.openapi.from_dict(description)[path][PATHS[path]]
+    statuses = set()
+
+    @seed(0)
+    @settings(
+        max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            case.body |= KNOWN[path]
+        answer = case.call(base_url=server.url, timeout=120)
+        statuses.add(answer.status_code)
+        assert answer.status_code < 500 or answer.status_code in BY_DESIGN, answer.text
+        case.validate_response(answer, checks=[*CHECKS, FITTING[mode]])
+
+    ask()
+    assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+def test_the_example_of_a_request_is_one(
+    server: Server, description: dict[str, Any], path: str
+) -> None:
+    (body,) = description["paths"][path]["post"]["requestBody"]["content"].values()
+    answer = httpx.post(f"{server.url}{path}", json={**body["example"], "steps": 1}, timeout=60)
+    assert answer.status_code == 200
+
+
+def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:
+    with httpx.Client(base_url=server.url, follow_redirects=True) as client:
+        page = client.get("/docs")
+        assert page.url.path == "/"
+        loaded = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+        assert len(loaded) == 4
+        for place in loaded:
+            if place != "data:,":
+                assert not re.match(r"\w*:?//", place)
+                assert client.get(f"/{place}").status_code == 200
+        # Its own policy would keep a browser from running what stands in it.
+        assert not re.search(r"<script(?![^>]* src=)|<style| on\w+=", page.text)
+        script = client.get("/docs.js")
+        (described,) = re.findall(r'url: "([^"]+)"', script.text)
+        assert json.loads(client.get(f"/{described}").text)["openapi"].startswith("3.")

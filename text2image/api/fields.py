@@ -1,0 +1,40 @@
+"""Fields that both HTTP dialects have, as pydantic reads them and as the description of the API shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from text2image.core import validation
+from text2image.core.messages import Sampler
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# As JSON has it, 20.0 is an integer; languages without integers of their own write it so.
+Integer = Annotated[int, BeforeValidator(_whole)]
+
+
+def documented(**limits: Any) -> Any:
+    """An optional field whose limits stand in the schema; they are checked where every transport's are."""
+    return Field(None, json_schema_extra=limits)
+
+
+TEXT: dict[str, Any] = {"maxLength": validation.MAX_PROMPT_CHARS}
+# Something that is not blank, as Python and most readers of patterns see it.
+PROMPT: dict[str, Any] = {"minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85]", **TEXT}
+# Fields that both dialects have.
+NEGATIVE_PROMPT = documented(description="What the picture should not show.", **TEXT)
+STEPS = documented(minimum=1, maximum=validation.MAX_STEPS)
+GUIDANCE_SCALE = documented(minimum=0, maximum=validation.MAX_GUIDANCE)
+SEED = documented(
+    description="Picture i of n is drawn from seed + i.", minimum=0, maximum=validation.MAX_SEED
+)
+N = documented(description="Pictures.", minimum=1, maximum=validation.MAX_IMAGES, default=1)
+SAMPLER = documented(
+    description=f"One of {', '.join(Sampler)}; the names that A1111, diffusers and ComfyUI give them do too.",
+    examples=[Sampler.EULER_ANCESTRAL.value],
+)

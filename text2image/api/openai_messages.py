@@ -1,0 +1,212 @@
+"""What clients of OpenAI's dialect send, and what they are told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from text2image.api import fields
+from text2image.core.errors import (
+    FieldViolation,
+    InvalidRequest,
+    ModelNotFound,
+    Text2ImageError,
+)
+from text2image.core.messages import ModelInfo, RequestParams
+
+_SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
+# What our fields are called in this dialect, where it is not the same.
+_NAMES = {"width": "size", "height": "size"}
+
+
+class ImagesRequest(BaseModel):
+    """OpenAI's CreateImageRequest, and what this server adds to it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: str = Field(description="What to draw.", json_schema_extra=fields.PROMPT)
+    model: str | None = Field(None, description="The served model, as GET /v1/models names it.")
+    n: fields.Integer | None = fields.N
+    size: str | None = fields.documented(
+        description="`auto`, or pixels as in `512x512`.", pattern=rf"^(auto|{_SIZE.pattern})$"
+    )
+    response_format: str | None = fields.documented(
+        description="No file is hosted here.", enum=["b64_json", None]
+    )
+    output_format: Literal["png"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    stream: bool | None = None
+    partial_images: fields.Integer | None = Field(
+        None,
+        description="Previews, where the answer is streamed.",
+        ge=0,
+        le=3,
+        json_schema_extra={"minimum": 0, "maximum": 3},
+    )
+
+    negative_prompt: str | None = fields.NEGATIVE_PROMPT
+    steps: fields.Integer | None = fields.STEPS
+    guidance_scale: float | None = fields.GUIDANCE_SCALE
+    seed: fields.Integer | None = fields.SEED
+    sampler: str | None = fields.SAMPLER
+
+    quality: str | None = Field(None, description="Ignored.")
+    style: str | None = Field(None, description="Ignored.")
+    moderation: str | None = Field(None, description="Ignored.")
+    output_compression: fields.Integer | None = Field(None, description="Ignored: PNG is lossless.")
+    user: str | None = Field(None, description="Ignored.")
+
+    def params(self, model: ModelInfo) -> RequestParams:
+        """The request in our words.
+
+        Raises:
+            InvalidRequest: it asks for what this server does not do.
+        """
+        violations = list(_violations(self, model))
+        if violations:
+            raise InvalidRequest(*violations)
+        width, height = _sides(self.size)
+        return RequestParams(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            width=width,
+            height=height,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
+            n=self.n,
+            sampler=self.sampler,
+        )
+
+
+class ImageData(BaseModel):
+    """One picture: PNG as base64, and the seed that draws it again."""
+
+    b64_json: str
+    seed: int
+
+
+class ImagesResponse(BaseModel):
+    """OpenAI's ImagesResponse, and what this server adds to it."""
+
+    created: int = Field(description="Seconds since 1970.")
+    data: list[ImageData]
+    output_format: str
+    background: str
+    size: str
+    message: str = Field(description="How it went, for people.")
+    cached: bool = Field(description="All pictures were drawn for earlier requests.")
+
+
+class _Event(BaseModel):
+    b64_json: str
+    created_at: int = Field(description="Seconds since 1970.")
+    output_format: str
+    background: str
+
+
+class PartialImage(_Event):
+    """A preview."""
+
+    type: Literal["image_generation.partial_image"]
+    partial_image_index: int
+
+
+class CompletedImage(_Event):
+    """A picture, as `ImageData` and `ImagesResponse` have it."""
+
+    type: Literal["image_generation.completed"]
+    seed: int
+    message: str
+    cached: bool
+
+
+class Model(BaseModel):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "text2image"
+
+
+class ModelList(BaseModel):
+    """The models that are served."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Error(BaseModel):
+    """Why it failed; `param` names the field that is to blame, if one is."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorEnvelope(BaseModel):
+    """An error as OpenAI's clients read it."""
+
+    error: Error
+
+
+# What the events of a streamed answer hold.
+EVENTS = {
+    "anyOf": [
+        PartialImage.model_json_schema(),
+        CompletedImage.model_json_schema(),
+        {
+            "title": "Failure",
+            "type": "object",
+            "required": ["type", "error"],
+            "properties": {
+                "type": {"const": "error"},
+                "error": {"$ref": "#/components/schemas/Error"},
+            },
+        },
+    ]
+}
+
+
+def _violations(body: ImagesRequest, model: ModelInfo) -> Iterator[FieldViolation]:
+    if body.model is not None and body.model != model.id:
+        yield FieldViolation("model", f"is {body.model[:80]!r}; this server serves {model.id!r}")
+    if body.response_format not in (None, "b64_json"):
+        yield FieldViolation("response_format", "must be 'b64_json'; this server hosts no files")
+    if body.size not in (None, "auto") and not _SIZE.fullmatch(body.size or ""):
+        yield FieldViolation("size", "must be 'auto' or pixels as in '512x512'")
+    if body.stream and body.n not in (None, 1):
+        yield FieldViolation("n", "must be 1 when the answer is streamed")
+
+
+def _sides(size: str | None) -> tuple[int | None, int | None]:
+    match = _SIZE.fullmatch(size or "")
+    return (int(match[1]), int(match[2])) if match else (None, None)
+
+
+def error_body(error: Text2ImageError) -> dict[str, Any]:
+    """The body of a failure."""
+    if isinstance(error, InvalidRequest):
+        error = error.renamed(_NAMES)
+    shown = Error(
+        message=error.message,
+        type=error.openai_type,
+        param=_param(error),
+        code=error.reason.lower(),
+    )
+    return ErrorEnvelope(error=shown).model_dump()
+
+
+def _param(error: Text2ImageError) -> str | None:
+    match error:
+        case InvalidRequest(violations=(first, *_)):
+            return first.field
+        case ModelNotFound():
+            return "model"
+        case _:
+            return None
