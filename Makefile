@@ -9,6 +9,8 @@ export PORT ?= 3000
 export GRPC_PORT ?= 50051
 UI_PORT ?= 8501
 PYTEST := $(BIN)/python -m pytest
+# Two processes, which take the tests in the order of tests/conftest.py.
+SIDE_BY_SIDE := -n 2 --no-loadscope-reorder
 # Options of `make load` and `make compare`, as in OPTIONS="--quick"; --help lists them.
 OPTIONS ?=
 # Length of the branch on which the learning rate falls before an export.
@@ -34,11 +36,10 @@ ui: .venv/.serve .venv/.page ## Show the page on UI_PORT; it draws with the serv
 	@T2I_PAGE_PORT=$(UI_PORT) exec $(BIN)/python -m text2image.page
 
 test: debian .venv/.dev .venv/.baselines lint audit ## Run everything that CI runs
-	$(PYTEST) -n 2 --dist loadfile tests/unit tests/integration
-	$(PYTEST) --ignore tests/unit --ignore tests/integration
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 test-fast: .venv/.dev ## Run the unit tests, and one client against a real server
-	$(PYTEST) -n 2 --dist loadfile tests/unit
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 	$(PYTEST) tests/e2e/test_first_contract.py
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
-from tests.debian import pytest_sessionfinish, pytest_terminal_summary
+from tests import debian
+from tests.debian import pytest_sessionfinish
 from tests.e2e import harness
+from tests.faults import times
 from tests.redis import RedisServer, redis_server
 
-__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]
+__all__ = ["pytest_sessionfinish"]
+
+TESTS = Path(__file__).parent
 
 # A busy machine is no reason for an example to fail.
 settings.register_profile("patient", deadline=None)
@@ -24,6 +30,36 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Warm-ups measure no larger batches than these, which most tests never fill.
 harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "8"
+
+# Where all tests of a folder share what takes long to start. Elsewhere those of a file stay together, and these two, since
+# the ports that clients know are there but once.
+TOGETHER = ("container", "cluster", "faults", "page")
+KNOWN_PORTS = ("e2e/test_first_contract.py", "e2e/test_readme.py")
+# What takes longest begins first, so that no process is left with it at the end.
+ORDER = (*TOGETHER, "deploy", "e2e", "model", "integration", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
+
+
+class Groups(LoadScopeScheduling):
+    """Hands out to several processes what must stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = PurePath(nodeid.partition("::")[0]).relative_to(TESTS.name)
+        if path.as_posix() in KNOWN_PORTS:
+            return "known ports"
+        return path.parts[0] if path.parts[0] in TOGETHER else path.as_posix()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return Groups(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    times.show(terminalreporter)
+    debian.list_what_was_not_run(terminalreporter)
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ def without(package: str) -> str:
     pytest.skip(f"{_MARK}{package}")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists aloud what was not run."""
+def list_what_was_not_run(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says aloud what was not run."""
     missing = _missing(terminalreporter)
     if missing:
         terminalreporter.section("NOT RUN", sep="!", red=True, bold=True)

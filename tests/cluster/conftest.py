@@ -14,7 +14,7 @@ RUNNERS = ("runner0", "runner1", "runner2")
 GATEWAYS = ("gateway0", "gateway1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three runners and two gateways behind a proxy, each on a host of its own."""
     try:

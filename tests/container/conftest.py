@@ -1,53 +1,34 @@
-"""The image is built beside the other tests, from the moment that they begin; what needs it comes last."""
+"""One image for all tests that need it."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.container.runtime import Container, Image, missing, running
-
-_IMAGE = pytest.StashKey[Image]()
-_NEEDS_IMAGE = {"test_image.py", "test_running.py"}
-_HERE = Path(__file__).parent
-
-
-def _needs_image(item: pytest.Item) -> bool:
-    return item.path.parent == _HERE and item.path.name in _NEEDS_IMAGE
+from tests.container.runtime import BUILD_SECONDS, Container, Image, missing, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_needs_image)
+    for item in items:
+        if "image" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly or not any(map(_needs_image, session.items)):
-        return
+@pytest.fixture(scope="package")
+def image() -> Iterator[Image]:
+    """The image of the source tree as it is, for a CPU."""
     if why := missing():
-        warnings.warn(f"THE CONTAINER IS NOT TESTED: {why}", stacklevel=1)
-    else:
-        session.config.stash[_IMAGE] = Image()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if image := session.config.stash.get(_IMAGE, None):
+        pytest.skip(f"THE CONTAINER IS NOT TESTED: {why}")
+    image = Image()
+    try:
+        image.wait_until_built()
+        yield image
+    finally:
         image.delete()
 
 
-@pytest.fixture(scope="session")
-def image(request: pytest.FixtureRequest) -> Image:
-    """The image of the source tree as it is, for a CPU."""
-    image = request.config.stash.get(_IMAGE, None)
-    if image is None:
-        pytest.skip(f"THE CONTAINER IS NOT TESTED: {missing()}")
-    image.wait_until_built()
-    return image
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def container(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """A container that is ready, of all roles in one."""
     with running(Container(image, tmp_path_factory.mktemp("container"))) as container:

@@ -38,7 +38,7 @@ def _path() -> str:
 
 
 class Image:
-    """The image, built by a process at a low priority from the moment that this is made.
+    """The image, built by a process from the moment that this is made.
 
     Attributes:
         revision: the commit that it is built of.
@@ -55,7 +55,6 @@ class Image:
                 env={**os.environ, "PATH": _path()},
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=lambda: os.nice(10),
                 start_new_session=True,
             )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,23 +22,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     It remembers no picture, so that what two tests ask for alike is drawn for each.
     """
-    folder = tmp_path_factory.mktemp("server")
-    ports = {
-        "http_port": KNOWN_HTTP_PORT if _is_free(KNOWN_HTTP_PORT) else 0,
-        "grpc_port": KNOWN_GRPC_PORT if _is_free(KNOWN_GRPC_PORT) else 0,
-    }
-    with serving(Server(folder, **ports, T2I_CACHE_BYTES="0")) as running:
+    with _shared(Server(tmp_path_factory.mktemp("server"), T2I_CACHE_BYTES="0")) as running:
         yield running
-        metrics = httpx.get(f"{running.url}/metrics").text
-    assert 'code="INTERNAL"' not in metrics, running.log
 
 
-@pytest.fixture
-def known_server(server: Server) -> Server:
-    """The shared server, for clients whose addresses are written down."""
-    ports = (server.http_port, server.grpc_port)
-    assert ports == (KNOWN_HTTP_PORT, KNOWN_GRPC_PORT), "another process holds a default port"
-    return server
+@pytest.fixture(scope="session")
+def known_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for clients whose addresses are written down."""
+    folder = tmp_path_factory.mktemp("known_server")
+    ports = {"http_port": KNOWN_HTTP_PORT, "grpc_port": KNOWN_GRPC_PORT}
+    with _shared(Server(folder, **ports, T2I_CACHE_BYTES="0")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -55,11 +48,9 @@ def client(server: Server) -> Iterator[Client]:
         yield client
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+@contextmanager
+def _shared(server: Server) -> Iterator[Server]:
+    with serving(server):
+        yield server
+        metrics = httpx.get(f"{server.url}/metrics").text
+    assert 'code="INTERNAL"' not in metrics, server.log

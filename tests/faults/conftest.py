@@ -13,8 +13,8 @@ from tests.e2e.harness import Server, serving
 from tests.faults.disks import small_disk
 from tests.faults.models import poisoned_model
 from tests.faults.normality import Normality
+from tests.faults.times import TIMES
 
-TIMES = "seconds"
 # A thread for each runner, since they share their cores with the tests; no picture comes from an earlier test.
 ALONE = {"T2I_THREADS": "1", "T2I_CACHE_BYTES": "0"}
 # Pixels; a picture of this side takes more memory than lies about in a process.
@@ -37,21 +37,7 @@ def timed(record_property: Callable[[str, object], None]) -> Timed:
     return timed
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows the times, from which docs/reliability.md has its own."""
-    taken = [
-        value
-        for report in terminalreporter.getreports("passed")
-        for name, value in report.user_properties
-        if name == TIMES
-    ]
-    if taken:
-        terminalreporter.section("seconds that faults cost")
-        for what, seconds in taken:
-            terminalreporter.line(f"{seconds:7.2f}  {what}")
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
     """A server with two processes of each kind, and room for hundreds of requests."""
     settings = {
@@ -66,7 +52,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
         yield Normality(server, runners=2, gateways=2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
     """A server whose model knows a poisonous word, and whose pictures lie on a small disk where we may mount one."""
     model = poisoned_model(tmp_path_factory.mktemp("poisoned") / "model")
