@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -17,7 +18,7 @@ from text2image.core.errors import QuotaExceeded
 from text2image.core.limits import MEGA
 from text2image.gateway.quota import Quotas
 from text2image.gateway.rate_limits import Entry, LocalStore, Page
-from text2image.gateway.shared import OutOfReach
+from text2image.gateway.shared import OutOfReach, rate_limits
 from text2image.gateway.shared import state as state_module
 from text2image.gateway.shared.rate_limits import RedisStore
 from text2image.gateway.shared.state import SharedState
@@ -78,8 +79,14 @@ async def test_the_shared_book_gives_back_what_is_older_than_the_window(state: S
     assert not refused.booked
     wait = refused.spendings[0].seconds_until(entry.work)
     assert 0 < wait <= 1.02
-    await asyncio.sleep(wait)
-    assert (await book.book(entry)).booked
+    pages = []
+
+    async def is_booked() -> bool:
+        pages.append(await book.book(entry))
+        return pages[-1].booked
+
+    await eventually(is_booked)
+    assert pages[-1].now >= refused.now + 1000 * wait
 
 
 async def test_gateways_that_share_a_redis_share_every_limit(redis: RedisServer) -> None:
@@ -134,13 +141,22 @@ async def test_one_that_is_refused_takes_no_place_however_late_the_answer_comes(
     book = RedisStore(state, HOLD)
     first, second, third = (Entry(id_, "alice", 0, allowing(cap=1)) for id_ in "123")
     page = await book.book(first)
-    ask = book._ask
+    ask, run = book._ask, book._run
+    held = asyncio.Event()
+
+    async def run_and_tell(script: str, *arguments: Any) -> Any:
+        answer = await run(script, *arguments)
+        if script is rate_limits._HOLD:
+            held.set()
+        return answer
 
     async def ask_slowly(entry: Entry, id_: str) -> Page:
         page = await ask(entry, id_)
-        await asyncio.sleep(HOLD / 2)
+        held.clear()
+        await asyncio.wait_for(held.wait(), WAIT_SECONDS)
         return page
 
+    monkeypatch.setattr(book, "_run", run_and_tell)
     monkeypatch.setattr(book, "_ask", ask_slowly)
     assert not (await book.book(second)).booked
     monkeypatch.setattr(book, "_ask", ask)
@@ -242,9 +258,13 @@ async def test_a_full_redis_keeps_the_books_all_the_same(
     entry = Entry("1", "alice", 4 * MEGA, allowance)
     page = await one.book(entry)
     assert page.booked
-    # Longer than a place is kept that is not held.
-    await asyncio.sleep(1.5 * HOLD)
-    refused = await other.book(Entry("2", "alice", MEGA, allowance))
+    look = Entry("2", "alice", MEGA, allowance)
+
+    async def is_longer_than_a_place_is_kept_that_is_not_held() -> bool:
+        return (await other.book(look)).now > page.now + 1500 * HOLD
+
+    await eventually(is_longer_than_a_place_is_kept_that_is_not_held)
+    refused = await other.book(look)
     assert (refused.booked, refused.running) == (False, 1)
     assert refused.spendings[0].left == 6 * MEGA
     await one.release(entry, page, refund=True)
