@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TextIO
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
 _BAR_WIDTH = 30
-_ERASE = "\r\x1b[K"
 
 
 class Screen:
@@ -14,10 +15,19 @@ class Screen:
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._filled, self._empty = "█░" if "utf" in (stream.encoding or "").lower() else "#-"
-        self._has_bar = False
+        self._console = Console(
+            file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+        self._progress = Progress(
+            BarColumn(_BAR_WIDTH),
+            TextColumn("{task.description}", markup=False),
+            console=self._console,
+            transient=True,
+            # The paths of pictures go to standard output as they are.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._bar = self._progress.add_task("")
 
     def say(self, words: str) -> None:
         """A line of its own."""
@@ -30,31 +40,26 @@ class Screen:
 
     def bar(self, done: int, total: int, words: str) -> None:
         """Shows `done` of `total` in place of the last bar."""
-        if self._terminal:
-            filled = _BAR_WIDTH * done // max(total, 1)
-            self._passing(f"{self._filled * filled}{self._empty * (_BAR_WIDTH - filled)} {words}")
+        self._show(words, done, total)
 
     def note(self, words: str) -> None:
         """What is being done just now: in the bar's place, or a line where there is none."""
-        if self._terminal:
-            self._passing(words)
+        if self._console.is_terminal:
+            self._show(words, 0, None)
         else:
             self.say(words)
 
     def clear(self) -> None:
         """Takes the bar away."""
-        if self._has_bar:
-            self._stream.write(_ERASE)
-            self._stream.flush()
-            self._has_bar = False
+        if self._progress.live.is_started:
+            self._progress.stop()
 
-    def _passing(self, words: str) -> None:
-        if not self.quiet:
-            self._stream.write(f"{_ERASE}{words[: shutil.get_terminal_size().columns - 1]}")
-            self._stream.flush()
-            self._has_bar = True
+    def _show(self, words: str, done: int, total: int | None) -> None:
+        if self._console.is_terminal and not self.quiet:
+            self._progress.update(self._bar, completed=done, total=total, description=words)
+            self._progress.start()
+            self._progress.refresh()
 
     def _line(self, words: str) -> None:
         self.clear()
-        self._stream.write(f"{words}\n")
-        self._stream.flush()
+        self._console.print(words)
