@@ -20,19 +20,53 @@ from typing import Any, Self, TypeAlias, cast
 
 import grpc
 
-from text2image.core.errors import Cancelled, DeadlineExceeded, Text2ImageError, Unavailable
+from text2image.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    ModelNotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    Text2ImageError,
+    Unauthenticated,
+    Unavailable,
+)
 from text2image.core.messages import (
     ClientEvent,
+    Completed,
     ModelInfo,
     Picture,
     Progress,
+    Queued,
     State,
     Status,
 )
 from text2image.net import proxies, wire
 from text2image.v1 import image_generation_pb2 as pb
 
-__all__ = ["Client", "ClientEvent", "ModelInfo", "Picture", "Progress", "State", "Status"]
+__all__ = [
+    "AsyncClient",
+    "Cancelled",
+    "Client",
+    "ClientEvent",
+    "Completed",
+    "DeadlineExceeded",
+    "Internal",
+    "InvalidRequest",
+    "ModelInfo",
+    "ModelNotFound",
+    "PermissionDenied",
+    "Picture",
+    "Progress",
+    "Queued",
+    "QuotaExceeded",
+    "State",
+    "Status",
+    "Text2ImageError",
+    "Unauthenticated",
+    "Unavailable",
+]
 
 Authorities: TypeAlias = str | Path | bytes | bool
 Certificate: TypeAlias = tuple[str | Path, str | Path]
