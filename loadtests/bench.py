@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from loadtests import overload
+from loadtests import flood, overload
 from loadtests.calls import grpc_call, http_call, http_session
 from loadtests.drivers import Call, Run, burst, closed_loop, open_loop
 from loadtests.inprocess import GUIDANCE_SCALE, PROMPT, STEPS, Worker, bare_pipeline, engine
@@ -67,6 +67,7 @@ class Figures:
     bursts: dict[int, Run] = field(default_factory=dict)
     offered: dict[float, Run] = field(default_factory=dict)
     storm: overload.Storm | None = None
+    floods: list[flood.Flood] = field(default_factory=list)
 
     def best_batch(self) -> int:
         """The batch size at which the bare pipeline draws most pictures per second."""
@@ -121,6 +122,11 @@ async def measure(
         figures.storm = await overload.measure(
             calls["HTTP"], impatient, server, seconds=plan.storm_seconds
         )
+        for turn in range(plan.turns):
+            figures.floods.append(
+                await flood.measure(calls["HTTP"], server, saturation, seconds=plan.seconds)
+            )
+            progress(f"flood, turn {turn + 1}: {figures.floods[-1]}")
 
 
 async def measure_lone(
@@ -208,7 +214,9 @@ Shares of the saturation throughput of {saturation:.2f} pictures/s; the bound on
 
 {table(("offered", *LATENCIES), offered)}
 
-{overload.section(figures.storm, PLOT) if figures.storm else ""}"""
+{overload.section(figures.storm, PLOT) if figures.storm else ""}
+
+{flood.section(figures.floods) if figures.floods else ""}"""
 
 
 def yardsticks(figures: Figures, bound: float) -> list[tuple[str, str, str]]:

@@ -31,8 +31,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Warm-ups measure no larger batches than these, which most tests never fill.
 harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "8"
 
-# Where all tests of a folder share what takes long to start. Elsewhere those of a file stay together, and these two, since
-# the ports that clients know are there but once.
+# Where all tests of a folder share what takes long to start; elsewhere those of a file stay together. So do these two
+# files: the ports that clients know are there but once.
 TOGETHER = ("container", "cluster", "faults", "page")
 KNOWN_PORTS = ("e2e/test_first_contract.py", "e2e/test_readme.py")
 # What takes longest begins first, so that no process is left with it at the end.
