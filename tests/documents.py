@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -39,3 +40,18 @@ def anchors(document: Path) -> set[str]:
     """What a link into a document may name, as GitHub makes it of the headings."""
     titles = (title.lower() for title in _HEADING.findall(prose(document)))
     return {_NO_ANCHOR.sub("", title).replace(" ", "-") for title in titles}
+
+
+def run(command: list[str], folder: Path) -> str:
+    """The standard output of a document's command, typed in a folder, that must succeed."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

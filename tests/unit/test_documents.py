@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.documents import DOCUMENTS, README, ROOT, anchors, blocks, code, prose
+from tests.documents import DOCUMENTS, README, ROOT, anchors, blocks, code, prose, run
 from text2image.core.settings import Settings
 from text2image.net.tls import Tls
 from tools.settings_table import DOCUMENT as SETTINGS
@@ -99,18 +98,3 @@ def test_the_commands_for_keys_make_and_end_keys(tmp_path: Path) -> None:
     listed = [line for line in printed if not line.startswith("t2i_")]
     assert [line.split()[0] for line in listed] == ["NAME", "alice", "grafana", "batch"]
     assert "batch" not in (tmp_path / "keys.json").read_text()
-
-
-def run(command: list[str], folder: Path) -> str:
-    """The standard output of a command that must succeed."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
