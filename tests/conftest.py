@@ -33,7 +33,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "8"
 # Tests run side by side: two teams of threads on one set of cores would wait for each other most of the time.
 harness.DEFAULTS["T2I_THREADS"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["T2I_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 # Where all tests of a folder share what takes long to start; elsewhere those of a file stay together. So do these two
 # files: the ports that clients know are there but once.

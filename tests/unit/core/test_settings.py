@@ -13,7 +13,8 @@ from text2image.net import wire
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> None:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("T2I_THREADS")
     get_settings.cache_clear()
 
 
