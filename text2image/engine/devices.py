@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from text2image.engine.memory import DeviceMemory, HostMemory
+from text2image.engine.host_memory import HostMemory
+from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def device_errors() -> Iterator[None]:
     """Tells the engine what a torch error means.
 
     Raises:
-        OutOfMemory: the device had no room; a smaller batch may fit.
+        OutOfMemory: the device has too little memory; a smaller batch may fit.
         DeviceLost: the CUDA context is broken, as it stays after an asynchronous error.
     """
     try:

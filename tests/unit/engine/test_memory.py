@@ -15,7 +15,8 @@ from tests.unit.engine.test_engine import collect, running
 from text2image.core.errors import InvalidRequest, Unavailable
 from text2image.core.messages import Completed, Queued, StreamOptions
 from text2image.engine import memory
-from text2image.engine.memory import READING_PAUSE, HostMemory, MemoryGuard
+from text2image.engine.host_memory import HostMemory
+from text2image.engine.memory import READING_PAUSE, MemoryGuard
 from text2image.engine.sample import Group, Sample
 from text2image.engine.warmup import measure
 
