@@ -246,13 +246,13 @@ def calibrated(warm_up: Profile, lone: float, saturation: float, overhead: float
     share its cores with the gateway and the clients.
     """
     curve = Curve(warm_up.steps)
-    knee = max(ROWS_OF_GUIDED, curve.knee())
+    full_rows = max(ROWS_OF_GUIDED, curve.best_rows)
     alone = (lone - overhead - warm_up.decode) / STEPS
-    full = (1 / saturation - warm_up.decode) / statistics.fmean(MIXED) * knee / ROWS_OF_GUIDED
-    first, last = alone / curve.at(ROWS_OF_GUIDED), full / curve.at(knee)
+    full = (1 / saturation - warm_up.decode) / statistics.fmean(MIXED) * full_rows / ROWS_OF_GUIDED
+    first, last = alone / curve.at(ROWS_OF_GUIDED), full / curve.at(full_rows)
 
     def factor(at: int) -> float:
-        share = (at - ROWS_OF_GUIDED) / max(1, knee - ROWS_OF_GUIDED)
+        share = (at - ROWS_OF_GUIDED) / max(1, full_rows - ROWS_OF_GUIDED)
         return first + (last - first) * min(1.0, max(0.0, share))
 
     steps = {at: seconds * factor(at) for at, seconds in warm_up.steps.items()}

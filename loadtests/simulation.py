@@ -71,7 +71,7 @@ class Profile:
     def saturation(self, steps: float) -> float:
         """Pictures per second of a runner that always has more to do than fits in a batch."""
         curve = Curve(self.grid())
-        cap = max(ROWS_OF_GUIDED, curve.knee())
+        cap = max(ROWS_OF_GUIDED, curve.best_rows)
         return 1 / (steps * curve.at(cap) * ROWS_OF_GUIDED / cap + self.decode)
 
 

@@ -1,1 +1,1 @@
-"""The engine: step-level batching for diffusion pipelines. The only room that knows torch."""
+"""The engine: step-level batching for diffusion pipelines. The only package that loads torch."""

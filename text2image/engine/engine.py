@@ -120,7 +120,7 @@ class Engine:
             state=self._state,
             detail=self._detail,
             backlog_seconds=self._backlog.seconds() if self._backlog else 0.0,
-            active=self._backlog.samples() if self._backlog else 0,
+            active=self._backlog.samples() + steps.decoding if self._backlog and steps else 0,
             counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
             pace=self._pace(),
         )
@@ -146,7 +146,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Samples that are admitted and have not taken a step."""
+        """Samples that are admitted and have no rows yet."""
         return self._backlog.waiting() if self._backlog else 0
 
     @property

@@ -1,4 +1,4 @@
-"""The way into the room of torch: importing this module loads none of it, calling what it makes does."""
+"""The way to torch: importing this module loads none of it, calling what it makes does."""
 
 from __future__ import annotations
 

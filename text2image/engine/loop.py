@@ -22,14 +22,13 @@ from text2image.engine.costs import StepCosts
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation, Sample
-from text2image.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
 # While others step, decoding may take this share of a step's time, or one chunk if that is more.
 DECODE_SHARE = 0.5
-# When a pause makes a whole line late, a tick tries no more batches than this for one that is in time: what has begun
-# waits meanwhile.
+# When a pause makes a whole queue late, a tick tries no more batches than this for one that is in time: what has
+# started waits meanwhile.
 MOST_BATCHES_TRIED = 8
 
 Outcome = Event | Text2ImageError
@@ -71,7 +70,7 @@ class StepLoop:
         self._emit = emit
         self._observer = observer or Observer()
         self._memory = memory or MemoryGuard()
-        self._scheduler = Scheduler()
+        self._scheduler = backlog.scheduler
         self._denoised: deque[Sample] = deque()
         self._deadlines: list[tuple[float, int, Generation]] = []
         self._order = count()
@@ -86,16 +85,24 @@ class StepLoop:
         """Whether no sample is in flight, so that a tick would do nothing."""
         return not self._active
 
+    @property
+    def decoding(self) -> int:
+        """Samples that have taken their last step and whose picture is not out."""
+        return len(self._denoised)
+
     def add(self, generation: Generation) -> None:
-        """Takes in an admitted request: its samples join at the next tick, if there is still memory for them."""
+        """Takes in an admitted request, unless there is no memory for it any more.
+
+        Admission has put its samples in the scheduler, so that they may have stepped before, or even ended.
+        """
+        if generation.ended:
+            return
         self._active.add(generation)
         self._memory.refresh(self._clock())
         if refusal := self._memory.refusal(generation):
             self._end(generation, refusal)
             return
         heapq.heappush(self._deadlines, (generation.deadline, next(self._order), generation))
-        for sample in generation.samples:
-            self._scheduler.add(sample)
 
     def cancel(self, generation: Generation) -> None:
         """Ends a request whose client has gone; nothing happens if it has ended already."""
@@ -127,7 +134,7 @@ class StepLoop:
         """Who steps next. Ends on the way what comes up for rows too late, before any work is spent on it."""
         batch: list[Sample] = []
         for _ in range(MOST_BATCHES_TRIED):
-            batch = self._scheduler.select(self._costs.room)
+            batch = self._scheduler.select(self._costs.limits)
             late = self._late(batch)
             if not late:
                 return batch
@@ -135,11 +142,11 @@ class StepLoop:
             for sample, seconds in late[len(late) // 2 :]:
                 if not sample.generation.ended:
                     self._drop(sample, seconds)
-        return [sample for sample in batch if sample.begun]
+        return [sample for sample in batch if sample.step]
 
     def _late(self, batch: list[Sample]) -> list[tuple[Sample, float]]:
         """A batch's new samples that would miss their deadlines, and by how many seconds."""
-        new = [sample for sample in batch if not sample.begun]
+        new = [sample for sample in batch if not sample.step]
         if not new:
             return []
         if len(self._active) == 1:
@@ -156,15 +163,14 @@ class StepLoop:
         return [(sample, excess) for sample, excess in zip(new, late, strict=True) if excess > 0]
 
     def _drop(self, sample: Sample, late: float) -> None:
-        """Gives up a picture; what its request has begun is finished."""
+        """Gives up a picture; what its request has started is finished."""
         generation = sample.generation
         if generation.pending == generation.request.n and not any(
-            each.begun for each in generation.samples
+            each.step for each in generation.samples
         ):
             self._end(generation, failures.too_late(late), "dropped")
             return
         self._scheduler.remove(sample)
-        self._backlog.left(sample)
         generation.samples.remove(sample)
         generation.dropped += 1
         self._out(generation)
@@ -183,11 +189,10 @@ class StepLoop:
             sample for sample, prediction in predictions if self._advance(sample, prediction)
         ]
         now = self._clock()
-        self._backlog.paced(group, now)
         if self.counters["retries"] == retries:
             self._costs.observe_step(group, rows, now - forward_started)
         alone = self._costs.seconds(group, batch[0].rows)
-        self._scheduler.charge(group, now - started, alone)
+        self._scheduler.charge(group, now - started, now, alone)
         self.counters["sample_steps"] += len(stepped)
         self._observer.stepped(len(batch), rows, self._costs.cap(group), now - forward_started)
         for sample in stepped:
@@ -226,8 +231,6 @@ class StepLoop:
             self._blame(sample, error)
             return False
         sample.step += 1
-        sample.begun = self._scheduler.has_rows(sample)
-        self._backlog.stepped(sample)
         return True
 
     def _attempt(
@@ -325,7 +328,6 @@ class StepLoop:
             decoding=decode_seconds,
         )
         self._observer.finished(timings)
-        self._backlog.left(sample)
         generation.samples.remove(sample)
         self._emit(generation, GeneratedImage(sample.index, sample.seed, pixels, timings))
         self._out(generation)
@@ -370,7 +372,6 @@ class StepLoop:
                 self._scheduler.remove(sample)
             elif sample in self._denoised:
                 self._denoised.remove(sample)
-            self._backlog.left(sample)
             sample.state = None
         generation.samples.clear()
         self.counters[counter or _counter_of(outcome)] += 1

@@ -27,7 +27,6 @@ class Sample:
     Attributes:
         rows: rows that it takes in a forward pass.
         step: steps taken, of `steps`.
-        begun: whether it has stepped in rows that it keeps; a guest of a larger batch on trial has not.
         state: embeddings, latents, scheduler and generator; None until it is prepared.
         started_at, encoded_at, denoised_at: seconds on the loop's clock; None until then.
     """
@@ -37,7 +36,6 @@ class Sample:
     group: Group
     rows: int
     step: int = 0
-    begun: bool = False
     state: Any = None
     started_at: float | None = None
     encoded_at: float | None = None

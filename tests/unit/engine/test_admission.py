@@ -96,7 +96,7 @@ def test_the_prediction_is_near_what_it_takes(others: int) -> None:
 def test_the_prediction_is_near_what_it_takes_when_whoever_leaves_is_replaced(
     in_flight: int,
 ) -> None:
-    """Else a crowd is refused while there is room, and batches are not full."""
+    """Else a crowd is refused while there are free rows, and batches are not full."""
     harness = Harness(TimedModel(max_rows=32))
     flying: dict[Generation, float] = {}
     ratios = []

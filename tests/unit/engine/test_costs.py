@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from text2image.engine.costs import (
     STEPS_BEFORE_RAISE,
-    STEPS_BETWEEN_TRIALS,
+    STEPS_BETWEEN_PROBES,
     Curve,
     StepCosts,
 )
@@ -25,10 +25,10 @@ def make_costs(points: dict[int, float], max_rows: int = 64) -> StepCosts:
 
 
 def step_in_full_batches(costs: StepCosts, truth: dict[int, float], steps: int) -> None:
-    """Steps as often, with as many rows as there is room for; `truth` has the seconds that so many take."""
+    """Steps as often, with as many rows as may start; `truth` has the seconds that so many take."""
     for _ in range(steps):
-        room = costs.room(NATIVE)
-        rows = max(room.cap, room.trial)
+        limits = costs.limits(NATIVE)
+        rows = limits.start
         costs.observe_step(NATIVE, rows, truth[rows])
 
 
@@ -56,9 +56,9 @@ def test_invariant_8_each_size_has_its_own_cap() -> None:
     costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1, 16: 0.1})
     large = Group(32, 32)
     assert costs.cap(large) == 4, "four times the pixels fill the device with a quarter of the rows"
-    for _ in range(60 * STEPS_BETWEEN_TRIALS):
-        room = costs.room(large)
-        for rows in (2, 4, max(room.cap, room.trial)):
+    for _ in range(60 * STEPS_BETWEEN_PROBES):
+        limits = costs.limits(large)
+        for rows in (2, 4, limits.start):
             costs.observe_step(large, rows, 0.1 * rows)
     assert costs.cap(large) == 2
     assert costs.cap(NATIVE) == 16
@@ -110,7 +110,7 @@ def test_invariant_8_a_disturbed_first_measurement_does_not_stand_for_ever() -> 
     costs = make_costs({1: 0.10, 2: 0.11, 4: 0.13, 8: 0.80})
     truth = {1: 0.10, 2: 0.11, 4: 0.13, 8: 0.17, 16: 0.34, 32: 0.68}
     assert costs.cap(NATIVE) == 4
-    step_in_full_batches(costs, truth, 10 * STEPS_BETWEEN_TRIALS)
+    step_in_full_batches(costs, truth, 10 * STEPS_BETWEEN_PROBES)
     assert costs.cap(NATIVE) == 8
 
 
@@ -118,14 +118,14 @@ def test_invariant_8_a_warm_up_that_was_given_up_early_is_made_good_later() -> N
     """The machine was so busy that one row took longer than a batch may, so larger ones were not measured."""
     costs = make_costs({1: 1.7})
     truth = {2: 0.11, 4: 0.13, 8: 0.17, 16: 0.33, 32: 0.66, 64: 1.32}
-    step_in_full_batches(costs, truth, 20 * STEPS_BETWEEN_TRIALS)
+    step_in_full_batches(costs, truth, 20 * STEPS_BETWEEN_PROBES)
     assert costs.cap(NATIVE) == 8
 
 
 def test_no_batch_is_tried_that_would_take_longer_than_a_step_may() -> None:
     costs = make_costs({1: 0.2, 2: 0.3, 4: 0.5, 8: 0.8})
-    for _ in range(4 * STEPS_BETWEEN_TRIALS):
-        assert costs.room(NATIVE).trial <= 8
+    for _ in range(4 * STEPS_BETWEEN_PROBES):
+        assert costs.limits(NATIVE).start <= 8
         costs.observe_step(NATIVE, 8, 0.8)
 
 
@@ -133,7 +133,7 @@ def test_invariant_8_a_device_that_slows_down_as_a_whole_keeps_its_cap() -> None
     points = {1: 0.1, 2: 2 / 19, 4: 4 / 36, 8: 8 / 60, 16: 16 / 63, 32: 32 / 64}
     costs = make_costs(points)
     caps = set()
-    for _ in range(3 * STEPS_BETWEEN_TRIALS):
+    for _ in range(3 * STEPS_BETWEEN_PROBES):
         rows = costs.cap(NATIVE)
         caps.add(rows)
         costs.observe_step(NATIVE, rows, 1.5 * points[rows])
@@ -149,9 +149,9 @@ def test_invariant_8_a_cap_does_not_go_to_and_fro_with_the_noise() -> None:
     for seed in range(10):
         costs, random = make_costs(truth, max_rows=32), Random(seed)
         caps = []
-        for _ in range(20 * STEPS_BETWEEN_TRIALS):
-            room = costs.room(NATIVE)
-            rows = min(max(room.cap, room.trial), room.most)
+        for _ in range(20 * STEPS_BETWEEN_PROBES):
+            limits = costs.limits(NATIVE)
+            rows = min(limits.start, limits.fit)
             costs.observe_step(NATIVE, rows, truth[rows] * random.lognormvariate(0, 0.03))
             caps.append(costs.cap(NATIVE))
         assert set(caps) <= {16, 32}
@@ -170,11 +170,11 @@ def test_invariant_8_a_crowd_finds_the_cap_that_was_right_before_a_quiet_time() 
     assert costs.seconds(NATIVE, 32) == pytest.approx(truth[32] / 1.2, rel=0.03)
 
 
-def test_invariant_8_trials_are_rare_and_keep_within_what_fits() -> None:
+def test_invariant_8_probes_are_rare_and_keep_within_what_fits() -> None:
     costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.8})
     costs.lower_cap(NATIVE, failed_rows=12)
-    rooms = [costs.room(NATIVE) for _ in range(20 * STEPS_BETWEEN_TRIALS)]
-    rows = [min(max(room.cap, room.trial), room.most) for room in rooms]
+    probed = [costs.limits(NATIVE) for _ in range(20 * STEPS_BETWEEN_PROBES)]
+    rows = [min(limits.start, limits.fit) for limits in probed]
     assert set(rows) == {4, 6}
     assert rows.count(6) <= 20
 
@@ -197,23 +197,3 @@ def test_two_sizes_of_one_area_learn_apart() -> None:
     before = costs.seconds(wide, 4)
     costs.observe_step(tall, 4, 10 * before)
     assert costs.seconds(tall, 4) > costs.seconds(wide, 4) == before
-
-
-def test_a_size_that_has_not_stepped_is_derived_once_until_the_native_one_learns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    derived: list[float] = []
-
-    def scaled(curve: Curve, ratio: float) -> Curve:
-        derived.append(ratio)
-        return original(curve, ratio)
-
-    original = Curve.scaled
-    monkeypatch.setattr(Curve, "scaled", scaled)
-    costs = make_costs({1: 0.1, 2: 0.2, 4: 0.4})
-    for rows in (1, 2, 3, 4):
-        costs.seconds(Group(32, 32), rows)
-    assert derived == [4.0]
-    costs.observe_step(NATIVE, 2, 0.1)
-    costs.seconds(Group(32, 32), 2)
-    assert derived == [4.0, 4.0]

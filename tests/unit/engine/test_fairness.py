@@ -15,7 +15,7 @@ from tests.harness import NATIVE, Harness
 from text2image.core.errors import Unavailable
 from text2image.core.messages import Share, StreamOptions
 from text2image.engine.sample import Generation, Group, Sample
-from text2image.engine.scheduler import Room, Scheduler
+from text2image.engine.scheduler import BatchLimits, Scheduler
 
 SIZES = [Group(8, 8), NATIVE, Group(32, 32)]
 OVERHEAD = 64
@@ -45,13 +45,14 @@ class Device:
     begun: list[Sample] = field(default_factory=list)
     row_steps: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    now: float = 0.0
 
     def add(self, sample: Sample) -> Sample:
         self.scheduler.add(sample)
         return sample
 
     def step(self) -> list[Sample]:
-        batch = self.scheduler.select(lambda group: Room(self.cap))
+        batch = self.scheduler.select(lambda group: BatchLimits(self.cap))
         rows, group = sum(sample.rows for sample in batch), batch[0].group
         seconds = float(OVERHEAD + rows * group.area)
         for sample in batch:
@@ -60,7 +61,9 @@ class Device:
             sample.step += 1
             self.row_steps[sample.owner] += sample.rows
             self.seconds[sample.owner] += seconds * sample.rows / rows
-        self.scheduler.charge(group, seconds, alone=float(OVERHEAD + batch[0].rows * group.area))
+        self.now += seconds
+        alone = float(OVERHEAD + batch[0].rows * group.area)
+        self.scheduler.charge(group, seconds, self.now, alone)
         for sample in batch:
             if sample.remaining == 0:
                 self.scheduler.remove(sample)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.doubles import make_request
 from text2image.core.messages import Share, StreamOptions
 from text2image.engine.sample import Generation, Group, Sample
-from text2image.engine.scheduler import Room, Scheduler, fill
+from text2image.engine.scheduler import BatchLimits, Scheduler, fill
 
 SMALL, LARGE = Group(8, 8), Group(32, 32)
 
@@ -28,21 +28,13 @@ def make_sample(group: Group = SMALL, rows: int = 2, steps: int = 4, owner: str 
     return generation.samples[0]
 
 
-def test_samples_step_in_the_order_of_their_admission() -> None:
-    scheduler = Scheduler()
-    samples = [make_sample() for _ in range(5)]
-    for sample in samples:
-        scheduler.add(sample)
-    assert scheduler.select(lambda group: Room(6)) == samples[:3]
-
-
 def test_a_sample_that_leaves_gives_its_rows_to_the_next_in_line() -> None:
     scheduler = Scheduler()
     samples = [make_sample() for _ in range(3)]
     for sample in samples:
         scheduler.add(sample)
     scheduler.remove(samples[0])
-    assert scheduler.select(lambda group: Room(4)) == samples[1:]
+    assert scheduler.select(lambda group: BatchLimits(4)) == samples[1:]
     assert samples[0] not in scheduler
 
 
@@ -51,20 +43,9 @@ def test_a_cap_that_falls_takes_no_rows_from_what_has_begun_but_memory_does() ->
     samples = [make_sample() for _ in range(5)]
     for sample in samples:
         scheduler.add(sample)
-    scheduler.select(lambda group: Room(6))
-    assert scheduler.select(lambda group: Room(2)) == samples[:3]
-    assert scheduler.select(lambda group: Room(6, most=4)) == samples[:2]
-
-
-def test_a_trial_takes_others_along_for_one_step_and_no_longer() -> None:
-    scheduler = Scheduler()
-    samples = [make_sample() for _ in range(5)]
-    for sample in samples:
-        scheduler.add(sample)
-    assert scheduler.select(lambda group: Room(4, trial=8)) == samples[:4]
-    assert scheduler.select(lambda group: Room(4, most=6, trial=8)) == samples[:3]
-    assert scheduler.select(lambda group: Room(4)) == samples[:2]
-    assert scheduler.select(lambda group: Room(2, trial=4)) == samples[:2]
+    scheduler.select(lambda group: BatchLimits(6))
+    assert scheduler.select(lambda group: BatchLimits(2)) == samples[:3]
+    assert scheduler.select(lambda group: BatchLimits(6, fit=4)) == samples[:2]
 
 
 def test_of_two_owners_charged_alike_the_one_with_fewer_rows_is_next() -> None:
@@ -72,25 +53,16 @@ def test_of_two_owners_charged_alike_the_one_with_fewer_rows_is_next() -> None:
     first, second, newcomer = make_sample(), make_sample(), make_sample(owner="newcomer")
     scheduler.add(first)
     scheduler.add(second)
-    assert scheduler.select(lambda group: Room(2)) == [first]
+    assert scheduler.select(lambda group: BatchLimits(2)) == [first]
     scheduler.add(newcomer)
-    assert scheduler.select(lambda group: Room(4)) == [first, newcomer]
-
-
-def test_a_guest_of_a_trial_has_no_rows_until_it_begins() -> None:
-    scheduler = Scheduler()
-    samples = [make_sample() for _ in range(2)]
-    for sample in samples:
-        scheduler.add(sample)
-    assert scheduler.select(lambda group: Room(2, trial=4)) == samples
-    assert [scheduler.has_rows(sample) for sample in samples] == [True, False]
+    assert scheduler.select(lambda group: BatchLimits(4)) == [first, newcomer]
 
 
 def test_only_samples_of_one_size_share_a_batch() -> None:
     scheduler = Scheduler()
     for group in (SMALL, LARGE, SMALL, LARGE):
         scheduler.add(make_sample(group))
-    assert len({sample.group for sample in scheduler.select(lambda group: Room(100))}) == 1
+    assert len({sample.group for sample in scheduler.select(lambda group: BatchLimits(100))}) == 1
 
 
 def test_sizes_share_the_time_so_that_large_pictures_do_not_block_small_ones() -> None:
@@ -99,10 +71,10 @@ def test_sizes_share_the_time_so_that_large_pictures_do_not_block_small_ones() -
     scheduler.add(make_sample(SMALL))
     turns: Counter[Group] = Counter()
     for _ in range(110):
-        (sample,) = scheduler.select(lambda group: Room(2))
+        (sample,) = scheduler.select(lambda group: BatchLimits(2))
         turns[sample.group] += 1
         seconds = 1.0 if sample.group == LARGE else 0.1
-        scheduler.charge(sample.group, seconds, alone=seconds)
+        scheduler.charge(sample.group, seconds, now=0.0, alone=seconds)
     assert turns[SMALL] >= 9 * turns[LARGE]
 
 
@@ -111,13 +83,13 @@ def test_a_size_that_was_away_has_saved_up_no_claim() -> None:
     busy = make_sample(LARGE)
     scheduler.add(busy)
     for _ in range(100):
-        scheduler.charge(LARGE, 1.0, alone=1.0)
+        scheduler.charge(LARGE, 1.0, now=0.0, alone=1.0)
     scheduler.add(make_sample(SMALL))
     turns: Counter[Group] = Counter()
     for _ in range(10):
-        (sample,) = scheduler.select(lambda group: Room(2))
+        (sample,) = scheduler.select(lambda group: BatchLimits(2))
         turns[sample.group] += 1
-        scheduler.charge(sample.group, 1.0, alone=1.0)
+        scheduler.charge(sample.group, 1.0, now=0.0, alone=1.0)
     assert turns[LARGE] >= 4
 
 
@@ -129,11 +101,11 @@ def test_removing_what_is_not_there_changes_nothing() -> None:
     scheduler.remove(sample)
     scheduler.remove(sample)
     assert len(scheduler) == 0
-    assert scheduler.select(lambda group: Room(8)) == []
+    assert scheduler.select(lambda group: BatchLimits(8)) == []
 
 
 @given(st.lists(st.sampled_from([1, 2]), min_size=1), st.integers(2, 40))
-def test_a_batch_never_exceeds_its_rows_and_never_leaves_room_that_a_waiting_sample_fits(
+def test_a_batch_never_exceeds_its_rows_and_never_leaves_rows_that_a_waiting_sample_fits(
     rows: list[int], cap: int
 ) -> None:
     samples = [make_sample(rows=each) for each in rows]

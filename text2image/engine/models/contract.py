@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OutOfMemory(Exception):
-    """The device had no room for this batch; a smaller one may fit."""
+    """The device has too little memory for this batch; a smaller one may fit."""
 
 
 class DeviceLost(Exception):
