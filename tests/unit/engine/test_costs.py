@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from random import Random
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -197,3 +199,29 @@ def test_two_sizes_of_one_area_learn_apart() -> None:
     before = costs.seconds(wide, 4)
     costs.observe_step(tall, 4, 10 * before)
     assert costs.seconds(tall, 4) > costs.seconds(wide, 4) == before
+
+
+def test_who_reads_a_curve_while_it_learns_sees_it_before_or_after() -> None:
+    """The event loop reads what the engine's thread grows: here it reads after every line of the learning."""
+    curve = Curve({1: 0.1, 2: 0.2})
+    read: list[tuple[float, ...]] = []
+
+    def reading() -> tuple[float, ...]:
+        return tuple(curve.at(rows) for rows in (1, 3, 6, 16))
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        if frame.f_code.co_filename != learning.co_filename:
+            return None
+        if event == "line":
+            read.append(reading())
+        return trace
+
+    learning = Curve.learn.__code__
+    before, others = reading(), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        curve.learn(8, 0.4)
+    finally:
+        sys.settrace(others)
+    assert len(read) > 3
+    assert set(read) == {before, reading()}
