@@ -40,20 +40,26 @@ class Backlog:
             Unavailable: it would wait too long or miss its deadline; the retry delay is when it would not.
             DeadlineExceeded: it would miss its deadline even on an idle engine.
         """
-        alone = self.alone_seconds(generation)
         with self.scheduler.lock:
             idle = not self.scheduler.queues
-            for sample in generation.samples:
-                self.scheduler.add(sample)
-            # An idle engine may have measured itself in a bad hour. Were it believed, nothing would be admitted
-            # that could show it otherwise.
-            waiting, drawing = (0.0, alone) if idle else self._expected(generation.samples[-1])
-            allowed = generation.deadline - generation.admitted_at
-            refusal = self._refusal(allowed, alone, waiting, drawing)
-            if refusal is not None:
+            try:
+                for sample in generation.samples:
+                    self.scheduler.add(sample)
+                return self._predicted(generation, idle=idle)
+            except Exception:
                 for sample in generation.samples:
                     self.scheduler.remove(sample)
-                raise refusal
+                raise
+
+    def _predicted(self, generation: Generation, *, idle: bool) -> float:
+        """Seconds until the last picture of a request that was just added; raises what refuses it."""
+        alone = self.alone_seconds(generation)
+        # An idle engine may have measured itself in a bad hour. Were it believed, nothing would be admitted that could
+        # show it otherwise.
+        waiting, drawing = (0.0, alone) if idle else self._expected(generation.samples[-1])
+        allowed = generation.deadline - generation.admitted_at
+        if refusal := self._refusal(allowed, alone, waiting, drawing):
+            raise refusal
         return waiting + drawing
 
     def alone_seconds(self, generation: Generation) -> float:

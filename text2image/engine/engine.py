@@ -224,11 +224,7 @@ class Engine:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     async def _admit(
-        self,
-        request: Request,
-        options: StreamOptions,
-        time_limit: float,
-        share: Share | None,
+        self, request: Request, options: StreamOptions, time_limit: float, share: Share | None
     ) -> tuple[Generation, float]:
         try:
             if self._state is not State.READY or self._model is None or self._backlog is None:
@@ -257,15 +253,22 @@ class Engine:
         return generation, predicted
 
     async def _in_thread(self, work: Command) -> None:
-        """Lets the thread do something between two ticks, and waits until it is done."""
-        done = asyncio.Event()
+        """Lets the thread do something between two ticks, waits until it is done, and raises what it raised."""
+        done: asyncio.Queue[Exception | None] = asyncio.Queue()
 
         def command() -> None:
-            work()
-            self._in_event_loop(done.set)
+            failure: Exception | None = None
+            try:
+                work()
+            except DeviceLost:
+                raise
+            except Exception as error:
+                failure = error
+            self._in_event_loop(done.put_nowait, failure)
 
         self._commands.put(command)
-        await done.wait()
+        if error := await done.get():
+            raise error
 
     def _ready_loop(self) -> StepLoop:
         if self._steps is None:

@@ -98,8 +98,14 @@ class StepLoop:
         if generation.ended:
             return
         self._active.add(generation)
-        self._memory.refresh(self._clock())
-        if refusal := self._memory.refusal(generation):
+        try:
+            self._memory.refresh(self._clock())
+            refusal = self._memory.refusal(generation)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            refusal = failures.outcome_of(error, generation.request)
+        if refusal:
             self._end(generation, refusal)
             return
         heapq.heappush(self._deadlines, (generation.deadline, next(self._order), generation))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from unittest.mock import Mock
 
 import pytest
 
@@ -77,6 +78,18 @@ def test_invariant_4_a_refused_request_leaves_no_trace_in_the_account() -> None:
     harness.finish()
     assert harness.backlog.seconds() == 0
     assert harness.backlog.samples() == 0
+
+
+def test_a_request_whose_admission_fails_leaves_no_trace_in_the_account(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = Harness()
+    harness.submit()
+    with monkeypatch.context() as patched:
+        patched.setattr(StepCosts, "decode_seconds", Mock(side_effect=[0.0, RuntimeError("a bug")]))
+        with pytest.raises(RuntimeError):
+            harness.submit()
+    assert harness.backlog.samples() == 1
 
 
 @pytest.mark.parametrize("others", [0, 3, 15, 60])

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from tests.doubles import TimedModel, make_request
-from text2image.core.errors import DeadlineExceeded, Unavailable
+from text2image.core.errors import DeadlineExceeded, Internal, Text2ImageError, Unavailable
 from text2image.core.messages import (
     Completed,
     Event,
@@ -25,7 +26,9 @@ from text2image.core.messages import (
     StreamOptions,
 )
 from text2image.engine.engine import Engine
+from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
+from text2image.engine.sample import Generation
 
 
 class GatedModel(TimedModel):
@@ -216,6 +219,50 @@ async def test_invariant_10_an_idle_engine_does_not_wake_up() -> None:
                 pass
         # Other threads may interrupt it now and then; one that polls would be woken by the hundred.
         assert await woken_in(1.0) <= 5, "the engine's thread polls"
+
+
+async def test_invariant_6_what_fails_while_it_is_taken_in_fails_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = MemoryGuard.refusal
+
+    def refusal(guard: MemoryGuard, generation: Generation) -> Text2ImageError | None:
+        if (
+            generation.request.prompt == "broken"
+            and threading.current_thread() is not threading.main_thread()
+        ):
+            raise RuntimeError("the driver does not tell")
+        return original(guard, generation)
+
+    monkeypatch.setattr(MemoryGuard, "refusal", refusal)
+    model = GatedModel()
+    async with running(model) as engine:
+        model.gate.clear()
+        good = asyncio.create_task(collect(engine, make_request()))
+        await until(lambda: engine.status.active == 1)
+        broken = asyncio.create_task(collect(engine, make_request("broken")))
+        await until(lambda: engine.status.counters.admitted == 2)
+        model.gate.set()
+        async with asyncio.timeout(30):
+            with pytest.raises(Internal):
+                await broken
+            assert isinstance((await good)[-1], Completed)
+            assert isinstance((await collect(engine, make_request()))[-1], Completed)
+        assert engine.status.state is State.READY
+
+
+async def test_invariant_6_a_reading_of_the_memory_that_fails_fails_the_request_that_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = Unavailable("full", reason=Unavailable.FULL, retry_after=1)
+    async with running(TimedModel()) as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryGuard, "refusal", lambda *_: full)
+            patched.setattr(MemoryGuard, "refresh", Mock(side_effect=RuntimeError("no driver")))
+            with pytest.raises(RuntimeError, match="no driver"):
+                async with asyncio.timeout(30):
+                    await collect(engine, make_request())
+        assert isinstance((await collect(engine, make_request()))[-1], Completed)
 
 
 async def test_draining_finishes_what_was_admitted_and_refuses_the_rest() -> None:

@@ -43,6 +43,21 @@ def test_invariant_6_a_poisoned_sample_fails_alone() -> None:
     assert harness.loop.counters["retries"] > 0
 
 
+def test_invariant_6_a_prompt_that_cannot_be_encoded_fails_alone() -> None:
+    class Illiterate(TimedModel):
+        def prepare(self, samples):  # type: ignore[no-untyped-def]
+            if any(POISON in sample.generation.request.prompt for sample in samples):
+                raise ValueError("no such token")
+            return super().prepare(samples)
+
+    harness = Harness(Illiterate())
+    good = [harness.submit(make_request(seed=seed)) for seed in range(3)]
+    bad = harness.submit(make_request(POISON))
+    harness.finish()
+    assert isinstance(harness.ending(bad), Internal)
+    assert all(isinstance(harness.ending(each), Completed) for each in good)
+
+
 def test_invariant_6_out_of_memory_lowers_the_cap_and_nobody_sees_it() -> None:
     harness = Harness(TimedModel(memory_rows=6))
     generations = [harness.submit(make_request(seed=seed)) for seed in range(10)]
