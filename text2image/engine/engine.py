@@ -34,6 +34,7 @@ from text2image.engine.loop import Observer, Outcome, StepLoop
 from text2image.engine.memory import MemoryGuard, MemoryReading
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation
+from text2image.engine.streams import OutcomeStream
 from text2image.engine.warmup import measure
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Engine:
         self._backlog: Backlog | None = None
         self._memory = MemoryGuard()
         self._steps: StepLoop | None = None
-        self._streams: dict[Generation, asyncio.Queue[Outcome]] = {}
+        self._streams: dict[Generation, OutcomeStream] = {}
         self._outbox: list[tuple[Generation, Outcome]] = []
         self._admitted = 0
         self._refused = 0
@@ -172,6 +173,8 @@ class Engine:
     ) -> AsyncGenerator[Event, None]:
         """Draws a request's pictures; leaving the iteration early cancels what is left of them.
 
+        A reader that is slow misses progress and previews, never a picture.
+
         Args:
             time_limit: seconds from now in which all pictures must be finished.
             share: whose turn the work takes; nobody's in particular if left out.
@@ -183,8 +186,7 @@ class Engine:
         """
         generation, predicted = await self._admit(request, options, time_limit, share)
         steps = self._ready_loop()
-        stream: asyncio.Queue[Outcome] = asyncio.Queue()
-        self._streams[generation] = stream
+        stream = self._streams[generation] = OutcomeStream()
         self._commands.put(lambda: steps.add(generation))
         try:
             yield Queued(predicted)
@@ -304,7 +306,7 @@ class Engine:
         for generation, outcome in outcomes:
             stream = self._streams.get(generation)
             if stream is not None:
-                stream.put_nowait(outcome)
+                stream.put(outcome)
         self._notify()
 
     # The thread

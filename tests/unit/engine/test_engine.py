@@ -90,6 +90,22 @@ async def test_a_request_streams_queued_progress_images_and_completed_in_this_or
     assert kinds.count(Progress) == 6
 
 
+async def test_who_does_not_read_keeps_the_newest_progress_and_every_picture_and_no_more() -> None:
+    async with running(TimedModel()) as engine:
+        every_step = StreamOptions(progress_every=1, preview_every=1)
+        events = engine.generate(make_request(steps=200, n=2), every_step, time_limit=1e6)
+        async with aclosing(events):
+            assert isinstance(await anext(events), Queued)
+            (stream,) = engine._streams.values()
+            await until(lambda: isinstance(stream.newest, Completed))
+            unread = [event async for event in events]
+    assert isinstance(unread[-1], Completed)
+    assert sorted(each.index for each in unread if isinstance(each, GeneratedImage)) == [0, 1]
+    for index in (0, 1):
+        steps = [each.step for each in unread if isinstance(each, Progress) and each.index == index]
+        assert steps == [197, 198, 199, 200]
+
+
 async def test_before_the_model_is_loaded_requests_are_refused_with_a_delay() -> None:
     gate = threading.Event()
 
