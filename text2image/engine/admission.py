@@ -145,15 +145,18 @@ class Backlog:
         )
 
     def _drawing(self, sample: Sample, rows: int) -> float:
-        return sample.steps * self._interval(sample, rows)
+        """Seconds on the clock from a sample's first step to its picture."""
+        decoding = self._costs.overhead * self._costs.decode_seconds(sample.group)
+        return sample.steps * self._interval(sample, rows) + decoding
 
     def _interval(self, sample: Sample, rows: int) -> float:
         """Seconds on the clock from one step of a sample to its next, in a batch of at least so many rows."""
         group = sample.group
         queue = self.scheduler.queues[group]
         rows = max(rows, self._occupancy(group, queue))
-        # Each of those in the batch finishes about once while this one is drawn.
-        decoding = rows / sample.rows * self._costs.decode_seconds(group) / sample.steps
+        # Of the others some finish at each step: all of them once in as many steps as they take.
+        finishing = (rows - sample.rows) * queue.pictures / queue.planned
+        decoding = finishing * self._costs.decode_seconds(group)
         turn = (self._costs.seconds(group, rows) + decoding) / self.scheduler.share(queue)
         return max(self._costs.overhead * turn, queue.interval)
 
@@ -162,9 +165,8 @@ class Backlog:
         occupancy = self._occupancy(group, queue)
         work = sum(sample.rows * sample.remaining for sample in queue.running)
         work += sum(flow.work for flow in queue.flows.values())
-        pictures = len(queue.running) + sum(len(flow.waiting) for flow in queue.flows.values())
         step = self._costs.seconds(group, occupancy) / occupancy
-        return work * step + pictures * self._costs.decode_seconds(group)
+        return work * step + queue.pictures * self._costs.decode_seconds(group)
 
     def _occupancy(self, group: Group, queue: Queue) -> int:
         """Rows that the next batches of a group will have."""

@@ -81,6 +81,17 @@ class Queue:
     interval: float = 0.0
     stepped_at: float | None = None
 
+    @property
+    def pictures(self) -> int:
+        """Samples that have steps left."""
+        return len(self.running) + sum(len(flow.waiting) for flow in self.flows.values())
+
+    @property
+    def planned(self) -> int:
+        """Row-steps of all of them, those included that they have taken."""
+        waiting = sum(flow.work for flow in self.flows.values())
+        return sum(sample.rows * sample.steps for sample in self.running) + waiting
+
 
 @dataclass(slots=True)
 class _Owner:
@@ -100,8 +111,7 @@ class Scheduler:
 
     def __len__(self) -> int:
         with self.lock:
-            running = sum(len(queue.running) for queue in self.queues.values())
-            return running + self.waiting()
+            return sum(queue.pictures for queue in self.queues.values())
 
     def __contains__(self, sample: Sample) -> bool:
         with self.lock:

@@ -124,6 +124,21 @@ def test_the_prediction_is_near_what_it_takes_when_whoever_leaves_is_replaced(
     assert 0.95 < statistics.median(ratios[100:]) < 1.25
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_prediction_for_few_steps_is_near_what_it_takes_among_many(steps: int) -> None:
+    """The others finish as seldom as their own steps say, however soon this one does."""
+    harness = Harness(TimedModel(decode_time=0.1, decode_chunk=1), max_rows=16)
+    for seed in range(24):
+        harness.submit(make_request(steps=50, seed=seed))
+        harness.loop.tick()
+    before = harness.clock()
+    generation = harness.submit(make_request(steps=steps))
+    while not generation.ended:
+        harness.loop.tick()
+    real = harness.clock() - before
+    assert harness.predicted[generation] == pytest.approx(real, rel=0.3)
+
+
 def test_predictions_follow_the_clock_where_steps_and_decoding_do_not_explain_it() -> None:
     class Sluggish(TimedModel):
         def prepare(self, samples):  # type: ignore[no-untyped-def]
