@@ -83,6 +83,7 @@ class TimedModel:
         memory_rows: rows of a forward pass beyond which there is no memory.
         overhead, row_seconds, decode_time: what a step costs, and each of its rows, and a decoded picture; rows and
             pictures of 128 x 128, larger ones in proportion.
+        preview_time: what a preview costs.
         slowdown: how many times longer all of this takes.
         noise: standard deviation of the logarithm of a step's time.
         batches: the samples of every forward pass that went well.
@@ -97,6 +98,7 @@ class TimedModel:
     row_seconds: float = 0.01
     decode_time: float = 0.02
     decode_chunk: int = 4
+    preview_time: float = 0.0
     slowdown: float = 1.0
     noise: float = 0.0
     random: Random = field(default_factory=lambda: Random(1))
@@ -141,6 +143,7 @@ class TimedModel:
         return self.decode_chunk
 
     def preview(self, sample: Sample) -> Pixels:
+        self._take(self.preview_time)
         return Pixels(1, 1, bytes((sample.seed % 256, sample.state, sample.index)))
 
     @staticmethod

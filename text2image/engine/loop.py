@@ -15,12 +15,13 @@ from itertools import count
 from typing import Any, TypeVar
 
 from text2image.core.errors import Cancelled, DeadlineExceeded, Text2ImageError
-from text2image.core.messages import Completed, Event, GeneratedImage, Pixels, Progress, Timings
+from text2image.core.messages import Completed, Event, GeneratedImage, Pixels, Timings
 from text2image.engine import failures
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import StepCosts
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
+from text2image.engine.reports import Reports
 from text2image.engine.sample import Generation, Sample
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class StepLoop:
         self._emit = emit
         self._observer = observer or Observer()
         self._memory = memory or MemoryGuard()
+        self._reports = Reports(model, clock, emit)
         self._scheduler = backlog.scheduler
         self._denoised: deque[Sample] = deque()
         self._deadlines: list[tuple[float, int, Generation]] = []
@@ -194,23 +196,33 @@ class StepLoop:
         stepped = [
             sample for sample, prediction in predictions if self._advance(sample, prediction)
         ]
-        now = self._clock()
+        stepped_at = self._clock()
         if self.counters["retries"] == retries:
-            self._costs.observe_step(group, rows, now - forward_started)
-        alone = self._costs.seconds(group, batch[0].rows)
-        self._scheduler.charge(group, now - started, now, alone)
+            self._costs.observe_step(group, rows, stepped_at - forward_started)
         self.counters["sample_steps"] += len(stepped)
-        self._observer.stepped(len(batch), rows, self._costs.cap(group), now - forward_started)
+        self._observer.stepped(
+            len(batch), rows, self._costs.cap(group), stepped_at - forward_started
+        )
+        # A sibling may have failed after a sample had taken its step.
+        stepped = [sample for sample in stepped if not sample.generation.ended]
+        self._report(stepped, rows)
+        seconds = self._clock() - started
+        alone = self._costs.seconds(group, batch[0].rows)
+        # Before any sample leaves: a group that is no longer there would pay nothing for its last step.
+        self._scheduler.charge(group, seconds, self._clock(), alone)
         for sample in stepped:
-            if sample.generation.ended:
-                # A sibling failed after this one had taken its step.
-                continue
-            self._report(sample)
             if sample.remaining == 0:
-                sample.denoised_at = now
+                sample.denoised_at = stepped_at
                 self._scheduler.remove(sample)
                 self._denoised.append(sample)
-        return now - started
+        return seconds
+
+    def _report(self, stepped: list[Sample], rows: int) -> None:
+        """Tells requests of their steps; who wants to look on the way pays for it as for steps."""
+        for sample in stepped:
+            if seconds := self._reports.stepped(sample):
+                row_step = self._costs.seconds(sample.group, rows) / rows
+                self._scheduler.charge_owner(sample, seconds / row_step)
 
     def _prepared(self, batch: list[Sample]) -> list[Sample]:
         """The batch with every new sample's state in place, less those that could not be prepared."""
@@ -274,28 +286,6 @@ class StepLoop:
         logger.warning("a batch of %d failed and is tried in halves: %s", len(samples), failure)
         half = len(samples) // 2
         return self._attempt(samples[:half], work) + self._attempt(samples[half:], work)
-
-    def _report(self, sample: Sample) -> None:
-        options = sample.generation.options
-        last = sample.remaining == 0
-        wants_preview = bool(options.preview_every) and sample.step % options.preview_every == 0
-        wants_progress = bool(options.progress_every) and (
-            last or sample.step % options.progress_every == 0
-        )
-        if not (wants_progress or (wants_preview and not last)):
-            return
-        preview = self._preview(sample) if wants_preview and not last else None
-        self._emit(sample.generation, Progress(sample.index, sample.step, sample.steps, preview))
-
-    def _preview(self, sample: Sample) -> Pixels | None:
-        try:
-            return self._model.preview(sample)
-        except DeviceLost:
-            raise
-        except Exception:
-            # A picture is worth more than the look at it on the way.
-            logger.exception("a preview could not be drawn")
-            return None
 
     # Decoding
 

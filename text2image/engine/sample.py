@@ -29,6 +29,7 @@ class Sample:
         step: steps taken, of `steps`.
         state: embeddings, latents, scheduler and generator; None until it is prepared.
         started_at, encoded_at, denoised_at: seconds on the loop's clock; None until then.
+        previewed_at: when its last preview was drawn.
     """
 
     generation: Generation
@@ -40,6 +41,7 @@ class Sample:
     started_at: float | None = None
     encoded_at: float | None = None
     denoised_at: float | None = None
+    previewed_at: float = float("-inf")
 
     @property
     def steps(self) -> int:
@@ -69,6 +71,7 @@ class Generation:
         pending: pictures not yet out.
         dropped: pictures that came up too late to be finished in time.
         truncated: the end of the prompt that the text encoder did not read.
+        previewed_at: when the last preview of any of its pictures was drawn.
     """
 
     request: Request
@@ -81,6 +84,7 @@ class Generation:
     dropped: int = 0
     truncated: str = ""
     ended: bool = False
+    previewed_at: float = float("-inf")
 
     @classmethod
     def create(

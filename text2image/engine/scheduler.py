@@ -189,6 +189,13 @@ class Scheduler:
                 queue.interval += WEIGHT_OF_INTERVAL * (interval - queue.interval)
             queue.stepped_at = now
 
+    def charge_owner(self, sample: Sample, work: float) -> None:
+        """Books work, in row-steps, that was done for a sample beside its steps."""
+        with self.lock:
+            queue = self.queues[sample.group]
+            flow = queue.flows[sample.owner]
+            flow.charged += work / self.weight(sample.owner, queue)
+
     def remove(self, sample: Sample) -> None:
         """Takes out a sample that has no steps left or is no longer wanted, if it is here."""
         with self.lock:

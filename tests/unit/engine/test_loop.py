@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.doubles import POISON, TimedModel, make_request
@@ -271,6 +273,33 @@ def test_previews_come_as_often_as_asked_for_and_never_instead_of_the_picture() 
     harness.finish()
     events = [out for out in harness.outcomes[generation] if isinstance(out, Progress)]
     assert [(event.step, event.preview is not None) for event in events] == [(2, True), (4, True)]
+
+
+def test_previews_come_at_most_five_times_a_second_and_all_pictures_of_a_request_have_their_turn() -> (
+    None
+):
+    harness = Harness()
+    every_step = StreamOptions(progress_every=1, preview_every=1)
+    generation = harness.submit(make_request(steps=200, n=3), options=every_step)
+    harness.finish()
+    events = [out for out in harness.outcomes[generation] if isinstance(out, Progress)]
+    assert len(events) == 3 * 200
+    previews = Counter(event.index for event in events if event.preview)
+    assert 3 * harness.clock() <= previews.total() <= 5 * harness.clock() + 1
+    assert max(previews.values()) - min(previews.values()) <= 1
+
+
+def test_an_owner_pays_for_its_previews_with_steps() -> None:
+    harness = Harness(TimedModel(preview_time=0.1), max_rows=4)
+    looking, blind = StreamOptions(preview_every=1), StreamOptions()
+    for _ in range(40):
+        harness.submit(make_request(steps=20), owner="looks", options=looking)
+        harness.submit(make_request(steps=20), owner="does not", options=blind)
+    until = harness.clock() + 60
+    while harness.clock() < until:
+        harness.loop.tick()
+    steps = Counter(sample.owner for batch in harness.model.batches for sample in batch)
+    assert steps["looks"] < 0.8 * steps["does not"]
 
 
 def test_a_fault_of_the_loop_itself_ends_everything_once_and_leaves_it_usable() -> None:

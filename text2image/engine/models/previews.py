@@ -7,14 +7,15 @@ import torch.nn.functional as F  # noqa: N812
 
 # Keeps the fit defined before the first picture, and too small to be seen after it.
 _RIDGE = 1e-3
-# Older pictures fade, so that the sums stay bounded.
-_MEMORY = 0.99
+# Pictures after which nothing more is to be learned: fifteen numbers, from thousands of pixels of each.
+LEARNED = 64
 
 
 class Projection:
     """Least squares from (latent channels, 1) to RGB by running normal equations."""
 
     def __init__(self, channels: int) -> None:
+        self._pictures = 0
         self._xx = torch.eye(channels + 1) * _RIDGE
         self._xy = torch.zeros(channels + 1, 3)
         # Until something was drawn: the first three channels around grey.
@@ -23,12 +24,16 @@ class Projection:
         self._weights[-1] = 0.5
 
     def learn(self, latents: torch.Tensor, pictures: torch.Tensor) -> None:
-        """Takes in decoded latents (N, C, h, w) and their pictures (N, 3, H, W) in 0 to 1."""
+        """Takes in decoded latents (N, C, h, w) and their pictures (N, 3, H, W) in 0 to 1, until it knows enough."""
+        if self._pictures >= LEARNED:
+            return
+        self._pictures += len(pictures)
+        # Made small where it is: a whole picture takes long to come from a card.
         height, width = latents.shape[-2:]
-        small = F.adaptive_avg_pool2d(pictures.float().cpu(), (height, width))
+        small = F.adaptive_avg_pool2d(pictures, (height, width)).float().cpu()
         x, y = self._rows(latents), small.movedim(1, -1).reshape(-1, 3)
-        self._xx = _MEMORY * self._xx + x.T @ x / len(x)
-        self._xy = _MEMORY * self._xy + x.T @ y / len(x)
+        self._xx += x.T @ x / len(x)
+        self._xy += x.T @ y / len(x)
         self._weights = torch.linalg.solve(self._xx, self._xy)
 
     def draw(self, latents: torch.Tensor) -> torch.Tensor:

@@ -175,7 +175,9 @@ class StableDiffusion:
             if not bool(torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
                 raise ValueError("the picture holds numbers that are not finite")
             pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
-            self._projection.learn(latents, pictures)
+            # The warm-up decodes noise, from which no preview is to be learned.
+            if all(sample.remaining == 0 for sample in samples):
+                self._projection.learn(latents, pictures)
             return [_pixels(picture.movedim(0, -1)) for picture in pictures]
 
     def decode_limit(self, group: Group) -> int:
