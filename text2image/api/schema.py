@@ -198,7 +198,7 @@ def document(app: FastAPI, routers: Iterable[APIRouter]) -> dict[str, Any]:
 
 
 def _complete(shown: dict[str, Any], meant: dict[str, Any]) -> None:
-    """Mends what FastAPI makes of a response: it takes nulls out of examples, and puts schemas under other types."""
+    """Undoes what FastAPI does to a response: it takes nulls out of examples, and puts schemas under other types."""
     schemas = [media["schema"] for media in shown.values() if "schema" in media]
     shown.clear()
     for kind, media in meant.items():

@@ -39,8 +39,8 @@ class Recalled:
 class PictureCache:
     """Recalls and keeps the pictures of requests whose seed was asked for."""
 
-    def __init__(self, shelf: Backend) -> None:
-        self._shelf = shelf
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     async def recall(self, request: Request, model: ModelInfo) -> Recalled | None:
         """All pictures of a request as they were drawn before, or None if any is missing."""
@@ -48,14 +48,14 @@ class PictureCache:
         truncated = ""
         for index in range(request.n):
             key = key_of(request, index, model)
-            entry = await self._shelf.get(key)
+            entry = await self._backend.get(key)
             if entry is None:
                 return None
             try:
                 picture, truncated = unpack(key, entry)
             except NotAnEntry as error:
                 logger.warning("entry %s of the cache is removed: it %s", key, error)
-                await self._shelf.drop(key)
+                await self._backend.drop(key)
                 return None
             pictures.append(replace(picture, index=index))
         return Recalled(pictures, truncated)
@@ -70,7 +70,7 @@ class PictureCache:
         """Keeps pictures of a request for as long as there is room."""
         for picture in pictures:
             key = key_of(request, picture.index, model)
-            await self._shelf.put(key, pack(key, picture, truncated))
+            await self._backend.put(key, pack(key, picture, truncated))
 
 
 def key_of(request: Request, index: int, model: ModelInfo) -> str:

@@ -1,6 +1,6 @@
 """Where entries of the cache are kept: on this machine's disk, or in a Redis that several gateways share.
 
-A shelf holds bytes by key and may forget any of them at any time. What fails is forgotten too: a cache that is broken
+A backend holds bytes by key and may forget any of them at any time. What fails is forgotten too: a cache that is broken
 costs time, and no request ever fails for it.
 """
 
@@ -21,7 +21,7 @@ from text2image.core.folders import private_folder
 
 logger = logging.getLogger(__name__)
 
-# How full a shelf is after it has made room, so that it need not look through all of its files each time.
+# How full a folder is after it has made room, so that it need not look through all of its files each time.
 FULL_AGAIN = 0.9
 # Seconds that a process waits for others to let go of the folder before it forgets what it wanted to keep.
 LOCK_PATIENCE = 0.25

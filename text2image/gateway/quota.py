@@ -1,7 +1,7 @@
 """How much a caller may: work in a window of time, and requests at once.
 
-What a request will cost is booked before a runner is asked, so that many at once cannot spend the same, and given back
-unless a runner took it: a refusal costs nothing. Each process counts for itself. With Redis the count of all
+What a request will cost is reserved before a runner is asked, so that many at once cannot spend the same, and given
+back unless a runner took it: a refusal costs nothing. Each process counts for itself. With Redis the count of all
 gateways must agree too; while Redis is away, each goes on by its own.
 """
 
@@ -18,9 +18,9 @@ from text2image.core.errors import PermissionDenied, QuotaExceeded, Unavailable
 from text2image.core.limits import MEGA
 from text2image.gateway.auth import Caller
 from text2image.gateway.rate_limits import (
+    Decision,
     Entry,
     LocalStore,
-    Page,
     Spending,
 )
 from text2image.gateway.shared import OutOfReach
@@ -42,7 +42,7 @@ class Charged(Protocol):
 
 @dataclass(slots=True)
 class Reservation:
-    """Work that is booked. It is given back in the end unless it was `taken` by a runner."""
+    """Work that is reserved. It is given back in the end unless it was `taken` by a runner."""
 
     taken: bool = False
 
@@ -77,7 +77,7 @@ class Quotas:
             yield Reservation()
             return
         _require_possible(entry)
-        page, shared_page = await self._book(entry, request)
+        decision, shared_decision = await self._reserve(entry, request)
         reservation = Reservation()
         try:
             yield reservation
@@ -88,7 +88,7 @@ class Quotas:
             if not reservation.taken:
                 # It tells of a charge that is about to be given back.
                 request.standing = None
-            await self._release(entry, page, shared_page, refund=not reservation.taken)
+            await self._release(entry, decision, shared_decision, refund=not reservation.taken)
 
     async def standing(self, caller: Caller) -> tuple[Spending, ...]:
         """Where a caller stands now, limit by limit."""
@@ -104,45 +104,47 @@ class Quotas:
         if self._shared:
             await self._shared.close()
 
-    async def _book(self, entry: Entry, request: Charged) -> tuple[Page, Page | None]:
-        page = self._local.book(entry)
-        request.standing = page.spendings
-        if not page.booked:
-            raise _refusal(entry, page)
+    async def _reserve(self, entry: Entry, request: Charged) -> tuple[Decision, Decision | None]:
+        decision = self._local.reserve(entry)
+        request.standing = decision.spendings
+        if not decision.allowed:
+            raise _refusal(entry, decision)
         if self._shared is None:
-            return page, None
-        asking = self._start(self._shared.book(entry))
+            return decision, None
+        asking = self._start(self._shared.reserve(entry))
         try:
-            shared_page = await asyncio.shield(asking)
+            shared_decision = await asyncio.shield(asking)
         except OutOfReach:
-            return page, None
+            return decision, None
         except BaseException:
             request.standing = None
-            self._local.release(entry, page, refund=True)
+            self._local.release(entry, decision, refund=True)
             self._start(self._undo(entry, asking))
             raise
-        request.standing = shared_page.spendings
-        if not shared_page.booked:
-            self._local.release(entry, page, refund=True)
-            raise _refusal(entry, shared_page)
-        return page, shared_page
+        request.standing = shared_decision.spendings
+        if not shared_decision.allowed:
+            self._local.release(entry, decision, refund=True)
+            raise _refusal(entry, shared_decision)
+        return decision, shared_decision
 
-    async def _undo(self, entry: Entry, asking: asyncio.Task[Page]) -> None:
+    async def _undo(self, entry: Entry, asking: asyncio.Task[Decision]) -> None:
         """Gives back what was asked for by somebody who did not wait for the answer, or was told what went wrong."""
         assert self._shared
-        page = None
+        decision = None
         with contextlib.suppress(Exception):
-            page = await asking
-        await self._shared.release(entry, page, refund=page is not None and page.booked)
+            decision = await asking
+        await self._shared.release(
+            entry, decision, refund=decision is not None and decision.allowed
+        )
 
     async def _release(
-        self, entry: Entry, page: Page, shared_page: Page | None, *, refund: bool
+        self, entry: Entry, decision: Decision, shared_decision: Decision | None, *, refund: bool
     ) -> None:
-        self._local.release(entry, page, refund=refund)
+        self._local.release(entry, decision, refund=refund)
         if self._shared:
             # To its end, whoever leaves meanwhile; before the answer, since the next request may follow at once.
             await asyncio.shield(
-                self._start(self._shared.release(entry, shared_page, refund=refund))
+                self._start(self._shared.release(entry, shared_decision, refund=refund))
             )
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -165,8 +167,8 @@ def _require_possible(entry: Entry) -> None:
             )
 
 
-def _refusal(entry: Entry, page: Page) -> QuotaExceeded:
-    full = [spending for spending in page.spendings if not spending.fits(entry.work)]
+def _refusal(entry: Entry, decision: Decision) -> QuotaExceeded:
+    full = [spending for spending in decision.spendings if not spending.fits(entry.work)]
     if full:
         longest = max(full, key=lambda spending: spending.seconds_until(entry.work))
         wait = longest.seconds_until(entry.work)
@@ -176,7 +178,7 @@ def _refusal(entry: Entry, page: Page) -> QuotaExceeded:
         )
     else:
         wait = CONCURRENCY_RETRY_AFTER
-        message = f"{page.running} of your requests are at work, as many as may be at once; wait for one to end"
+        message = f"{decision.running} of your requests are at work, as many as may be at once; wait for one to end"
     return QuotaExceeded(message, retry_after=wait, subject=entry.caller)
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from text2image.core.limits import Allowance, RateLimit
 
 SLICES = 60
-# How many callers are remembered before those who have nothing on the book are looked for.
+# How many callers are remembered before idle ones are looked for.
 SWEEP_FROM = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is to be booked: a request's work in pixel-steps, and that it runs."""
+    """What is to be reserved: a request's work in pixel-steps, and that it runs."""
 
     id: str
     caller: str
@@ -62,10 +62,10 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What a book answers: whether it took the entry, and where the caller stands with it or without."""
+class Decision:
+    """What a store answers: whether the entry is allowed, and where the caller stands with it or without."""
 
-    booked: bool
+    allowed: bool
     running: int
     spendings: tuple[Spending, ...]
     now: int
@@ -113,7 +113,7 @@ class LocalStore:
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def book(self, entry: Entry) -> Page:
+    def reserve(self, entry: Entry) -> Decision:
         """Takes an entry if it fits into all of its caller's limits."""
         now = self._clock()
         self._sweep(now)
@@ -128,19 +128,19 @@ class LocalStore:
                 slices, index = account.slices[limit.period], slice_of(now, limit)
                 slices[index] = slices.get(index, 0) + entry.work
         spendings = self._spendings(account, entry, now)
-        return Page(fits, len(account.running), spendings, now)
+        return Decision(fits, len(account.running), spendings, now)
 
     def look(self, entry: Entry) -> tuple[Spending, ...]:
-        """Where a caller stands; nothing is booked."""
+        """Where a caller stands; nothing is allowed."""
         account = self._accounts.get(entry.caller, _Account())
         return self._spendings(account, entry, self._clock())
 
-    def release(self, entry: Entry, page: Page, *, refund: bool) -> None:
-        """Ends what `book` answered with a page: it runs no more, and with `refund` it has cost nothing."""
+    def release(self, entry: Entry, decision: Decision, *, refund: bool) -> None:
+        """Ends what `reserve` answered with a decision: it runs no more, and with `refund` it has cost nothing."""
         account = self._accounts[entry.caller]
         account.running.discard(entry.id)
         for limit in entry.allowance.limits if refund else ():
-            slices, index = account.slices.get(limit.period, {}), slice_of(page.now, limit)
+            slices, index = account.slices.get(limit.period, {}), slice_of(decision.now, limit)
             if index in slices:
                 slices[index] -= entry.work
                 if slices[index] <= 0:
@@ -155,7 +155,7 @@ class LocalStore:
         return tuple(spendings)
 
     def _sweep(self, now: int) -> None:
-        """Forgets callers with nothing on the book, so rarely that it costs each entry little."""
+        """Forgets callers without spendings or running requests, so rarely that it costs each entry little."""
         if len(self._accounts) < self._sweep_at:
             return
         for caller in [name for name, account in self._accounts.items() if account.is_empty(now)]:

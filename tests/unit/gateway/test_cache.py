@@ -139,7 +139,7 @@ async def test_a_damaged_entry_is_removed_and_told_once(
 
 
 async def test_the_disk_holds_no_more_than_its_bound(folder: Path) -> None:
-    """Whoever writes: every shelf here stands for a process."""
+    """Whoever writes: every backend here stands for a process."""
     shelves = [DiskBackend(folder, 10_000) for _ in range(3)]
     for number in range(100):
         await shelves[number % 3].put(key(number), bytes(100 + 13 * (number % 40)))
@@ -150,13 +150,13 @@ async def test_the_disk_holds_no_more_than_its_bound(folder: Path) -> None:
 
 
 async def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
-    shelf = DiskBackend(folder, 1000)
+    backend = DiskBackend(folder, 1000)
     for number in range(9):
-        await shelf.put(key(number), bytes(100))
+        await backend.put(key(number), bytes(100))
         os.utime(folder / key(number), (number, number))
-    assert await shelf.get(key(0))
+    assert await backend.get(key(0))
     for number in range(9, 12):
-        await shelf.put(key(number), bytes(100))
+        await backend.put(key(number), bytes(100))
     kept = {number for number in range(12) if (folder / key(number)).exists()}
     assert {0, 9, 10, 11} <= kept
     assert kept & {1, 2} == set()
@@ -164,10 +164,10 @@ async def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
 
 def test_many_writers_leave_the_folder_whole_and_within_its_bound(folder: Path) -> None:
     def work(worker: int) -> None:
-        shelf = DiskBackend(folder, 20_000)
+        backend = DiskBackend(folder, 20_000)
         for number in range(50):
-            asyncio.run(shelf.put(key(number), b"%d" % number * 200))
-            found = asyncio.run(shelf.get(key(number)))
+            asyncio.run(backend.put(key(number), b"%d" % number * 200))
+            found = asyncio.run(backend.get(key(number)))
             assert found in (None, b"%d" % number * 200)
 
     with ThreadPoolExecutor(4) as pool:
@@ -177,26 +177,26 @@ def test_many_writers_leave_the_folder_whole_and_within_its_bound(folder: Path) 
 
 
 async def test_what_a_killed_process_left_is_cleared_away(folder: Path) -> None:
-    shelf = DiskBackend(folder, 1000)
+    backend = DiskBackend(folder, 1000)
     for number in range(8):
-        await shelf.put(key(number), bytes(100))
+        await backend.put(key(number), bytes(100))
     (folder / ".bytes").write_bytes(b"")
     (folder / "half.part").write_bytes(bytes(500))
-    await shelf.put(key(9), bytes(100))
+    await backend.put(key(9), bytes(100))
     assert not (folder / "half.part").exists()
     assert size_of(folder) == 900
 
 
 async def test_a_process_that_stopped_while_writing_stops_no_other(folder: Path) -> None:
-    shelf = DiskBackend(folder, 1000)
-    await shelf.put(key(1), b"one")
+    backend = DiskBackend(folder, 1000)
+    await backend.put(key(1), b"one")
     with (folder / ".bytes").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        await shelf.put(key(2), b"two")
-        assert await shelf.get(key(1)) == b"one"
-    assert await shelf.get(key(2)) is None
-    await shelf.put(key(2), b"two")
-    assert await shelf.get(key(2)) == b"two"
+        await backend.put(key(2), b"two")
+        assert await backend.get(key(1)) == b"one"
+    assert await backend.get(key(2)) is None
+    await backend.put(key(2), b"two")
+    assert await backend.get(key(2)) == b"two"
 
 
 def fill(path: Path, content: bytes) -> None:
@@ -206,18 +206,18 @@ def fill(path: Path, content: bytes) -> None:
 async def test_a_full_disk_is_told_once_and_costs_no_more_than_the_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf = DiskBackend(folder, 1000)
-    await shelf.put(key(0), b"before")
+    backend = DiskBackend(folder, 1000)
+    await backend.put(key(0), b"before")
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", fill)
         for number in (1, 2, 3):
-            await shelf.put(key(number), b"entry")
-            assert await shelf.get(key(number)) is None
-    assert await shelf.get(key(0)) == b"before"
+            await backend.put(key(number), b"entry")
+            assert await backend.get(key(number)) is None
+    assert await backend.get(key(0)) == b"before"
     assert len(caplog.messages) == 1
     assert "No space left" in caplog.text
-    await shelf.put(key(4), b"after")
-    assert await shelf.get(key(4)) == b"after"
+    await backend.put(key(4), b"after")
+    assert await backend.get(key(4)) == b"after"
 
 
 def nothing(folder: Path) -> None:
@@ -235,9 +235,9 @@ async def test_a_folder_that_is_not_ours_alone_is_never_believed(
 ) -> None:
     assert callable(spoil)
     spoil(folder)
-    shelf = DiskBackend(folder, 1000)
-    await shelf.put(key(1), b"entry")
-    assert await shelf.get(key(1)) is None
+    backend = DiskBackend(folder, 1000)
+    await backend.put(key(1), b"entry")
+    assert await backend.get(key(1)) is None
     assert len(caplog.messages) == 1
     assert "T2I_CACHE_DIR" in caplog.text
 
@@ -273,28 +273,28 @@ async def test_a_full_redis_is_told_once_and_goes_on_with_all_else(
     redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared = SharedState(redis.url)
-    shelf = RedisBackend(shared, 1000)
-    await shelf.put(key(1), b"entry")
+    backend = RedisBackend(shared, 1000)
+    await backend.put(key(1), b"entry")
     with redis.connection as connection:
         for times in (1, 2):
             connection.config_set("maxmemory", "1")
             for _ in range(3):
-                await shelf.put(key(2), b"entry")
-                assert await shelf.get(key(2)) is None
+                await backend.put(key(2), b"entry")
+                assert await backend.get(key(2)) is None
             assert len(caplog.messages) == times
-            assert await shelf.get(key(1)) == b"entry"
+            assert await backend.get(key(1)) == b"entry"
             # What was full and is so again is news.
             connection.config_set("maxmemory", "0")
-            await shelf.put(key(3), b"entry")
+            await backend.put(key(3), b"entry")
     assert await shared.ask(lambda asked: asked.ping())
     await shared.close()
 
 
 async def test_without_redis_nothing_is_remembered_and_nothing_fails(redis: RedisServer) -> None:
     shared = SharedState(redis.url)
-    shelf = RedisBackend(shared, 1000)
-    await shelf.put(key(1), b"entry")
+    backend = RedisBackend(shared, 1000)
+    await backend.put(key(1), b"entry")
     redis.kill()
-    assert await shelf.get(key(1)) is None
-    await shelf.put(key(2), b"entry")
+    assert await backend.get(key(1)) is None
+    await backend.put(key(2), b"entry")
     await shared.close()

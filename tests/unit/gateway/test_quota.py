@@ -15,7 +15,7 @@ from text2image.core.messages import Share
 from text2image.gateway import rate_limits
 from text2image.gateway.auth import Caller
 from text2image.gateway.quota import Quotas
-from text2image.gateway.rate_limits import Entry, LocalStore, Page
+from text2image.gateway.rate_limits import Decision, Entry, LocalStore
 
 
 def allowing(limits: str = "", cap: int | None = None) -> Allowance:
@@ -58,23 +58,23 @@ def test_no_window_ever_holds_more_than_the_quota_and_a_wait_is_as_long_as_it_mu
     visits: list[tuple[int, int, bool]], limits: list[RateLimit]
 ) -> None:
     clock = Milliseconds()
-    book = LocalStore(clock)
+    store = LocalStore(clock)
     allowance = Allowance(tuple(limits))
     spent: list[tuple[int, int]] = []
     for number, (passed, work, taken) in enumerate(visits):
         clock.now += passed
         entry = Entry(str(number), "alice", work, allowance)
-        page = book.book(entry)
-        if not page.booked:
-            wait = max(spending.seconds_until(work) for spending in page.spendings)
+        decision = store.reserve(entry)
+        if not decision.allowed:
+            wait = max(spending.seconds_until(work) for spending in decision.spendings)
             longest = max(limit.seconds for limit in limits)
             assert 0 < wait <= longest + longest / rate_limits.SLICES + 0.001
             clock.now += round(wait * 1000) - 1
-            assert not book.book(entry).booked
+            assert not store.reserve(entry).allowed
             clock.now += 1
-            page = book.book(entry)
-            assert page.booked
-        book.release(entry, page, refund=not taken)
+            decision = store.reserve(entry)
+            assert decision.allowed
+        store.release(entry, decision, refund=not taken)
         if taken:
             spent.append((clock.now, work))
         for limit in limits:
@@ -84,37 +84,37 @@ def test_no_window_ever_holds_more_than_the_quota_and_a_wait_is_as_long_as_it_mu
 
 def test_all_of_a_limit_can_be_spent_and_comes_back() -> None:
     clock = Milliseconds()
-    book = LocalStore(clock)
+    store = LocalStore(clock)
     allowance = allowing("10/minute")
 
-    def spend(work: int) -> Page:
-        return book.book(Entry("", "alice", work * MEGA, allowance))
+    def spend(work: int) -> Decision:
+        return store.reserve(Entry("", "alice", work * MEGA, allowance))
 
-    assert [spend(5).booked for _ in range(3)] == [True, True, False]
+    assert [spend(5).allowed for _ in range(3)] == [True, True, False]
     (spending,) = spend(1).spendings
     assert spending.left == 0
     assert 60 <= spending.seconds_until_more <= 61
     clock.now += 61_000
-    assert [spend(10).booked, spend(1).booked] == [True, False]
+    assert [spend(10).allowed, spend(1).allowed] == [True, False]
 
 
-def test_an_entry_that_one_limit_refuses_is_booked_on_none() -> None:
-    book = LocalStore(Milliseconds())
+def test_an_entry_that_one_limit_refuses_is_charged_to_none() -> None:
+    store = LocalStore(Milliseconds())
     allowance = allowing("100/minute;10/hour", 5)
-    assert not book.book(Entry("1", "alice", 11 * MEGA, allowance)).booked
-    page = book.book(Entry("2", "alice", 10 * MEGA, allowance))
-    assert [spending.left // MEGA for spending in page.spendings] == [90, 0]
-    assert page.running == 1
+    assert not store.reserve(Entry("1", "alice", 11 * MEGA, allowance)).allowed
+    decision = store.reserve(Entry("2", "alice", 10 * MEGA, allowance))
+    assert [spending.left // MEGA for spending in decision.spendings] == [90, 0]
+    assert decision.running == 1
 
 
-def test_callers_who_have_nothing_on_the_book_are_forgotten() -> None:
+def test_callers_who_have_nothing_running_are_forgotten() -> None:
     clock = Milliseconds()
-    book = LocalStore(clock)
+    store = LocalStore(clock)
     for number in range(4 * rate_limits.SWEEP_FROM):
         clock.now += 1000
         entry = Entry("", f"address:{number}", MEGA, allowing("9/minute", 1))
-        book.release(entry, book.book(entry), refund=False)
-    assert len(book) <= rate_limits.SWEEP_FROM
+        store.release(entry, store.reserve(entry), refund=False)
+    assert len(store) <= rate_limits.SWEEP_FROM
 
 
 async def test_a_charge_does_not_show_what_was_given_back() -> None:
@@ -147,7 +147,7 @@ async def test_what_no_wait_makes_possible_is_denied_without_a_delay() -> None:
     assert denial.value.retry_after is None
 
 
-async def test_who_has_no_limits_is_not_booked() -> None:
+async def test_who_has_no_limits_is_charged_nothing() -> None:
     quotas = Quotas()
     charge = Charge()
     async with AsyncExitStack() as stack:

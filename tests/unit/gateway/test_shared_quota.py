@@ -1,4 +1,4 @@
-"""Limits that several gateways keep together, in a real Redis: as if there were one book, also while Redis is away."""
+"""Limits that several gateways keep together, in a real Redis: as if they were one, also while Redis is away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.gateway.test_quota import allowing, caller
 from text2image.core.errors import QuotaExceeded
 from text2image.core.limits import MEGA
 from text2image.gateway.quota import Quotas
-from text2image.gateway.rate_limits import Entry, LocalStore, Page
+from text2image.gateway.rate_limits import Decision, Entry, LocalStore
 from text2image.gateway.shared import OutOfReach, rate_limits
 from text2image.gateway.shared import state as state_module
 from text2image.gateway.shared.rate_limits import RedisStore
@@ -48,45 +48,50 @@ async def state(redis: RedisServer) -> AsyncIterator[SharedState]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_the_shared_book_reckons_as_the_local_one(state: SharedState, seed: int) -> None:
+async def test_the_shared_store_reckons_as_the_local_one(state: SharedState, seed: int) -> None:
     """In windows so long that nothing comes back meanwhile; Redis has a clock of its own."""
     chance = random.Random(seed)
     local, remote = LocalStore(), RedisStore(state, 60)
     allowance = allowing("40/hour;60/day", 3)
-    running: list[tuple[Entry, Page, Page]] = []
+    running: list[tuple[Entry, Decision, Decision]] = []
     for number in range(60):
         if running and chance.random() < 0.4:
-            entry, page, shared_page = running.pop(chance.randrange(len(running)))
+            entry, decision, shared_decision = running.pop(chance.randrange(len(running)))
             refund = chance.random() < 0.7
-            local.release(entry, page, refund=refund)
-            await remote.release(entry, shared_page, refund=refund)
+            local.release(entry, decision, refund=refund)
+            await remote.release(entry, shared_decision, refund=refund)
             continue
         entry = Entry(str(number), "alice", chance.randrange(1, 15) * MEGA, allowance)
-        page, shared_page = local.book(entry), await remote.book(entry)
-        assert (page.booked, page.running) == (shared_page.booked, shared_page.running)
-        for mine, theirs in zip(page.spendings, shared_page.spendings, strict=True):
+        decision, shared_decision = local.reserve(entry), await remote.reserve(entry)
+        assert (decision.allowed, decision.running) == (
+            shared_decision.allowed,
+            shared_decision.running,
+        )
+        for mine, theirs in zip(decision.spendings, shared_decision.spendings, strict=True):
             assert mine.left == theirs.left
-        if page.booked:
-            running.append((entry, page, shared_page))
+        if decision.allowed:
+            running.append((entry, decision, shared_decision))
     await remote.close()
 
 
-async def test_the_shared_book_gives_back_what_is_older_than_the_window(state: SharedState) -> None:
-    book = RedisStore(state, HOLD)
+async def test_the_shared_store_gives_back_what_is_older_than_the_window(
+    state: SharedState,
+) -> None:
+    store = RedisStore(state, HOLD)
     entry = Entry("1", "alice", 10 * MEGA, allowing("10/second"))
-    assert (await book.book(entry)).booked
-    refused = await book.book(entry)
-    assert not refused.booked
+    assert (await store.reserve(entry)).allowed
+    refused = await store.reserve(entry)
+    assert not refused.allowed
     wait = refused.spendings[0].seconds_until(entry.work)
     assert 0 < wait <= 1.02
-    pages = []
+    decisions = []
 
-    async def is_booked() -> bool:
-        pages.append(await book.book(entry))
-        return pages[-1].booked
+    async def is_allowed() -> bool:
+        decisions.append(await store.reserve(entry))
+        return decisions[-1].allowed
 
-    await eventually(is_booked)
-    assert pages[-1].now >= refused.now + 1000 * wait
+    await eventually(is_allowed)
+    assert decisions[-1].now >= refused.now + 1000 * wait
 
 
 async def test_gateways_that_share_a_redis_share_every_limit(redis: RedisServer) -> None:
@@ -119,29 +124,29 @@ async def test_places_are_shared_and_those_of_a_killed_gateway_come_free(
 ) -> None:
     killed, alive, other = (RedisStore(state, HOLD) for _ in range(3))
     allowance = allowing(cap=2)
-    assert (await killed.book(Entry("1", "alice", 0, allowance))).booked
-    assert (await alive.book(Entry("2", "alice", 0, allowance))).booked
-    refused = await other.book(Entry("3", "alice", 0, allowance))
-    assert (refused.booked, refused.running) == (False, 2)
+    assert (await killed.reserve(Entry("1", "alice", 0, allowance))).allowed
+    assert (await alive.reserve(Entry("2", "alice", 0, allowance))).allowed
+    refused = await other.reserve(Entry("3", "alice", 0, allowance))
+    assert (refused.allowed, refused.running) == (False, 2)
     await killed.close()
 
     async def fits() -> bool:
-        return (await other.book(Entry("4", "alice", 0, allowance))).booked
+        return (await other.reserve(Entry("4", "alice", 0, allowance))).allowed
 
     await eventually(fits)
     # The other's is held by its gateway, else it would have come free at the same time.
-    assert not (await other.book(Entry("5", "alice", 0, allowance))).booked
-    for book in (alive, other):
-        await book.close()
+    assert not (await other.reserve(Entry("5", "alice", 0, allowance))).allowed
+    for store in (alive, other):
+        await store.close()
 
 
 async def test_one_that_is_refused_takes_no_place_however_late_the_answer_comes(
     state: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book = RedisStore(state, HOLD)
+    store = RedisStore(state, HOLD)
     first, second, third = (Entry(id_, "alice", 0, allowing(cap=1)) for id_ in "123")
-    page = await book.book(first)
-    ask, run = book._ask, book._run
+    decision = await store.reserve(first)
+    ask, run = store._ask, store._run
     held = asyncio.Event()
 
     async def run_and_tell(script: str, *arguments: Any) -> Any:
@@ -150,19 +155,19 @@ async def test_one_that_is_refused_takes_no_place_however_late_the_answer_comes(
             held.set()
         return answer
 
-    async def ask_slowly(entry: Entry, id_: str) -> Page:
-        page = await ask(entry, id_)
+    async def ask_slowly(entry: Entry, id_: str) -> Decision:
+        decision = await ask(entry, id_)
         held.clear()
         await asyncio.wait_for(held.wait(), WAIT_SECONDS)
-        return page
+        return decision
 
-    monkeypatch.setattr(book, "_run", run_and_tell)
-    monkeypatch.setattr(book, "_ask", ask_slowly)
-    assert not (await book.book(second)).booked
-    monkeypatch.setattr(book, "_ask", ask)
-    await book.release(first, page, refund=False)
-    assert (await book.book(third)).booked
-    await book.close()
+    monkeypatch.setattr(store, "_run", run_and_tell)
+    monkeypatch.setattr(store, "_ask", ask_slowly)
+    assert not (await store.reserve(second)).allowed
+    monkeypatch.setattr(store, "_ask", ask)
+    await store.release(first, decision, refund=False)
+    assert (await store.reserve(third)).allowed
+    await store.close()
 
 
 async def test_a_limit_holds_while_redis_is_away_and_is_shared_when_it_is_back(
@@ -248,7 +253,7 @@ async def test_a_redis_that_takes_no_entries_is_told_once_and_stays_in_reach(
     await quotas.close()
 
 
-async def test_a_full_redis_keeps_the_books_all_the_same(
+async def test_a_full_redis_counts_all_the_same(
     redis: RedisServer, state: SharedState, caplog: pytest.LogCaptureFixture
 ) -> None:
     with redis.connection as connection:
@@ -256,22 +261,22 @@ async def test_a_full_redis_keeps_the_books_all_the_same(
     one, other = RedisStore(state, HOLD), RedisStore(state, HOLD)
     allowance = allowing("10/hour", 1)
     entry = Entry("1", "alice", 4 * MEGA, allowance)
-    page = await one.book(entry)
-    assert page.booked
+    decision = await one.reserve(entry)
+    assert decision.allowed
     look = Entry("2", "alice", MEGA, allowance)
 
     async def is_longer_than_a_place_is_kept_that_is_not_held() -> bool:
-        return (await other.book(look)).now > page.now + 1500 * HOLD
+        return (await other.reserve(look)).now > decision.now + 1500 * HOLD
 
     await eventually(is_longer_than_a_place_is_kept_that_is_not_held)
-    refused = await other.book(look)
-    assert (refused.booked, refused.running) == (False, 1)
+    refused = await other.reserve(look)
+    assert (refused.allowed, refused.running) == (False, 1)
     assert refused.spendings[0].left == 6 * MEGA
-    await one.release(entry, page, refund=True)
-    assert (await other.book(Entry("3", "alice", 10 * MEGA, allowance))).booked
+    await one.release(entry, decision, refund=True)
+    assert (await other.reserve(Entry("3", "alice", 10 * MEGA, allowance))).allowed
     assert not caplog.messages
-    for book in (one, other):
-        await book.close()
+    for store in (one, other):
+        await store.close()
 
 
 async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState) -> None:
@@ -300,7 +305,7 @@ async def test_who_leaves_while_redis_is_asked_costs_nothing(state: SharedState)
     await quotas.close()
 
 
-async def test_who_could_not_be_booked_for_another_reason_holds_no_place(
+async def test_who_could_not_be_charged_for_another_reason_holds_no_place(
     state: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quotas = Quotas(RedisStore(state))

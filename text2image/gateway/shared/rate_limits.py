@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from text2image.gateway.rate_limits import SLICES, Entry, Page, Spending, slice_of
+from text2image.gateway.rate_limits import SLICES, Decision, Entry, Spending, slice_of
 from text2image.gateway.shared import OutOfReach
 from text2image.gateway.shared.state import SharedState
 
@@ -23,8 +23,8 @@ _PREFIX = "text2image:caller:"
 
 # KEYS: who runs, then a hash of slices for each limit. ARGV: work, id ("" only looks), cap (0 for none),
 # milliseconds to hold, then quota and window in milliseconds for each limit.
-# Answers now, whether it was booked, how many ran before, and the slices of each limit as they were before.
-_BOOK = f"""
+# Answers now, whether it was allowed, how many ran before, and the slices of each limit as they were before.
+_RESERVE = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local work, id, cap, hold = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -64,7 +64,7 @@ end
 return answer
 """
 
-# KEYS as above. ARGV: id, work to give back, then the slice of each limit that it was booked in.
+# KEYS as above. ARGV: id, work to give back, then the slice of each limit that it was allowed in.
 _RELEASE = """
 redis.call('ZREM', KEYS[1], ARGV[1])
 for i = 2, #ARGV - 1 do
@@ -100,7 +100,7 @@ class RedisStore:
         self._in_turn = asyncio.Lock()
         self._told = False
 
-    async def book(self, entry: Entry) -> Page:
+    async def reserve(self, entry: Entry) -> Decision:
         """Takes an entry if it fits into all of its caller's limits, wherever they were spent.
 
         Raises:
@@ -108,14 +108,14 @@ class RedisStore:
                 it does.
         """
         try:
-            page = await self._ask(entry, entry.id)
+            decision = await self._ask(entry, entry.id)
         except OutOfReach:
             self._hold_on(entry)
             raise
-        if page.booked:
+        if decision.allowed:
             self._told = False
             self._hold_on(entry)
-        return page
+        return decision
 
     def _hold_on(self, entry: Entry) -> None:
         """Counts an entry as running until it is released; one that is refused never is."""
@@ -126,34 +126,36 @@ class RedisStore:
             self._holding = asyncio.create_task(self._keep_holding())
 
     async def look(self, entry: Entry) -> tuple[Spending, ...]:
-        """Where a caller stands; nothing is booked.
+        """Where a caller stands; nothing is allowed.
 
         Raises:
             OutOfReach: Redis does not answer, or not with what it should.
         """
         return (await self._ask(entry, "")).spendings
 
-    async def _ask(self, entry: Entry, id_: str) -> Page:
+    async def _ask(self, entry: Entry, id_: str) -> Decision:
         cap = entry.allowance.max_concurrent or 0
         limits = entry.allowance.limits
         windows = [number for limit in limits for number in (limit.quota, limit.seconds * 1000)]
-        now, booked, running, *found = await self._run(
-            _BOOK, _keys(entry), entry.work, id_, cap, round(self._hold * 1000), *windows
+        now, allowed, running, *found = await self._run(
+            _RESERVE, _keys(entry), entry.work, id_, cap, round(self._hold * 1000), *windows
         )
         spendings = []
         for limit, flat in zip(limits, found, strict=True):
             numbers = [int(number) for number in flat]
             slices = dict(zip(numbers[::2], numbers[1::2], strict=True))
-            if booked:
+            if allowed:
                 index = slice_of(now, limit)
                 slices[index] = slices.get(index, 0) + entry.work
             spendings.append(Spending(limit, slices, now))
-        return Page(bool(booked), running + booked, tuple(spendings), now)
+        return Decision(bool(allowed), running + allowed, tuple(spendings), now)
 
-    async def release(self, entry: Entry, page: Page | None, *, refund: bool) -> None:
-        """Ends what was booked, as far as Redis can be told; `page` is None where it did not answer then."""
+    async def release(self, entry: Entry, decision: Decision | None, *, refund: bool) -> None:
+        """Ends what was allowed, as far as Redis can be told; `decision` is None where it did not answer then."""
         self._running.pop(entry.id, None)
-        slices = [slice_of(page.now, limit) for limit in entry.allowance.limits] if page else []
+        slices = (
+            [slice_of(decision.now, limit) for limit in entry.allowance.limits] if decision else []
+        )
         given_back = slices if refund else []
         if not given_back and entry.allowance.max_concurrent is None:
             return
@@ -182,10 +184,10 @@ class RedisStore:
                 lambda redis: cast(Any, redis.eval(script, len(keys), *keys, *map(str, arguments)))
             )
         except ResponseError as error:
-            # A copy that takes no writes, for one: as good as away for the books, and no reason to wait with asking.
+            # A copy that takes no writes, for one: as good as away, and no reason to wait with asking.
             if not self._told:
                 self._told = True
-                logger.warning("limits are not shared: Redis does not keep the books: %s", error)
+                logger.warning("limits are not shared: Redis takes no entries: %s", error)
             raise OutOfReach from None
 
 
