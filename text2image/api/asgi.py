@@ -173,6 +173,20 @@ async def read_json(request: Request, kind: type[B]) -> B:
         InvalidRequest: it is no JSON, no UTF-8, or not of this kind; names each bad field.
         Text2ImageError: as `read_body` says.
     """
+    require_json(request)
+    body = await read_body(request)
+    try:
+        return kind.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        raise invalid(error) from None
+
+
+def require_json(request: Request) -> None:
+    """Does nothing if a body is called JSON.
+
+    Raises:
+        UnsupportedMediaType: it is not.
+    """
     sent = request.headers.get("Content-Type", "")
     if not _JSON.fullmatch(sent.partition(";")[0].strip()):
         # A browser sends other kinds for any page, without asking first.
@@ -180,11 +194,6 @@ async def read_json(request: Request, kind: type[B]) -> B:
         raise UnsupportedMediaType(
             f"send JSON with the header Content-Type: application/json, {said}"
         )
-    body = await read_body(request)
-    try:
-        return kind.model_validate_json(body)
-    except pydantic.ValidationError as error:
-        raise invalid(error) from None
 
 
 def invalid(error: pydantic.ValidationError) -> InvalidRequest:

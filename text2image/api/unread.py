@@ -1,31 +1,54 @@
-"""Refuses what a full server need not read: in front of all other layers, before a body is parsed or anything begins.
+"""Refuses what a full server can only refuse, in front of all other layers and before anything begins.
 
 Beyond capacity most of a server's requests are refused, and each takes time from the cores that draw. So this asks only
-who calls and how long they wait. It lets through whatever might be answered all the same: a request that names a seed,
-since its picture may be known; one whose body has not arrived in one piece; one of a browser's page, whose answer needs
-more headers than are made here.
+who calls and how long they wait; where that does not decide it, what they ask for is parsed, and compared with what was
+refused a moment ago. It lets through whatever might be answered all the same: a request that names a seed, since its
+picture may be known; one whose body has not arrived in one piece; one of a browser's page, whose answer needs more
+headers than are made here; one with an error in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from starlette.datastructures import State
+import pydantic
+from starlette.datastructures import Headers, State
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from text2image.api import openai, rest
-from text2image.api.asgi import caller_of, timeout_of
+from text2image.api.asgi import caller_of, require_json, timeout_of
 from text2image.api.headers import SecurityHeaders, TraceId
+from text2image.api.openai_messages import ImagesRequest
+from text2image.core import validation
 from text2image.core.errors import Text2ImageError
+from text2image.core.messages import ModelInfo, RequestParams
 from text2image.gateway.generate import Gateway
 
 _SEED = b'"seed"'
-# By path: the name of the dialect, and how it says an error.
-_DIALECTS: dict[str, tuple[str, Callable[[Text2ImageError], Response]]] = {
-    "/generate": (rest.TRANSPORT, rest.error_response),
-    "/v1/images/generations": (openai.TRANSPORT, openai.error_response),
+
+
+class Dialect(NamedTuple):
+    """How a path speaks: its name, its words for an error, and what a body asks for."""
+
+    transport: str
+    told: Callable[[Text2ImageError], Response]
+    parse: Callable[[bytes, ModelInfo], RequestParams]
+
+
+_DIALECTS = {
+    "/generate": Dialect(
+        rest.TRANSPORT,
+        rest.error_response,
+        lambda body, _: rest.GenerateRequest.model_validate_json(body).params(),
+    ),
+    "/v1/images/generations": Dialect(
+        openai.TRANSPORT,
+        openai.error_response,
+        lambda body, model: ImagesRequest.model_validate_json(body).params(model),
+    ),
 }
 
 
@@ -37,32 +60,48 @@ class RefuseUnread:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope)
-        if refusal is None:
+        if not self._may_refuse(scope):
             await self._app(scope, receive, send)
             return
-        body = await receive()
-        if _needs_reading(body):
-            await self._app(scope, _after(body, receive), send)
+        first = await receive()
+        dialect = _DIALECTS[scope["path"]]
+        refusal = None if _must_be_read(first) else self._refusal(scope, dialect, first["body"])
+        if refusal is None:
+            await self._app(scope, _after(first, receive), send)
             return
-        transport, respond = _DIALECTS[scope["path"]]
         gateway: Gateway = self._state.gateway
-        gateway.metrics.refused_unread(transport, refusal)
-        await SecurityHeaders(TraceId(respond(refusal)))(scope, receive, send)
+        gateway.metrics.refused_unread(dialect.transport, refusal)
+        await SecurityHeaders(TraceId(dialect.told(refusal)))(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Text2ImageError | None:
-        """What this client would be told whatever its body says, or None if that must be read."""
+    def _may_refuse(self, scope: Scope) -> bool:
         gateway: Gateway | None = getattr(self._state, "gateway", None)
-        if gateway is None or scope["type"] != "http" or scope["path"] not in _DIALECTS:
-            return None
-        if scope["method"] != "POST" or not gateway.may_refuse_unread:
-            return None
+        return (
+            gateway is not None
+            and scope["type"] == "http"
+            and scope["path"] in _DIALECTS
+            and scope["method"] == "POST"
+            and gateway.may_refuse_unread
+            and "Origin" not in Headers(scope=scope)
+        )
+
+    def _refusal(self, scope: Scope, dialect: Dialect, body: bytes) -> Text2ImageError | None:
+        """What this client would be told in the end, or None if that is not known yet."""
+        gateway: Gateway = self._state.gateway
         scope["app"] = self
         request = Request(scope)
-        if "Origin" in request.headers:
+        try:
+            caller, patience = caller_of(request), timeout_of(request)
+            gateway.require_open(caller, patience)
+        except Text2ImageError as refusal:
+            return refusal
+        try:
+            require_json(request)
+            model = gateway.runners.model
+            asked = validation.resolve(dialect.parse(body, model), model)
+        except (Text2ImageError, pydantic.ValidationError):
             return None
         try:
-            gateway.require_open(caller_of(request), timeout_of(request))
+            gateway.require_open(caller, patience, asked)
         except Text2ImageError as refusal:
             return refusal
         return None
@@ -73,7 +112,7 @@ class RefuseUnread:
         return self._state
 
 
-def _needs_reading(body: Message) -> bool:
+def _must_be_read(body: Message) -> bool:
     return (
         body["type"] != "http.request"
         or body.get("more_body", False)

@@ -15,8 +15,8 @@ from text2image.engine.scheduler import Queue, Scheduler
 
 # A refused client that comes back sooner than this would be refused again more often than not.
 MIN_RETRY_SECONDS = 1.0
-# A refusal holds for this share of the predicted wait, and for no longer than so many seconds: those who are refused
-# unasked meanwhile leave the queue shorter by that, and never empty.
+# A refusal holds for this share of the predicted time, and for no longer than so many seconds: those who are refused
+# unasked meanwhile leave the engine with so much less to do.
 LASTING_SHARE = 0.1
 MAX_LASTING_SECONDS = 1.0
 # Admission asks for so many times what is predicted. When a sample comes up for rows it is not asked again, or what
@@ -110,7 +110,7 @@ class Backlog:
                 f"{waiting + drawing:.0f} s",
                 reason=Unavailable.FULL,
                 retry_after=max(MIN_RETRY_SECONDS, excess),
-                lasts=min(MAX_LASTING_SECONDS, LASTING_SHARE * waiting),
+                lasts=min(MAX_LASTING_SECONDS, LASTING_SHARE * (waiting + drawing)),
                 anything=waiting > min(allowed, self._max_seconds),
             )
         return None

@@ -127,8 +127,8 @@ class Gateway:
         """Whether it is worth asking `require_open`."""
         return self.work.draining or self.runners.may_refuse_anything
 
-    def require_open(self, caller: Caller, patience: float) -> None:
-        """Does nothing if something that this caller asks for with so many seconds might be drawn.
+    def require_open(self, caller: Caller, patience: float, request: Request | None = None) -> None:
+        """Does nothing if this request, or else anything, might be drawn for a caller who gives it so many seconds.
 
         A picture that is known is not drawn, so ask only for requests that leave the seed open.
 
@@ -137,7 +137,7 @@ class Gateway:
         """
         if self.work.draining:
             raise draining()
-        self.runners.require_open(patience, caller.share)
+        self.runners.require_open(patience, caller.share, request)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.

@@ -170,13 +170,13 @@ class Runners:
         ready = self._ready
         return bool(ready) and all(link.refusals for link in ready)
 
-    def require_open(self, patience: float, share: Share) -> None:
-        """Does nothing if a request of this owner that waits for so many seconds might be admitted.
+    def require_open(self, patience: float, share: Share, request: Request | None) -> None:
+        """Does nothing if this request, or else anything, of an owner who waits for so long might be admitted.
 
         Raises:
-            Unavailable: all ready runners have just refused whatever the owner asks for.
+            Unavailable: all ready runners have just refused the like of it.
         """
-        kind = Kind.anything(patience, share)
+        kind = Kind.of(request, patience, share) if request else Kind.anything(patience, share)
         refusal: Unavailable | None = None
         for link in self._ready:
             try:

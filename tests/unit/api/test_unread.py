@@ -25,6 +25,7 @@ from text2image.observe.metrics import GatewayMetrics
 
 PATIENCE = 30.0
 BODY = b'{"text": "a fox"}'
+JSON = {"content-type": "application/json"}
 
 
 def refusal(*, anything: bool) -> Unavailable:
@@ -159,13 +160,35 @@ async def test_whatever_might_be_answered_goes_through_whole(
     assert service.reached == [b"".join(post.get("chunks", (BODY,)))]  # type: ignore[arg-type]
 
 
+ALIKE = [
+    ("/generate", b'{"text": "a bear", "n": 2}'),
+    ("/v1/images/generations", b'{"prompt": "a bear", "n": 2}'),
+]
+
+
 @pytest.mark.parametrize("service", [False], indirect=True)
-async def test_a_refusal_for_what_was_asked_says_nothing_of_other_requests(
-    service: Service,
+@pytest.mark.parametrize(("path", "body"), ALIKE)
+async def test_the_like_of_what_was_refused_is_refused_before_anything_begins(
+    service: Service, path: str, body: bytes
 ) -> None:
     await service.refused()
-    assert not await service.post()
-    assert service.reached == [BODY]
+    status, headers, _answer = told(await service.post(path, chunks=(body,), **JSON))
+    assert (status, headers["Retry-After"]) == (503, "3")
+    assert not service.reached
+
+
+@pytest.mark.parametrize("service", [False], indirect=True)
+@pytest.mark.parametrize(
+    "body",
+    [b'{"text": "a fox"}', b'{"text": "", "n": 2}', b'{"n": 2', b'{"text": "a fox", "n": "2"}'],
+    ids=["another", "invalid", "no JSON", "a wrong type"],
+)
+async def test_a_refusal_for_what_was_asked_says_nothing_of_other_requests(
+    service: Service, body: bytes
+) -> None:
+    await service.refused()
+    assert not await service.post(chunks=(body,), **JSON)
+    assert service.reached == [body]
 
 
 async def test_a_server_with_room_reads_everything(service: Service) -> None:
