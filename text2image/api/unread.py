@@ -9,6 +9,7 @@ headers than are made here; one with an error in it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ from text2image.core.messages import ModelInfo, RequestParams
 from text2image.gateway.generate import Gateway
 
 _SEED = b'"seed"'
+# Seconds within which a body that comes in one piece is there.
+PROMPTLY = 1.0
 
 
 class Dialect(NamedTuple):
@@ -63,7 +66,13 @@ class RefuseUnread:
         if not self._may_refuse(scope):
             await self._app(scope, receive, send)
             return
-        first = await receive()
+        try:
+            async with asyncio.timeout(PROMPTLY):
+                first = await receive()
+        except TimeoutError:
+            # How long a body may take is said elsewhere.
+            await self._app(scope, receive, send)
+            return
         dialect = _DIALECTS[scope["path"]]
         refusal = None if _must_be_read(first) else self._refusal(scope, dialect, first["body"])
         if refusal is None:
@@ -75,13 +84,15 @@ class RefuseUnread:
 
     def _may_refuse(self, scope: Scope) -> bool:
         gateway: Gateway | None = getattr(self._state, "gateway", None)
+        if gateway is None or scope["type"] != "http" or scope["path"] not in _DIALECTS:
+            return False
+        headers = Headers(scope=scope)
         return (
-            gateway is not None
-            and scope["type"] == "http"
-            and scope["path"] in _DIALECTS
-            and scope["method"] == "POST"
+            scope["method"] == "POST"
             and gateway.may_refuse_unread
-            and "Origin" not in Headers(scope=scope)
+            and "Origin" not in headers
+            # Whoever asks before sending is told to send when the body is waited for.
+            and "Expect" not in headers
         )
 
     def _refusal(self, scope: Scope, dialect: Dialect, body: bytes) -> Text2ImageError | None:

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tests.unit.gateway.asking import asking
 from tests.unit.gateway.scripted import ScriptedRunner
+from text2image.api import unread
 from text2image.api.unread import RefuseUnread
 from text2image.core import messages
 from text2image.core.errors import Unauthenticated, Unavailable
@@ -49,12 +50,14 @@ class Service:
     def __init__(self, gateway: Gateway, registry: CollectorRegistry) -> None:
         self.gateway = gateway
         self.registry = registry
+        self.entered = asyncio.Event()
         self.reached: list[bytes] = []
         state = State()
         state.gateway = gateway
         self._layer = RefuseUnread(self._app, state)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.entered.set()
         body = b""
         while (message := await receive())["type"] == "http.request":
             body += message["body"]
@@ -78,6 +81,8 @@ class Service:
         ]
 
         async def receive() -> Message:
+            if not incoming:
+                await asyncio.Event().wait()
             return incoming.pop(0)
 
         async def send(message: Message) -> None:
@@ -148,9 +153,10 @@ async def test_whom_a_runner_refuses_whatever_they_ask_is_refused_unread(service
         {"chunks": (b'{"text": "a fox", "seed": 7}',)},
         {"chunks": (BODY[:5], BODY[5:])},
         {"origin": "http://elsewhere"},
+        {"expect": "100-continue"},
         {"path": "/v1/models"},
     ],
-    ids=["caller", "patience", "seed", "pieces", "page", "path"],
+    ids=["caller", "patience", "seed", "pieces", "page", "asks first", "path"],
 )
 async def test_whatever_might_be_answered_goes_through_whole(
     service: Service, post: dict[str, object]
@@ -189,6 +195,16 @@ async def test_a_refusal_for_what_was_asked_says_nothing_of_other_requests(
     await service.refused()
     assert not await service.post(chunks=(body,), **JSON)
     assert service.reached == [body]
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_here(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unread, "PROMPTLY", 0.01)
+    await service.refused()
+    posting = asyncio.create_task(service.post(chunks=()))
+    await asyncio.wait_for(service.entered.wait(), 30)
+    posting.cancel()
 
 
 async def test_a_server_with_room_reads_everything(service: Service) -> None:
