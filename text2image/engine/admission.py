@@ -15,8 +15,8 @@ from text2image.engine.scheduler import Queue, Scheduler
 
 # A refused client that comes back sooner than this would be refused again more often than not.
 MIN_RETRY_SECONDS = 1.0
-# A refusal holds for this share of the predicted time, and for no longer than so many seconds: those who are refused
-# unasked meanwhile leave the engine with so much less to do.
+# A refusal holds for this share of the predicted wait, and for no longer than so many seconds: those who are refused
+# unasked meanwhile leave the queue shorter by that, and never empty.
 LASTING_SHARE = 0.1
 MAX_LASTING_SECONDS = 1.0
 # Admission asks for so many times what is predicted. When a sample comes up for rows it is not asked again, or what
@@ -105,12 +105,14 @@ class Backlog:
             )
         excess = max(waiting + drawing - allowed, waiting - self._max_seconds)
         if excess > 0:
+            # A device that is too slow just now, as beside other programs, is so whether somebody waits or not.
+            holds = waiting if drawing <= allowed else waiting + drawing
             return Unavailable(
                 "the server is full: the pictures would be ready in about "
                 f"{waiting + drawing:.0f} s",
                 reason=Unavailable.FULL,
                 retry_after=max(MIN_RETRY_SECONDS, excess),
-                lasts=min(MAX_LASTING_SECONDS, LASTING_SHARE * (waiting + drawing)),
+                lasts=min(MAX_LASTING_SECONDS, LASTING_SHARE * holds),
                 anything=waiting > min(allowed, self._max_seconds),
             )
         return None
