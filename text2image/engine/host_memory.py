@@ -1,7 +1,8 @@
 """The memory that a CPU's steps take: what is left of this process's container and of the machine.
 
 The kernel's files about it are all that the engine's thread reads while it steps: no disk is behind them, once a second
-they cost about a millisecond, and another thread's reading would not be of this step's time.
+they cost about a millisecond, and another thread's reading would not be of this step's time. psutil knows neither the
+limit of a cgroup nor the most that was in use since a moment.
 """
 
 from __future__ import annotations
