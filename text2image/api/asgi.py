@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import pydantic
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive
 
 from text2image.core.errors import (
     Cancelled,
@@ -231,6 +232,16 @@ async def _read_body(request: Request, limit: int) -> bytes:
     if received > limit:
         raise too_large
     return bytes(body)
+
+
+def after(first: Message, receive: Receive) -> Receive:
+    """Receives a message that was received already, and then what follows it."""
+    waiting = [first]
+
+    async def receiving() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return receiving
 
 
 def _violation(detail: Any) -> FieldViolation:

@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from text2image.api.asgi import credentials_of, read_body
+from text2image.api.asgi import after, credentials_of, read_body
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders
 from text2image.api.rest import error_response
@@ -125,6 +125,7 @@ class RunnerGuard:
             Text2ImageError: it did not arrive in time, or there was no answer in time.
         """
         body = await read_body(Request(scope, receive))
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
         began = False
 
         async def watched(message: Message) -> None:
@@ -135,20 +136,10 @@ class RunnerGuard:
 
         try:
             async with asyncio.timeout(self._settings.request_timeout) as limit:
-                await self._app(scope, _after(body, receive), watched)
+                await self._app(scope, after(whole, receive), watched)
         except TimeoutError:
             if began or not limit.expired():
                 raise
             raise DeadlineExceeded(
                 "the deadline passed before the pictures were finished"
             ) from None
-
-
-def _after(body: bytes, receive: Receive) -> Receive:
-    """Receives a body that was read already, and then what follows it."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receiving() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return receiving

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from text2image.api import openai, rest
-from text2image.api.asgi import caller_of, require_json, timeout_of
+from text2image.api.asgi import after, caller_of, require_json, timeout_of
 from text2image.api.headers import SecurityHeaders, TraceId
 from text2image.api.openai_messages import ImagesRequest
 from text2image.core import validation
@@ -76,7 +76,7 @@ class RefuseUnread:
         dialect = _DIALECTS[scope["path"]]
         refusal = None if _must_be_read(first) else self._refusal(scope, dialect, first["body"])
         if refusal is None:
-            await self._app(scope, _after(first, receive), send)
+            await self._app(scope, after(first, receive), send)
             return
         gateway: Gateway = self._state.gateway
         gateway.metrics.refused_unread(dialect.transport, refusal)
@@ -129,13 +129,3 @@ def _must_be_read(body: Message) -> bool:
         or body.get("more_body", False)
         or _SEED in body.get("body", b"")
     )
-
-
-def _after(first: Message, receive: Receive) -> Receive:
-    """Receives a message that was received already, and then what follows it."""
-    waiting = [first]
-
-    async def receiving() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return receiving
