@@ -18,16 +18,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 
 import httptools
 
 from loadtests.drivers import Call, closed_loop
 from loadtests.overload import PATIENCE, SATURATING_CLIENTS
 from loadtests.pages import spread, table
-from tests.e2e.harness import Server, eventually, free_port
+from tests.e2e.harness import ROOT, Server, free_port
 
-ROOT = Path(__file__).parents[1]
 # Arrivals for each picture that the server could draw.
 TIMES = 300.0
 # More than can be admitted at once, and those that wait for a refusal.
@@ -97,7 +95,7 @@ def refusing() -> Iterator[int]:
     port = free_port()
     with _child("--refuse", str(port)) as server:
         assert server.stdout
-        eventually(server.stdout.readline, "the other server listens")
+        assert server.stdout.readline(), "the other server does not listen"
         yield port
 
 

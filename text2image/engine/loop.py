@@ -206,10 +206,11 @@ class StepLoop:
         # A sibling may have failed after a sample had taken its step.
         stepped = [sample for sample in stepped if not sample.generation.ended]
         self._report(stepped, rows)
-        seconds = self._clock() - started
+        now = self._clock()
+        seconds = now - started
         alone = self._costs.seconds(group, batch[0].rows)
         # Before any sample leaves: a group that is no longer there would pay nothing for its last step.
-        self._scheduler.charge(group, seconds, self._clock(), alone)
+        self._scheduler.charge(group, seconds, now, alone)
         for sample in stepped:
             if sample.remaining == 0:
                 sample.denoised_at = stepped_at
