@@ -42,7 +42,7 @@ from text2image.core.messages import (
     State,
     Status,
 )
-from text2image.net import proxies, wire
+from text2image.net import proxies, rpc_errors, wire
 from text2image.v1 import image_generation_pb2 as pb
 
 __all__ = [
@@ -328,7 +328,7 @@ def _first(statuses: Iterator[Status]) -> Status:
 
 def _ours(error: grpc.RpcError, address: str) -> Text2ImageError:
     """The server's own error; where it sent none, the connection failed."""
-    ours = wire.error_from_rpc(error)
+    ours = rpc_errors.error_from(error)
     if ours is not None:
         return ours
     call = cast(grpc.Call, error)

@@ -11,8 +11,8 @@ import httpx
 
 from tests.e2e.harness import Server
 from text2image.core.errors import QuotaExceeded, Text2ImageError
+from text2image.net import rpc_errors, wire
 from text2image.net import text2image_pb2 as seed
-from text2image.net import wire
 from text2image.v1 import image_generation_pb2 as v1
 
 SECONDS = 250.0
@@ -96,7 +96,7 @@ def in_v1(
                 list(answer)
             return Answer(200)
         except grpc.RpcError as error:
-            return _told(wire.error_from_rpc(error))
+            return _told(rpc_errors.error_from(error))
 
 
 def _told(error: Text2ImageError | None) -> Answer:

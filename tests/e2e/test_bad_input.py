@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.e2e.harness import Server
 from text2image.client import Client
 from text2image.core.errors import InvalidRequest, PayloadTooLarge, Text2ImageError
-from text2image.net import text2image_pb2, wire
+from text2image.net import rpc_errors, text2image_pb2
 from text2image.v1 import image_generation_pb2 as v1
 
 GENERATE_IMAGE = "/Text2ImageService/GenerateImage"
@@ -374,7 +374,7 @@ def call_v1(server: Server, message: bytes) -> Text2ImageError | None:
         with pytest.raises(grpc.RpcError) as raised:
             list(call(message, timeout=60))
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    return wire.error_from_rpc(raised.value)
+    return rpc_errors.error_from(raised.value)
 
 
 def ask_v1(server: Server, fields: dict[str, Any]) -> dict[str, str]:

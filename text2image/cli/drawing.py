@@ -27,7 +27,7 @@ from text2image.core.messages import (
 from text2image.core.settings import Settings
 from text2image.core.validation import resolve
 from text2image.gateway import metadata
-from text2image.net import wire
+from text2image.net import rpc_errors
 
 # Seconds that a server may take to accept a connection before it counts as not there.
 CONNECT_SECONDS = 2.0
@@ -102,7 +102,7 @@ def _draw_on_server(
 def _is_of_server(error: Text2ImageError) -> bool:
     """Whether an error was written by a server, and not by grpc in this process."""
     cause = error.__cause__
-    return not isinstance(cause, grpc.RpcError) or wire.error_from_rpc(cause) is not None
+    return not isinstance(cause, grpc.RpcError) or rpc_errors.error_from(cause) is not None
 
 
 def _model_of(client: Client, screen: Screen, patience: float) -> ModelInfo:

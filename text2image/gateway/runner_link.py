@@ -27,7 +27,7 @@ from text2image.core.messages import (
 )
 from text2image.gateway.balancing import Load
 from text2image.gateway.refusals import Kind, Refusals
-from text2image.net import wire
+from text2image.net import rpc_errors, wire
 from text2image.net.proxies import DIRECT
 from text2image.net.tls import BadCertificate, Tls
 from text2image.observe import tracing
@@ -276,7 +276,7 @@ class RunnerLink:
         return _STARTING if self._is_local else _AWAY
 
     def _translated(self, error: grpc.aio.AioRpcError) -> Exception:
-        ours = wire.error_from_rpc(error)
+        ours = rpc_errors.error_from(error)
         if ours is not None:
             return ours
         code, said = error.code(), f"{error.code().name}: {error.details()}"

@@ -27,7 +27,7 @@ from text2image.core.errors import (
     PayloadTooLarge,
     Text2ImageError,
 )
-from text2image.net import wire
+from text2image.net import rpc_errors
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def headers_in(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
 
 async def abort(context: Context, error: Exception) -> NoReturn:
     """Ends the call with an error's status; what is none of ours is logged under an id and told as internal."""
-    await context.abort_with_status(wire.rpc_status_of(as_ours(error)))
+    await context.abort_with_status(rpc_errors.status_of(as_ours(error)))
     raise AssertionError("abort_with_status raises")
 
 

@@ -55,7 +55,7 @@ from text2image.core.validation import resolve
 from text2image.engine.engine import Engine
 from text2image.gateway import metadata
 from text2image.gateway.runners import Runners
-from text2image.net import wire
+from text2image.net import rpc_errors, wire
 from text2image.observe.metrics import GatewayMetrics
 from text2image.runner.service import RunnerService
 from text2image.v1 import image_generation_pb2 as pb
@@ -306,7 +306,7 @@ async def test_a_state_of_a_later_version_is_waited_out(tmp_path: Path) -> None:
 
 def later_status(code: str, reason: str, *details: Any) -> grpc.Status:
     """A refusal for a reason that only later versions give, with details of kinds that only they know."""
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=wire.ERROR_DOMAIN)
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=rpc_errors.ERROR_DOMAIN)
     info.metadata.update({"lasts": "a while", "more": "7"})
     status = status_pb2.Status(code=code_pb2.Code.Value(code), message="so it is")
     for detail in (info, *details):
@@ -428,7 +428,7 @@ async def test_what_a_runner_is_too_old_for_is_a_case_for_another_and_no_clients
     async with runner_for(NEWER, tmp_path) as runner:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await runner.Generate(NEWER.GenerateRequest(prompt="a fox", more=7)).read()
-    error = wire.error_from_rpc(refused.value)
+    error = rpc_errors.error_from(refused.value)
     assert isinstance(error, errors.Unavailable)
     assert error.retry_after
     assert "older version" in error.message

@@ -27,7 +27,7 @@ from text2image.core.messages import (
     StreamOptions,
     Timings,
 )
-from text2image.net import rpc, text2image_pb2, wire
+from text2image.net import rpc, rpc_errors, text2image_pb2, wire
 from text2image.v1 import image_generation_pb2 as pb
 
 seconds = st.floats(0, 1e6)
@@ -145,7 +145,7 @@ class Failed(grpc.RpcError):
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_arrives_with_all_it_says(error: errors.Text2ImageError) -> None:
-    arrived = wire.error_from_rpc(Failed(wire.rpc_status_of(error)))
+    arrived = rpc_errors.error_from(Failed(rpc_errors.status_of(error)))
     assert type(arrived) is type(error)
     assert arrived.__dict__ == error.__dict__
     assert str(arrived) == str(error)
@@ -155,10 +155,10 @@ def test_an_error_of_many_violations_fits_into_grpcs_metadata() -> None:
     """grpc drops what is larger, and its client sees RESOURCE_EXHAUSTED."""
     violations = [errors.FieldViolation(f"#{number}", "x" * 80) for number in range(500)]
     error = errors.InvalidRequest(*violations)
-    status = wire.rpc_status_of(error)
+    status = rpc_errors.status_of(error)
     metadata = sum(len(value) for _, value in status.trailing_metadata) + len(status.details)
     assert metadata < 8 << 10
-    arrived = wire.error_from_rpc(Failed(status))
+    arrived = rpc_errors.error_from(Failed(status))
     assert isinstance(arrived, errors.InvalidRequest)
     assert arrived.violations == error.violations
     assert arrived.violations[:15] == tuple(violations[:15])
@@ -168,8 +168,8 @@ def test_an_error_of_many_violations_fits_into_grpcs_metadata() -> None:
 
 def test_a_strangers_error_is_not_taken_for_ours() -> None:
     refused = errors.Unavailable("full", reason=errors.Unavailable.FULL, retry_after=1)
-    bare = wire.rpc_status_of(refused)._replace(trailing_metadata=())
-    assert wire.error_from_rpc(Failed(bare)) is None
+    bare = rpc_errors.status_of(refused)._replace(trailing_metadata=())
+    assert rpc_errors.error_from(Failed(bare)) is None
 
 
 LIMIT = 100
