@@ -29,7 +29,7 @@ EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_END
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: .venv/.serve $(EXTRAS:%=.venv/.%) ## Serve HTTP on PORT and gRPC on GRPC_PORT
+serve: .venv/.serve $(EXTRAS:%=.venv/.%) $(CONVERTED) ## Serve HTTP on PORT and gRPC on GRPC_PORT
 	@exec $(BIN)/bentoml serve service:Gateway --host $(HOST) --port $(PORT)
 
 ui: .venv/.serve .venv/.page ## Show the page on UI_PORT; it draws with the server on GRPC_PORT
@@ -37,9 +37,10 @@ ui: .venv/.serve .venv/.page ## Show the page on UI_PORT; it draws with the serv
 
 test: ## Run everything that CI runs
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line debian .venv/.baselines lint audit
+	@$(MAKE) --no-print-directory $(CONVERTED)
 	$(PYTEST) $(SIDE_BY_SIDE)
 
-test-fast: .venv/.dev ## Run the unit tests, and one client against a real server
+test-fast: .venv/.dev $(CONVERTED) ## Run the unit tests, and one client against a real server
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 	$(PYTEST) tests/e2e/test_first_contract.py
 
@@ -62,25 +63,25 @@ format: .venv/.dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-load: .venv/.dev ## Load the server at PORT, or one of its own; writes build/load/report.html
+load: .venv/.dev $(CONVERTED) ## Load the server at PORT, or one of its own; writes build/load/report.html
 	@$(BIN)/python -m loadtests.load $(OPTIONS)
 
-compare: .venv/.dev .venv/.baselines ## Measure the service beside other designs; writes docs/comparison.md
+compare: .venv/.dev .venv/.baselines $(CONVERTED) ## Measure the service beside other designs; writes docs/comparison.md
 	@$(BIN)/python -m loadtests.compare $(OPTIONS)
 
-bench: .venv/.dev ## Measure the server against the bare pipeline; writes docs/benchmarks.md
+bench: .venv/.dev $(CONVERTED) ## Measure the server against the bare pipeline; writes docs/benchmarks.md
 	$(BIN)/python -m loadtests.bench
 
 # Both for a CPU, or with CUDA=1 for GPUs; MODEL=owner/name takes a model of the hub in, in place of the embedded one.
 SHIPPED := $(if $(CUDA),--variant cuda) $(if $(MODEL),--model $(MODEL)) $(if $(REVISION),--revision $(REVISION))
 
-coldstart: .venv/.dev ## Measure a start up to the first picture; writes docs/cold-start.md
+coldstart: .venv/.dev $(CONVERTED) ## Measure a start up to the first picture; writes docs/cold-start.md
 	$(BIN)/python -m loadtests.coldstart
 
-bento: .venv/.serve ## Build the Bento
+bento: .venv/.serve $(CONVERTED) ## Build the Bento
 	@$(BIN)/python -m tools.bento $(SHIPPED)
 
-container: .venv/.serve ## Build the container's image, with docker, podman or buildah
+container: .venv/.serve $(CONVERTED) ## Build the container's image, with docker, podman or buildah
 	@$(BIN)/python -m tools.container $(SHIPPED) $(BUILDER_OPTIONS:%=--opt %)
 
 train: .venv/.dev .venv/.training ## Train the embedded model; stop it at any time, the next call goes on
@@ -124,6 +125,13 @@ clean: ## Remove the virtual environment and all caches
 # Beside the others, not among them: see the file.
 .venv/.baselines: requirements/baselines.txt .venv/.dev
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --upgrade --target .venv/baselines -r $<
+	@touch $@
+
+# The embedded model as OpenVINO reads it, by what is installed then. Others are converted when they are first loaded.
+CONVERTED := .venv/.converted
+$(CONVERTED): models/embedded/unet/config.json requirements/serve.txt
+	@$(BIN)/python -m text2image.engine.runtimes.conversion models/embedded 2> .venv/converted.log \
+		|| tail -1 .venv/converted.log
 	@touch $@
 
 .venv/.training: training/requirements.txt .venv/.dev

@@ -126,11 +126,14 @@ class Settings(BaseSettings):
         "auto",
         description="Precision; by `auto` fp32 on a CPU, else bf16 or fp16, whichever the card supports.",
     )
-    compile: bool = Field(
-        False, description="Compile the U-Net with torch.compile: slower to start, faster to step."
+    runtime: Literal["auto", "torch", "compile", "openvino"] = Field(
+        "auto",
+        description="What executes the networks: `torch`, `compile` (torch.compile: slow to start, faster to step), or on "
+        "a CPU `openvino`; by `auto` OpenVINO on a CPU, else torch.",
     )
+    compile: bool = Field(False, description="The same as `T2I_RUNTIME=compile`.")
     threads: int = Field(
-        0, ge=0, description="Threads for torch on a CPU; 0 takes the cores the process may use."
+        0, ge=0, description="Threads that compute on a CPU; 0 takes the cores the process may use."
     )
 
     runners: str | None = Field(
@@ -232,7 +235,7 @@ class Settings(BaseSettings):
     )
     cache_dir: Path | None = Field(
         None,
-        description="Folder of the cache; `text2image` in the user's own cache folder if unset.",
+        description="Folder of pictures and converted models; `text2image` in the user's own cache folder if unset.",
     )
     cache_ttl: int = Field(
         7 * 24 * 3600,
@@ -353,10 +356,15 @@ class Settings(BaseSettings):
         return max(self.request_timeout, LONGEST_NAMED_TIMEOUT)
 
     @property
+    def cache_root(self) -> Path:
+        """The folder of what can be made again."""
+        users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return self.cache_dir or Path(users, "text2image")
+
+    @property
     def picture_cache_dir(self) -> Path:
         """The cache's folder, which nothing else is kept in."""
-        users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return (self.cache_dir or Path(users, "text2image")) / "pictures"
+        return self.cache_root / "pictures"
 
     @property
     def local_model(self) -> Path | None:

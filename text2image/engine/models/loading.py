@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -24,9 +24,10 @@ from transformers.utils import logging as transformers_logging
 from text2image.core.messages import ModelInfo, Sampler
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, MODELS, Settings
 from text2image.engine import devices
-from text2image.engine.models import packing
 from text2image.engine.models.contract import Model
 from text2image.engine.models.stable_diffusion import StableDiffusion
+from text2image.engine.runtimes import openvino
+from text2image.engine.runtimes.choice import LEFT_OUT, networks_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ FAMILIES: dict[str, tuple[str, Any]] = {
     "StableDiffusionPipeline": ("stable-diffusion", StableDiffusion),
     "LatentConsistencyModelPipeline": ("stable-diffusion", StableDiffusion),
 }
-# Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
-_LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
 # The revision reads files up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it
 # reads a block at every stride: a part of the weights that changed is hardly ever smaller than a stride.
 _WHOLE_BYTES = 1 << 26
@@ -70,25 +69,11 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    revision = revision_of(folder)
     with devices.device_errors():
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder,
-            dtype=dtype,
-            **_LEFT_OUT,
-            requires_safety_checker=False,
-            local_files_only=True,
-        ).to(device)
-    for part in (pipeline.unet, pipeline.vae):
-        part.eval().to(memory_format=torch.channels_last)
-    network = pipeline.unet
-    if settings.compile:
-        report("compiling the U-Net")
-        network = torch.compile(pipeline.unet, dynamic=True)
-    else:
-        memory = devices.memory_of(device)
-        packing.pack(pipeline.unet, pipeline.vae.decoder, free=memory.free() if memory else None)
-    info = describe(pipeline, settings, family, revision_of(folder), device, dtype)
-    model: Model = make(pipeline, info, device, network=network)
+        pipeline, networks = networks_of(settings, folder, revision, device, dtype, report)
+    info = describe(pipeline, settings, family, revision, device, dtype)
+    model: Model = make(pipeline, networks, info, device)
     return model
 
 
@@ -109,9 +94,7 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
     try:
         return Path(
-            DiffusionPipeline.download(
-                settings.model, revision=settings.model_revision, **_LEFT_OUT
-            )
+            DiffusionPipeline.download(settings.model, revision=settings.model_revision, **LEFT_OUT)
         )
     except (OSError, ValueError) as error:
         raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
@@ -152,6 +135,8 @@ def revision_of(folder: Path) -> str:
         digest.update(f"{folder.name}\n".encode())
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".json", ".safetensors", ".bin", ".txt"} or not path.is_file():
+            continue
+        if path.is_relative_to(folder / openvino.SHIPPED):
             continue
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)}:{size}\n".encode())

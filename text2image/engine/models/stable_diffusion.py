@@ -17,6 +17,7 @@ from text2image.engine import devices
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.models.samplers import Samplers, Trajectory
+from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import Group, Sample
 
 # Latent pixels to decode at once on a GPU: four pictures of 512 x 512.
@@ -44,20 +45,19 @@ class StableDiffusion:
     def __init__(
         self,
         pipeline: Any,
+        networks: Networks,
         info: ModelInfo,
         device: torch.device,
-        *,
-        network: Any = None,
     ) -> None:
-        """Takes the parts of a diffusers pipeline; `network` stands in for its U-Net, when it was compiled."""
+        """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone."""
         self.info = info
         self.max_rows = devices.max_rows(device)
         self.memory = devices.memory_of(device)
         self._device = device
-        self._unet = pipeline.unet if network is None else network
+        self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
-        self._vae = pipeline.vae
+        self._scaling_factor = float(pipeline.vae.config.scaling_factor)
         self._latent_scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
         self._samplers = Samplers(pipeline.scheduler.config)
         self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
@@ -132,18 +132,15 @@ class StableDiffusion:
                     for sample, state in zip(samples, states, strict=True)
                 ]
             )
-            output = self._unet(
-                inputs.repeat_interleave(repeats.to(self._device), 0).to(
-                    self._dtype, memory_format=torch.channels_last
-                ),
-                timesteps.repeat_interleave(repeats).to(self._device),
-                encoder_hidden_states=torch.cat([state.embeddings for state in states]),
-                timestep_cond=self._guidance_rows(states),
-                return_dict=False,
-            )[0]
+            output = self._networks.predict(
+                inputs.repeat_interleave(repeats.to(self._device), 0),
+                timesteps.repeat_interleave(repeats),
+                torch.cat([state.embeddings for state in states]),
+                self._guidance_rows(states),
+            )
             predictions = [
                 _guided(rows.float(), sample.generation.request.guidance_scale)
-                for sample, rows in zip(samples, output.split(repeats.tolist()), strict=True)
+                for sample, rows in zip(samples, torch.split(output, repeats.tolist()), strict=True)
             ]
             devices.wait(self._device)
         return predictions
@@ -167,10 +164,7 @@ class StableDiffusion:
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
         with devices.device_errors():
             latents = torch.cat([sample.state.latents for sample in samples])
-            scaled = (latents / self._vae.config.scaling_factor).to(
-                self._vae.dtype, memory_format=torch.channels_last
-            )
-            decoded = self._vae.decode(scaled, return_dict=False)[0]
+            decoded = self._networks.decode(latents / self._scaling_factor)
             # Catches a decoder that overflows in half precision as well as latents that were broken before.
             if not bool(torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
                 raise ValueError("the picture holds numbers that are not finite")

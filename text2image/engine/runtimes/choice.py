@@ -1,0 +1,101 @@
+"""Which runtime executes a model's networks, and the pipeline without what that does not need."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import StableDiffusionPipeline
+
+from text2image.core.settings import Settings
+from text2image.engine import devices
+from text2image.engine.runtimes import openvino
+from text2image.engine.runtimes.eager import TorchNetworks
+from text2image.engine.runtimes.networks import Networks
+
+logger = logging.getLogger(__name__)
+
+# Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
+LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+
+
+def runtime_of(settings: Settings, device: torch.device) -> str:
+    """`torch`, `compile` or `openvino`.
+
+    Raises:
+        ValueError: the settings name one that is not here, or not for this device.
+    """
+    asked = "compile" if settings.compile and settings.runtime == "auto" else settings.runtime
+    if asked == "auto":
+        return "openvino" if device.type == "cpu" and openvino.installed() else "torch"
+    if asked == "openvino" and device.type != "cpu":
+        raise ValueError(
+            f"T2I_RUNTIME=openvino computes on a CPU, and the device is {device}; set T2I_DEVICE=cpu or another runtime"
+        )
+    if asked == "openvino" and not openvino.installed():
+        raise ValueError("T2I_RUNTIME=openvino, but OpenVINO is not here: pip install openvino")
+    return asked
+
+
+def networks_of(
+    settings: Settings,
+    folder: Path,
+    revision: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Callable[[str], None],
+) -> tuple[Any, Networks]:
+    """A diffusers pipeline, and what executes its U-Net and decoder.
+
+    Where OpenVINO does, the pipeline's own have no weights. Unless the settings name it, a model that it cannot execute
+    is left to torch.
+
+    Raises:
+        ValueError: as `runtime_of` says, or OpenVINO was named and cannot execute this model.
+    """
+    runtime = runtime_of(settings, device)
+    if runtime == "openvino":
+        try:
+            converted = openvino.converted(folder, revision, settings, report)
+            report("compiling for OpenVINO")
+            networks = openvino.OpenVinoNetworks(converted, dtype, torch.get_num_threads())
+            return _without_networks(folder, device), networks
+        except openvino.NotConverted as error:
+            if settings.runtime == "openvino":
+                raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
+            logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
+    if runtime == "compile":
+        report("compiling the U-Net")
+    pipeline = _load(folder, dtype).to(device)
+    memory = devices.memory_of(device)
+    free = memory.free() if memory else None
+    compiled = runtime == "compile"
+    return pipeline, TorchNetworks(
+        pipeline.unet, pipeline.vae, device, compiled=compiled, free=free
+    )
+
+
+def _load(folder: Path, dtype: torch.dtype, **without: None) -> Any:
+    return StableDiffusionPipeline.from_pretrained(
+        folder,
+        dtype=dtype,
+        **LEFT_OUT,
+        **without,
+        requires_safety_checker=False,
+        local_files_only=True,
+    )
+
+
+def _without_networks(folder: Path, device: torch.device) -> Any:
+    """The pipeline with a U-Net and an autoencoder that are configurations alone."""
+    pipeline = _load(folder, torch.float32, unet=None, vae=None).to(device)
+    index = StableDiffusionPipeline.load_config(folder)
+    for part in ("unet", "vae"):
+        kind = getattr(diffusers, index[part][1])
+        with torch.device("meta"):
+            setattr(pipeline, part, kind.from_config(kind.load_config(folder, subfolder=part)))
+    return pipeline

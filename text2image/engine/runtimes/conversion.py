@@ -1,0 +1,158 @@
+"""Writes a model's U-Net and decoder as OpenVINO reads them.
+
+    python -m text2image.engine.runtimes.conversion FROM [TO]
+
+Without TO they are put beside the model's other folders, and go wherever that goes. Rows and sizes stay open. What was
+written is run once, and compared with torch at another size than the traced one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from text2image.core.lifecycle import end_with_parent
+from text2image.engine.lazy import hush
+from text2image.engine.runtimes.openvino import DECODER, SHIPPED, UNET, OpenVinoNetworks, name_of
+
+# Of the largest number that the network puts out.
+_TOLERANCE = 1e-3
+_ROWS = 2
+# Sides of the traced latents. Not even in any U-Net's halves, so that the trace scales to the size that comes.
+_TRACED = (17, 19)
+
+
+class _UNet(nn.Module):
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        output: torch.Tensor = self.unet(
+            latents,
+            timesteps,
+            encoder_hidden_states=embeddings,
+            timestep_cond=guidance,
+            return_dict=False,
+        )[0]
+        return output
+
+
+class _Decoder(nn.Module):
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        pictures: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return pictures
+
+
+def convert(folder: Path, target: Path) -> None:
+    """Converts a pipeline in diffusers' format; `target` is there whole or not at all.
+
+    Raises:
+        ValueError: what OpenVINO puts out is not what torch does.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder,
+        text_encoder=None,
+        tokenizer=None,
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+        local_files_only=True,
+    )
+    unet, decoder = _UNet(pipeline.unet).eval(), _Decoder(pipeline.vae).eval()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as parts:
+        _write(unet, _unet_inputs(pipeline.unet.config, *_TRACED), Path(parts, UNET))
+        _write(decoder, _decoder_inputs(pipeline.vae.config, *_TRACED), Path(parts, DECODER))
+        networks = OpenVinoNetworks(Path(parts), torch.float32, torch.get_num_threads())
+        side = int(pipeline.unet.config.sample_size)
+        _compare(unet, _unet_inputs(pipeline.unet.config, side, side), networks.predict)
+        _compare(decoder, _decoder_inputs(pipeline.vae.config, side, side), networks.decode)
+        shutil.copytree(parts, target, dirs_exist_ok=True)
+
+
+def _unet_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
+    inputs = (
+        torch.randn(_ROWS, config.in_channels, height, width),
+        torch.linspace(1.0, 900.0, _ROWS),
+        torch.randn(_ROWS, 77, config.cross_attention_dim),
+    )
+    if config.time_cond_proj_dim is None:
+        return inputs
+    return (*inputs, torch.randn(_ROWS, config.time_cond_proj_dim))
+
+
+def _decoder_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
+    return (torch.randn(1, config.latent_channels, height, width),)
+
+
+@torch.inference_mode()
+def _compare(network: nn.Module, inputs: tuple[torch.Tensor, ...], converted: Any) -> None:
+    expected = network(*inputs)
+    missing = (None,) * (4 - len(inputs)) if len(inputs) > 1 else ()
+    off = (converted(*inputs, *missing) - expected).abs().max() / expected.abs().max()
+    # Written this way round so that NaN is refused too.
+    if not off <= _TOLERANCE:
+        raise ValueError(f"OpenVINO's output differs from torch's by {off:.1g} of its range")
+
+
+@torch.no_grad()
+def _write(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+    # Converting would report to its makers that it did.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    # Open are the rows, the sides of latents and the number of tokens: all but channels and widths.
+    fixed = {4: 1, 3: 2, 2: 1}
+    shapes = [
+        openvino.PartialShape(
+            [
+                size if place == fixed.get(each.dim()) else -1
+                for place, size in enumerate(each.shape)
+            ]
+        )
+        for each in inputs
+    ]
+    model = openvino.convert_model(network, example_input=inputs, input=shapes)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def ship(folder: Path) -> None:
+    """Converts a pipeline into a folder of its own, in place of what an earlier version left there."""
+    from text2image.engine.models.loading import revision_of
+
+    target = folder / SHIPPED / name_of(revision_of(folder))
+    if not target.exists():
+        shutil.rmtree(folder / SHIPPED, ignore_errors=True)
+        convert(folder, target)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    hush()
+    try:
+        if len(sys.argv) > 2:
+            convert(Path(sys.argv[1]), Path(sys.argv[2]))
+        else:
+            ship(Path(sys.argv[1]))
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -1,0 +1,139 @@
+"""Networks executed by OpenVINO on a CPU.
+
+GNU OpenMP's threads, which torch computes with, spin while they wait for each other: beside one other busy process a
+step takes ten times as long and more. OpenVINO's threads take over each other's work instead. A lone picture is also
+half as much work, since layers are fused; a full batch is about the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from text2image.core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Beside a model's other folders, in a Bento that was built with it converted.
+SHIPPED = "openvino"
+UNET, DECODER = "unet.xml", "decoder.xml"
+# What is written changes with this, or with the version of OpenVINO.
+_FORMAT = 1
+# What `T2I_DTYPE` means here. Inputs and outputs stay in fp32.
+_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+_ROOT = Path(__file__).parents[3]
+
+
+class NotConverted(Exception):
+    """OpenVINO cannot execute this model; the text says why."""
+
+
+def installed() -> bool:
+    """Whether OpenVINO is there."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def converted(
+    folder: Path, revision: str, settings: Settings, report: Callable[[str], None]
+) -> Path:
+    """The folder of the model's networks as OpenVINO reads them; converted now if that was never done.
+
+    Args:
+        folder: a pipeline in diffusers' format.
+        revision: changes with its weights.
+
+    Raises:
+        NotConverted: it cannot be done.
+    """
+    name = name_of(revision)
+    shipped, kept = folder / SHIPPED / name, settings.cache_root / "openvino" / name
+    for there in (shipped, kept):
+        if (there / DECODER).exists():
+            return there
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # One process of several that start at once does it.
+        with FileLock(kept.with_suffix(".lock")):
+            if not (kept / DECODER).exists():
+                report("converting the model for OpenVINO, once; T2I_RUNTIME=torch does without")
+                _convert(folder, kept)
+    except OSError as error:
+        raise NotConverted(str(error)) from error
+    return kept
+
+
+def name_of(revision: str) -> str:
+    """The name of the folder that a model is converted into."""
+    return f"{revision}-{_FORMAT}-{version('openvino')}"
+
+
+def _convert(folder: Path, target: Path) -> None:
+    # In a process of its own, since what tracing a network leaves behind in memory stays there.
+    command = [sys.executable, "-m", "text2image.engine.runtimes.conversion", str(folder)]
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [*command, str(target)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        logger.debug("%s", done.stderr)
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise NotConverted(last or f"the conversion ended with {done.returncode}")
+
+
+class OpenVinoNetworks:
+    """A converted U-Net and decoder."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, threads: int) -> None:
+        """Compiles them for this CPU.
+
+        Args:
+            dtype: the precision of the arithmetic, where this CPU has it.
+            threads: those that compute, the calling one included.
+        """
+        import openvino
+
+        core = openvino.Core()
+        options = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # A core that another process is busy on is left to it.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._unet, self._decoder = (
+            core.compile_model(folder / name, "CPU", options).create_infer_request()
+            for name in (UNET, DECODER)
+        )
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        guidance: torch.Tensor | None,
+    ) -> torch.Tensor:
+        inputs = (latents, timesteps, embeddings, guidance)
+        return _run(self._unet, [each for each in inputs if each is not None])
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return _run(self._decoder, [latents])
+
+
+def _run(network: Any, inputs: list[torch.Tensor]) -> torch.Tensor:
+    arrays = [each.float().contiguous().numpy() for each in inputs]
+    # Inputs are read where they are; the output is a copy, since the next call writes over it.
+    return torch.from_numpy(network.infer(arrays, share_inputs=True)[0])
