@@ -15,11 +15,24 @@ class Sampler(StrEnum):
     """How the denoising trajectory is integrated, by the names that people use."""
 
     DPMPP_2M = "dpm++ 2m"
+    DPMPP_2M_SDE = "dpm++ 2m sde"
+    DPMPP_3M = "dpm++ 3m"
+    DPMPP_3M_SDE = "dpm++ 3m sde"
     EULER = "euler"
     EULER_ANCESTRAL = "euler ancestral"
+    HEUN = "heun"
+    DPM2 = "dpm2"
+    DPM2_ANCESTRAL = "dpm2 ancestral"
+    LMS = "lms"
+    PNDM = "pndm"
     DDIM = "ddim"
-    LCM = "lcm"
+    DDPM = "ddpm"
     UNIPC = "unipc"
+    DEIS = "deis"
+    LCM = "lcm"
+    TCD = "tcd"
+    FLOW_EULER = "flow euler"
+    FLOW_HEUN = "flow heun"
 
     @classmethod
     def named(cls, name: str) -> Sampler:
@@ -30,6 +43,15 @@ class Sampler(StrEnum):
         later = str.__new__(cls, name)
         later._name_ = later._value_ = name
         return later
+
+
+class Schedule(StrEnum):
+    """How noise levels are spread over the steps, where it is not as the model's own configuration has it."""
+
+    KARRAS = "karras"
+    EXPONENTIAL = "exponential"
+    BETA = "beta"
+    LU = "lu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

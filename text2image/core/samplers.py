@@ -5,17 +5,30 @@ from __future__ import annotations
 import re
 from types import MappingProxyType
 
-from text2image.core.messages import Sampler
+from text2image.core.messages import Sampler, Schedule
 
 # As A1111 writes them, and after it every tool that reads pictures.
 TITLES = MappingProxyType(
     {
         Sampler.DPMPP_2M: "DPM++ 2M",
+        Sampler.DPMPP_2M_SDE: "DPM++ 2M SDE",
+        Sampler.DPMPP_3M: "DPM++ 3M",
+        Sampler.DPMPP_3M_SDE: "DPM++ 3M SDE",
         Sampler.EULER: "Euler",
         Sampler.EULER_ANCESTRAL: "Euler a",
+        Sampler.HEUN: "Heun",
+        Sampler.DPM2: "DPM2",
+        Sampler.DPM2_ANCESTRAL: "DPM2 a",
+        Sampler.LMS: "LMS",
+        Sampler.PNDM: "PLMS",
         Sampler.DDIM: "DDIM",
-        Sampler.LCM: "LCM",
+        Sampler.DDPM: "DDPM",
         Sampler.UNIPC: "UniPC",
+        Sampler.DEIS: "DEIS",
+        Sampler.LCM: "LCM",
+        Sampler.TCD: "TCD",
+        Sampler.FLOW_EULER: "Flow Euler",
+        Sampler.FLOW_HEUN: "Flow Heun",
     }
 )
 # Beside our own names and the titles. Case counts nowhere, and a space is the same as `_` and `-`.
@@ -30,6 +43,9 @@ ALIASES: MappingProxyType[Sampler, tuple[str, ...]] = MappingProxyType(
             "DPMSolverMultistep",
             "DPMSolverMultistepScheduler",
         ),
+        Sampler.DPMPP_2M_SDE: ("dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde"),
+        Sampler.DPMPP_3M: ("dpmpp_3m", "k_dpmpp_3m", "DPM-Solver++ 3M"),
+        Sampler.DPMPP_3M_SDE: ("dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "k_dpmpp_3m_sde"),
         Sampler.EULER: ("k_euler", "EulerDiscrete", "EulerDiscreteScheduler"),
         Sampler.EULER_ANCESTRAL: (
             "k_euler_a",
@@ -37,16 +53,68 @@ ALIASES: MappingProxyType[Sampler, tuple[str, ...]] = MappingProxyType(
             "EulerAncestralDiscrete",
             "EulerAncestralDiscreteScheduler",
         ),
+        Sampler.HEUN: ("k_heun", "HeunDiscrete", "HeunDiscreteScheduler"),
+        Sampler.DPM2: (
+            "dpm_2",
+            "k_dpm_2",
+            "kdpm_2",
+            "KDPM2Discrete",
+            "KDPM2DiscreteScheduler",
+        ),
+        Sampler.DPM2_ANCESTRAL: (
+            "dpm_2_a",
+            "dpm_2_ancestral",
+            "k_dpm_2_a",
+            "k_dpm_2_ancestral",
+            "kdpm_2_a",
+            "KDPM2AncestralDiscrete",
+            "KDPM2AncestralDiscreteScheduler",
+        ),
+        Sampler.LMS: ("k_lms", "LMSDiscrete", "LMSDiscreteScheduler"),
+        Sampler.PNDM: ("PNDMScheduler",),
         Sampler.DDIM: ("DDIMScheduler",),
-        Sampler.LCM: ("LCMScheduler",),
+        Sampler.DDPM: ("DDPMScheduler",),
         Sampler.UNIPC: (
             "uni_pc",
             "uni_pc_bh2",
             "UniPCMultistep",
             "UniPCMultistepScheduler",
         ),
+        Sampler.DEIS: ("DEISMultistep", "DEISMultistepScheduler"),
+        Sampler.LCM: ("LCMScheduler",),
+        Sampler.TCD: ("TCDScheduler",),
+        Sampler.FLOW_EULER: ("FlowMatchEuler", "FlowMatchEulerDiscreteScheduler"),
+        Sampler.FLOW_HEUN: ("FlowMatchHeun", "FlowMatchHeunDiscreteScheduler"),
     }
 )
+_SIGMAS = frozenset({Schedule.KARRAS, Schedule.EXPONENTIAL, Schedule.BETA})
+_NONE: frozenset[Schedule] = frozenset()
+# The schedules that each sampler can be drawn with beside the model's own: those of its scheduler in diffusers.
+SCHEDULES_OF = MappingProxyType(
+    {
+        Sampler.DPMPP_2M: _SIGMAS | {Schedule.LU},
+        Sampler.DPMPP_2M_SDE: _SIGMAS | {Schedule.LU},
+        Sampler.DPMPP_3M: _SIGMAS | {Schedule.LU},
+        Sampler.DPMPP_3M_SDE: _SIGMAS | {Schedule.LU},
+        Sampler.EULER: _SIGMAS,
+        Sampler.EULER_ANCESTRAL: _NONE,
+        Sampler.HEUN: _SIGMAS,
+        Sampler.DPM2: _SIGMAS,
+        Sampler.DPM2_ANCESTRAL: _SIGMAS,
+        Sampler.LMS: _SIGMAS,
+        Sampler.PNDM: _NONE,
+        Sampler.DDIM: _NONE,
+        Sampler.DDPM: _NONE,
+        Sampler.UNIPC: _SIGMAS,
+        Sampler.DEIS: _SIGMAS,
+        Sampler.LCM: _NONE,
+        Sampler.TCD: _NONE,
+        Sampler.FLOW_EULER: _SIGMAS,
+        Sampler.FLOW_HEUN: _NONE,
+    }
+)
+# Samplers that ask the network twice in each step but the last.
+_TWICE = frozenset({Sampler.HEUN, Sampler.DPM2, Sampler.DPM2_ANCESTRAL, Sampler.FLOW_HEUN})
 # Noise schedules that people add to a sampler's name.
 SCHEDULES = (
     "Karras",
@@ -73,6 +141,14 @@ _SAMPLERS = {
     for name in (sampler.value, TITLES[sampler], *ALIASES[sampler])
 }
 _SCHEDULES = {_folded(schedule): schedule for schedule in SCHEDULES}
+
+
+def network_calls(sampler: Sampler, steps: int) -> int:
+    """How often a sampler asks the network in so many steps."""
+    if sampler in _TWICE:
+        return 2 * steps - 1
+    # Its first step is made of two.
+    return steps + 1 if sampler is Sampler.PNDM and steps > 1 else steps
 
 
 def sampler_of(name: str) -> Sampler | None:
