@@ -1,4 +1,4 @@
-"""The names of samplers: ours, and what A1111, diffusers, ComfyUI and others call the same."""
+"""Samplers and schedules: their names, ours and those of A1111, diffusers and ComfyUI, and which fits which."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ ALIASES: MappingProxyType[Sampler, tuple[str, ...]] = MappingProxyType(
         Sampler.FLOW_HEUN: ("FlowMatchHeun", "FlowMatchHeunDiscreteScheduler"),
     }
 )
-_SIGMAS = frozenset({Schedule.KARRAS, Schedule.EXPONENTIAL, Schedule.BETA})
-_NONE: frozenset[Schedule] = frozenset()
+_SIGMAS = (Schedule.KARRAS, Schedule.EXPONENTIAL, Schedule.BETA)
+_NONE: tuple[Schedule, ...] = ()
 # The schedules that each sampler can be drawn with beside the model's own: those of its scheduler in diffusers.
-SCHEDULES_OF = MappingProxyType(
+SCHEDULES_OF: MappingProxyType[Sampler, tuple[Schedule, ...]] = MappingProxyType(
     {
-        Sampler.DPMPP_2M: _SIGMAS | {Schedule.LU},
-        Sampler.DPMPP_2M_SDE: _SIGMAS | {Schedule.LU},
-        Sampler.DPMPP_3M: _SIGMAS | {Schedule.LU},
-        Sampler.DPMPP_3M_SDE: _SIGMAS | {Schedule.LU},
+        Sampler.DPMPP_2M: (*_SIGMAS, Schedule.LU),
+        Sampler.DPMPP_2M_SDE: (*_SIGMAS, Schedule.LU),
+        Sampler.DPMPP_3M: (*_SIGMAS, Schedule.LU),
+        Sampler.DPMPP_3M_SDE: (*_SIGMAS, Schedule.LU),
         Sampler.EULER: _SIGMAS,
         Sampler.EULER_ANCESTRAL: _NONE,
         Sampler.HEUN: _SIGMAS,
@@ -115,15 +115,16 @@ SCHEDULES_OF = MappingProxyType(
 )
 # Samplers that ask the network twice in each step but the last.
 _TWICE = frozenset({Sampler.HEUN, Sampler.DPM2, Sampler.DPM2_ANCESTRAL, Sampler.FLOW_HEUN})
-# Noise schedules that people add to a sampler's name.
-SCHEDULES = (
-    "Karras",
-    "Exponential",
+# As A1111 writes schedules, in a line of their own or behind a sampler's name.
+SCHEDULE_TITLES = MappingProxyType({schedule: schedule.value.title() for schedule in Schedule})
+# What people call the schedule that a model came with.
+OWN_SCHEDULES = ("Automatic", "Default", "Normal", "Uniform")
+# Schedules that other tools have, and diffusers has not.
+_OTHER_SCHEDULES = (
     "Polyexponential",
     "SGM Uniform",
     "KL Optimal",
     "Align Your Steps",
-    "Beta",
     "Simple",
     "Trailing",
     "Turbo",
@@ -140,7 +141,14 @@ _SAMPLERS = {
     for sampler in Sampler
     for name in (sampler.value, TITLES[sampler], *ALIASES[sampler])
 }
-_SCHEDULES = {_folded(schedule): schedule for schedule in SCHEDULES}
+_SCHEDULES = {_folded(title): schedule for schedule, title in SCHEDULE_TITLES.items()}
+_OWN = {"", *map(_folded, OWN_SCHEDULES)}
+# Behind a sampler's name; InvokeAI writes Karras as `_k`.
+_ENDINGS = {
+    **{_folded(title): title for title in (*OWN_SCHEDULES, *_OTHER_SCHEDULES)},
+    **{_folded(title): title for title in SCHEDULE_TITLES.values()},
+    "k": SCHEDULE_TITLES[Schedule.KARRAS],
+}
 
 
 def network_calls(sampler: Sampler, steps: int) -> int:
@@ -156,10 +164,23 @@ def sampler_of(name: str) -> Sampler | None:
     return _SAMPLERS.get(_folded(name))
 
 
+def schedule_of(name: str) -> Schedule | None:
+    """The schedule that somebody calls so, or None if there is none, or if it is the model's own."""
+    return _SCHEDULES.get(_folded(name))
+
+
+def is_own_schedule(name: str) -> bool:
+    """Whether the schedule that somebody calls so is the one that a model came with."""
+    return _folded(name) in _OWN
+
+
 def split_schedule(name: str) -> tuple[Sampler, str] | None:
-    """A sampler and the noise schedule that its name ends in, as `DPM++ 2M Karras`, or None if it is no such name."""
+    """A sampler and the schedule that its name ends in, as `DPM++ 2M Karras`, or None if it is no such name.
+
+    The schedule may be one that is not drawn with here.
+    """
     folded = _folded(name)
-    for ending, schedule in _SCHEDULES.items():
+    for ending, schedule in _ENDINGS.items():
         sampler = _SAMPLERS.get(folded.removesuffix(f" {ending}"))
         if sampler and folded.endswith(f" {ending}"):
             return sampler, schedule

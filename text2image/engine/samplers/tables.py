@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from text2image.core.messages import Sampler, Schedule
-from text2image.core.samplers import TITLES
+from text2image.core.samplers import TITLES, network_calls
 from text2image.engine.samplers.probing import Response, probe
-from text2image.engine.samplers.registry import limit_steps, scheduler_for
+from text2image.engine.samplers.registry import COUNTS_CALLS, KINDS, limit_steps, scheduler_for
 
 # How many calls a table may look back on.
 REACH = 4
@@ -194,6 +194,23 @@ def _shortened(weights: list[float]) -> tuple[float, ...]:
     while weights and weights[-1] == 0:
         weights = weights[:-1]
     return tuple(weights)
+
+
+def offered(config: Mapping[str, Any]) -> tuple[Sampler, ...]:
+    """The samplers that a model can be drawn with, tried in two steps at most."""
+    return tuple(sampler for sampler in KINDS if _fits(sampler, config))
+
+
+def _fits(sampler: Sampler, config: Mapping[str, Any]) -> bool:
+    if not (COUNTS_CALLS or network_calls(sampler, 2) == 2):
+        return False
+    steps = min(2, limit_steps(sampler, config))
+    # A shift by size is not known before there is one.
+    mu = 1.0 if config.get("use_dynamic_shifting") else None
+    try:
+        return steps > 0 and bool(table_of(scheduler_for(sampler, config, None), steps, mu=mu))
+    except ValueError:
+        return False
 
 
 class Tables:
