@@ -30,7 +30,7 @@ def test_a_schedule_that_is_not_drawn_with_is_refused(server: Server, ask: Ask) 
 
 
 def test_a_schedule_has_a_field_of_its_own(server: Server) -> None:
-    for dialect in ("rest", "openai", "grpc"):
+    for dialect in ("rest", "openai", "grpc v1"):
         ask = DIALECTS[dialect]
         assert ask(server, sampler="euler", schedule="karras", steps=2).status == 200
         answer = ask(server, sampler="euler", schedule="cosine")
