@@ -47,6 +47,10 @@ class Response:
     single: bool
 
 
+class NoNumber(ValueError):
+    """A scheduler computes what is no finite number."""
+
+
 class _Noise:
     """Stands in for diffusers' `randn_tensor` while one scheduler is probed."""
 
@@ -69,7 +73,8 @@ def probe(scheduler: Any, first: int, eta: float) -> Response:
     """The response of a scheduler whose timesteps are set, from call number `first` on.
 
     Raises:
-        ValueError: it is not linear, or computes what is no number.
+        NoNumber: it does not compute finite numbers.
+        ValueError: it is not linear.
     """
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
@@ -121,7 +126,7 @@ def _checked(product: torch.Tensor, trials: torch.Tensor) -> torch.Tensor:
     answer = product.flatten().double()
     impulses, random = answer[: -len(trials)], answer[-len(trials) :]
     if not bool(torch.isfinite(answer).all()):
-        raise ValueError("it computes what is no number")
+        raise NoNumber("it computes what is no number")
     size = (trials.abs() @ impulses.abs()).clamp_min(1.0)
     if bool(((trials @ impulses - random).abs() > _ROUNDING * size).any()):
         raise ValueError("it is not linear in the latents, the network's outputs and the noise")

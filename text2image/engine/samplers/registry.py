@@ -59,10 +59,10 @@ def _quick(scheduler: Any) -> Any:
     """
 
     def set_timesteps(
-        self: Any, steps: int, device: Any = None, trained: int | None = None, **more: Any
+        self: Any, num_inference_steps: int, device: Any = None, trained: int | None = None
     ) -> None:
         if trained is None:
-            scheduler.set_timesteps(self, steps, device, **more)
+            scheduler.set_timesteps(self, num_inference_steps, device)
         else:
             self.sigmas = torch.empty(0)
 

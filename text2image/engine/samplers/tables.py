@@ -17,7 +17,8 @@ import torch
 
 from text2image.core.messages import Sampler, Schedule
 from text2image.core.samplers import TITLES, network_calls
-from text2image.engine.samplers.probing import Response, probe
+from text2image.engine.samplers.ancestral import is_ancestral, use_double_precision
+from text2image.engine.samplers.probing import NoNumber, Response, probe
 from text2image.engine.samplers.registry import COUNTS_CALLS, KINDS, limit_steps, scheduler_for
 
 # How many calls a table may look back on.
@@ -63,7 +64,10 @@ class Table:
 
     @property
     def calls(self) -> int:
-        """How often the network is asked; two-stage samplers ask it more often than they take steps."""
+        """How often the network is asked; two-stage samplers ask it more often than they take steps.
+
+        `network_calls`, which knows no configuration, says the same but where rounding gives diffusers one more.
+        """
         return len(self.timesteps)
 
 
@@ -87,20 +91,33 @@ def table_of(
     Raises:
         ValueError: it cannot be written as a table, or not with so many steps; the text says why.
     """
-    name = type(scheduler).__name__
     _refuse_what_bends(scheduler)
     options: dict[str, Any] = {} if mu is None else {"mu": mu}
+    options |= {"num_inference_steps": steps} if sigmas is None else {"sigmas": list(sigmas)}
     begin = first * getattr(scheduler, "order", 1)
     try:
-        if sigmas is None:
-            scheduler.set_timesteps(steps, device="cpu", **options)
-        else:
-            scheduler.set_timesteps(sigmas=list(sigmas), device="cpu", **options)
+        _set_timesteps(scheduler, options)
         if begin >= len(scheduler.timesteps):
-            raise ValueError(f"with {steps} steps nothing is left from step {first} on")
-        return _table(probe(scheduler, begin, eta))
+            raise ValueError(f"nothing is left from step {first} on")
+        try:
+            return _table(probe(scheduler, begin, eta))
+        except NoNumber:
+            if not is_ancestral(scheduler):
+                raise
+            _set_timesteps(scheduler, options)
+            use_double_precision(scheduler)
+            return _table(probe(scheduler, begin, eta))
     except (ValueError, IndexError, NotImplementedError) as error:
-        raise ValueError(f"{name} cannot draw this with {steps} steps: {error}") from error
+        name = type(scheduler).__name__
+        raise ValueError(f"{name} cannot draw this in {steps} steps: {error}") from error
+
+
+def _set_timesteps(scheduler: Any, options: dict[str, Any]) -> None:
+    scheduler.set_timesteps(**options, device="cpu")
+    # Rounding gives some step counts one timestep more, -1, when they are spaced as "trailing". Schedulers that look
+    # noise levels up by their timestep would find the noisiest level there.
+    if not hasattr(scheduler, "sigmas"):
+        scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
 
 
 def _refuse_what_bends(scheduler: Any) -> None:

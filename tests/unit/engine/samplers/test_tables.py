@@ -13,8 +13,11 @@ import torch
 
 from tests.unit.engine.samplers.test_parity import FLOW, SPACINGS, STABLE_DIFFUSION
 from text2image.core.messages import Sampler, Schedule
+from text2image.core.samplers import SCHEDULES_OF, network_calls
 from text2image.core.validation import MAX_STEPS
+from text2image.engine.samplers.ancestral import use_double_precision
 from text2image.engine.samplers.closed_forms import beta_quantile
+from text2image.engine.samplers.probing import probe
 from text2image.engine.samplers.registry import (
     KINDS,
     limit_steps,
@@ -79,7 +82,7 @@ def test_what_is_no_table_is_refused_with_the_reason(scheduler: Any, reason: str
 
 
 def test_a_way_that_begins_behind_its_end_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing is left from step 5 on"):
+    with pytest.raises(ValueError, match="in 5 steps: nothing is left from step 5 on"):
         Tables(STABLE_DIFFUSION).table(Sampler.EULER, 5, first=5)
 
 
@@ -196,6 +199,46 @@ def test_the_models_own_configuration_is_the_default() -> None:
         for to_one in (True, False)
     }
     assert final[True] == 1 > final[False]
+
+
+@pytest.mark.parametrize("sampler", [Sampler.EULER_ANCESTRAL, Sampler.DPM2_ANCESTRAL])
+@pytest.mark.parametrize("schedule", [None, Schedule.KARRAS])
+def test_ancestral_steps_are_numbers_however_far_noise_levels_are_apart(
+    sampler: Sampler, schedule: Schedule | None
+) -> None:
+    """With a cosine schedule diffusers computes none in some step counts."""
+    cosine = {
+        **STABLE_DIFFUSION,
+        "beta_schedule": "squaredcos_cap_v2",
+        "timestep_spacing": "trailing",
+    }
+    if schedule not in SCHEDULES_OF[sampler]:
+        schedule = None
+    for steps in (1, 2, 3, 5, 10):
+        table = Tables(cosine).table(sampler, steps, schedule)
+        assert table.weights.isfinite().all()
+        assert all(0 <= timestep <= 999 for timestep in table.timesteps)
+
+
+@pytest.mark.parametrize("sampler", [Sampler.EULER_ANCESTRAL, Sampler.DPM2_ANCESTRAL])
+def test_ancestral_steps_in_double_precision_are_those_of_diffusers(sampler: Sampler) -> None:
+    scheduler = scheduler_for(sampler, STABLE_DIFFUSION, None)
+    scheduler.set_timesteps(9)
+    single = probe(scheduler, 0, 0.0)
+    scheduler.set_timesteps(9)
+    use_double_precision(scheduler)
+    double = probe(scheduler, 0, 0.0)
+    assert torch.allclose(single.products, double.products, rtol=1e-4, atol=1e-4)
+    assert single.timesteps == pytest.approx(double.timesteps, abs=1e-2)
+
+
+def test_rounding_adds_no_step_at_the_noisiest_level() -> None:
+    """diffusers spaces 61 steps as 62, and takes the last timestep, -1, for the noisiest."""
+    tables = Tables({**STABLE_DIFFUSION, "timestep_spacing": "trailing"})
+    for sampler in (Sampler.DDIM, Sampler.DDPM, Sampler.PNDM):
+        table = tables.table(sampler, 61)
+        assert table.calls == network_calls(sampler, 61)
+        assert min(table.timesteps) >= 0
 
 
 @pytest.mark.parametrize(
