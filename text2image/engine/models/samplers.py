@@ -81,6 +81,9 @@ class Samplers:
         if key not in self._templates:
             scheduler = scheduler_for(sampler, self._config, schedule)
             scheduler.set_timesteps(steps, device="cpu")
+            # Where the first two timesteps are the same, it would begin with the second.
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(0)
             self._templates[key] = scheduler
         self._templates.move_to_end(key)
         while len(self._templates) > _MAX_TEMPLATES:

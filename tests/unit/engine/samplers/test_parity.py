@@ -137,6 +137,16 @@ def test_every_sampler_draws_what_diffusers_draws(
         assert_draws_as_diffusers(table, scheduler, steps, first)
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_timesteps_may_be_the_same(first: int) -> None:
+    """A schedule of another kind than the model's rounds several noise levels to one timestep."""
+    cosine = {**STABLE_DIFFUSION, "beta_schedule": "squaredcos_cap_v2"}
+    table = Tables(cosine).table(Sampler.DPMPP_2M, 8, Schedule.KARRAS, first=first)
+    scheduler = scheduler_for(Sampler.DPMPP_2M, cosine, Schedule.KARRAS)
+    assert_draws_as_diffusers(table, scheduler, 8, first)
+    assert len(set(table.timesteps)) < table.calls
+
+
 @pytest.mark.parametrize("sampler", Sampler)
 def test_weights_are_exact_where_the_scheduler_is(sampler: Sampler) -> None:
     """In double precision; some schedulers round to single precision whatever they are given."""
