@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.samples import MODEL
 from text2image.core.errors import InvalidRequest
+from text2image.core.limits import work_of
 from text2image.core.messages import Request, RequestParams, Sampler, Schedule
 from text2image.core.samplers import (
     ALIASES,
@@ -195,3 +196,10 @@ def test_a_model_that_lacks_a_sampler_says_which_it_has() -> None:
     few = replace(MODEL, samplers=(Sampler.LCM,), sampler=Sampler.LCM)
     with pytest.raises(InvalidRequest, match=r"'Euler a'; it must be one of lcm$"):
         resolve(RequestParams(prompt="a cat", sampler="Euler a"), few)
+
+
+def test_work_counts_network_calls() -> None:
+    """A step that asks the network twice costs its caller two."""
+    once = request_for("euler")
+    assert work_of(once) == once.width * once.height * once.steps
+    assert work_of(request_for("heun")) == once.width * once.height * (2 * once.steps - 1)

@@ -7,6 +7,7 @@ kinds can be updated together, and none needs a scheduler of its own.
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,8 +122,10 @@ def _set_timesteps(scheduler: Any, options: dict[str, Any]) -> None:
 
 
 def _refuse_what_bends(scheduler: Any) -> None:
-    config = scheduler.config
     name = type(scheduler).__name__
+    # A configuration keeps what only other schedulers read.
+    known = inspect.signature(type(scheduler).__init__).parameters
+    config = {option: value for option, value in scheduler.config.items() if option in known}
     for option in ("thresholding", "clip_sample"):
         if config.get(option):
             raise ValueError(f"{name} with {option} is not linear in what it is given")

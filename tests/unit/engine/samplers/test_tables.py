@@ -24,7 +24,7 @@ from text2image.engine.samplers.registry import (
     own_sampler,
     scheduler_for,
 )
-from text2image.engine.samplers.tables import Tables, table_of
+from text2image.engine.samplers.tables import Tables, offered, table_of
 
 # Numbers of SciPy 1.17.1, scipy.stats.beta.ppf.
 QUANTILES = {
@@ -273,3 +273,33 @@ def test_nothing_asks_for_scipy() -> None:
         scheduler.set_timesteps(9)
         assert re.fullmatch("LMSDiscreteScheduler|EulerDiscreteScheduler", type(scheduler).__name__)
         assert len(scheduler.timesteps) == 9
+
+
+@pytest.mark.parametrize(
+    ("more", "lacking"),
+    [
+        ({}, set()),
+        ({"prediction_type": "sample"}, {Sampler.EULER_ANCESTRAL}),
+        ({"thresholding": True}, {Sampler.DDIM, Sampler.DPMPP_2M, Sampler.UNIPC}),
+        ({"num_train_timesteps": 40}, {Sampler.LCM, Sampler.TCD}),
+        # At its noisiest nothing is left of the picture that the noise could be told from.
+        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {Sampler.DDIM}),
+    ],
+)
+def test_a_model_offers_what_it_can_be_drawn_with(
+    more: dict[str, Any], lacking: set[Sampler]
+) -> None:
+    samplers = offered({**STABLE_DIFFUSION, **more})
+    assert not lacking & set(samplers)
+    assert Sampler.EULER in samplers
+    assert not [sampler for sampler in samplers if KINDS[sampler].flow]
+    assert set(offered(FLOW)) <= {Sampler.FLOW_EULER, Sampler.FLOW_HEUN}
+
+
+def test_samplers_of_more_calls_than_steps_are_offered_where_calls_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for counts in (False, True):
+        monkeypatch.setattr("text2image.engine.samplers.tables.COUNTS_CALLS", counts)
+        for sampler in (Sampler.HEUN, Sampler.DPM2, Sampler.DPM2_ANCESTRAL, Sampler.PNDM):
+            assert (sampler in offered(STABLE_DIFFUSION)) == counts
