@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from text2image.core.messages import ModelInfo, Pixels, Request, Sampler
+from text2image.core.messages import ModelInfo, Pixels, Request, Sampler, Schedule
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.sample import Group, Sample
@@ -40,6 +40,7 @@ def make_request(
     width: int = 128,
     height: int = 128,
     sampler: Sampler = Sampler.DPMPP_2M,
+    schedule: Schedule | None = None,
     negative_prompt: str = "",
 ) -> Request:
     return Request(
@@ -52,6 +53,7 @@ def make_request(
         seed=seed,
         n=n,
         sampler=sampler,
+        schedule=schedule,
     )
 
 
@@ -71,6 +73,7 @@ def make_info(**changes: Any) -> ModelInfo:
         "max_prompt_tokens": 77,
         "device": "cpu",
         "dtype": "float32",
+        "schedules": tuple(Schedule),
     }
     return ModelInfo(**{**values, **changes})
 

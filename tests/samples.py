@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler
+from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler, Schedule
+from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from text2image.gateway.rate_limits import Spending
 
@@ -25,6 +26,7 @@ MODEL = ModelInfo(
     max_prompt_tokens=77,
     device="cpu",
     dtype="float32",
+    schedules=tuple(Schedule),
 )
 REQUEST = Request(
     prompt="a red fox",
@@ -53,8 +55,12 @@ prompts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.li
         ]
     )
 ).map("".join)
+ways = st.sampled_from(
+    [(sampler, schedule) for sampler in Sampler for schedule in (None, *SCHEDULES_OF[sampler])]
+)
 requests = st.builds(
-    Request,
+    lambda way, **fields: Request(sampler=way[0], schedule=way[1], **fields),
+    way=ways,
     prompt=prompts,
     negative_prompt=prompts,
     width=st.integers(8, 256).map(lambda side: side * 8),
@@ -63,7 +69,6 @@ requests = st.builds(
     guidance_scale=st.floats(0, MAX_GUIDANCE),
     seed=st.integers(0, MAX_SEED),
     n=st.just(1),
-    sampler=st.sampled_from(Sampler),
 )
 
 

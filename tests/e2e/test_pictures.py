@@ -32,7 +32,8 @@ FIELDS = {
     "guidance_scale": 3.5,
     "seed": 2**63 - 1,
     "n": 2,
-    "sampler": "euler ancestral",
+    "sampler": "dpm++ 2m sde",
+    "schedule": "exponential",
 }
 
 
@@ -60,6 +61,7 @@ def test_a_picture_is_drawn_again_from_its_parameters(server: Server, client: Cl
         guidance_scale=params.guidance_scale,
         seed=params.seed,
         sampler=params.sampler,
+        schedule=params.schedule,
     )
     assert_same(second, image_of(again[0].png))
 

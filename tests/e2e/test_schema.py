@@ -50,13 +50,14 @@ FITTING = {
 }
 # What depends on the model, and makes the request a cheap one.
 KNOWN = {
-    "/generate": {**CHEAP, "sampler": "euler"},
+    "/generate": {**CHEAP, "sampler": "euler", "schedule": "karras"},
     "/v1/images/generations": {
         "model": "embedded",
         "size": "64x64",
         "steps": 1,
         "n": 1,
         "sampler": "euler",
+        "schedule": "karras",
     },
 }
 

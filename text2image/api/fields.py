@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from text2image.core import validation
-from text2image.core.messages import Sampler
+from text2image.core.messages import Sampler, Schedule
 
 
 def _whole(value: Any) -> Any:
@@ -35,6 +35,12 @@ SEED = documented(
 )
 N = documented(description="Pictures.", minimum=1, maximum=validation.MAX_IMAGES, default=1)
 SAMPLER = documented(
-    description=f"One of {', '.join(Sampler)}; the names that A1111, diffusers and ComfyUI give them do too.",
+    description=f"One of {', '.join(Sampler)}, as far as the model can be drawn with it; the names that A1111, "
+    "diffusers and ComfyUI give them do too, and a schedule may follow, as in `DPM++ 2M Karras`.",
     examples=[Sampler.EULER_ANCESTRAL.value],
+)
+SCHEDULE = documented(
+    description=f"How noise levels are spread over the steps: one of {', '.join(Schedule)}, as far as the sampler can "
+    "be drawn with it; the model's own way if left out.",
+    examples=[Schedule.KARRAS.value],
 )

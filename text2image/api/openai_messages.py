@@ -52,6 +52,7 @@ class ImagesRequest(BaseModel):
     guidance_scale: float | None = fields.GUIDANCE_SCALE
     seed: fields.Integer | None = fields.SEED
     sampler: str | None = fields.SAMPLER
+    schedule: str | None = fields.SCHEDULE
 
     quality: str | None = Field(None, description="Ignored.")
     style: str | None = Field(None, description="Ignored.")
@@ -79,6 +80,7 @@ class ImagesRequest(BaseModel):
             seed=self.seed,
             n=self.n,
             sampler=self.sampler,
+            schedule=self.schedule,
         )
 
 

@@ -57,6 +57,7 @@ class GenerateRequest(BaseModel):
     seed: fields.Integer | None = fields.SEED
     n: fields.Integer | None = fields.N
     sampler: str | None = fields.SAMPLER
+    schedule: str | None = fields.SCHEDULE
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )

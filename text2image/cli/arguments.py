@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import ModelInfo, RequestParams, Sampler
+from text2image.core.messages import ModelInfo, RequestParams, Sampler, Schedule
 from text2image.core.settings import MAX_SIDE
 from text2image.core.validation import SIDE_MULTIPLE, check_context, compose_prompt, resolve
 
@@ -35,6 +35,7 @@ _ANY_MODEL = ModelInfo(
     guidance_scale=1.0,
     sampler=Sampler.EULER,
     samplers=tuple(Sampler),
+    schedules=tuple(Schedule),
     max_prompt_tokens=1,
     device="",
     dtype="",
@@ -111,6 +112,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         seed=given.seed,
         n=given.n,
         sampler=given.sampler,
+        schedule=given.schedule,
     )
 
 
@@ -158,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--steps", "denoising steps", type=_whole)
     _add(picture, "--guidance-scale", "how closely to follow the prompt", type=_number)
     samplers = ", ".join(repr(sampler.value) for sampler in Sampler)
-    _add(picture, "--sampler", f"one of {samplers}")
+    _add(picture, "--sampler", f"one of {samplers}, as far as the model can be drawn with it")
+    schedules = ", ".join(Schedule)
+    _add(picture, "--schedule", f"how noise levels are spread over the steps: one of {schedules}")
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

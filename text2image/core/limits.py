@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from text2image.core.messages import Request
+from text2image.core.samplers import network_calls
 
 MEGA = 1_000_000
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
@@ -69,5 +70,6 @@ def _parsed(text: str) -> RateLimit:
 
 
 def work_of(request: Request) -> int:
-    """What a request costs, in pixel-steps."""
-    return request.width * request.height * request.steps * request.n
+    """What a request costs, in pixel-steps; a step in which the network is asked twice counts as two."""
+    calls = network_calls(request.sampler, request.steps)
+    return request.width * request.height * calls * request.n

@@ -9,22 +9,16 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 
-class Sampler(StrEnum):
-    """How the denoising trajectory is integrated, by the names that people use."""
-
-    DPMPP_2M = "dpm++ 2m"
-    EULER = "euler"
-    EULER_ANCESTRAL = "euler ancestral"
-    DDIM = "ddim"
-    LCM = "lcm"
-    UNIPC = "unipc"
+class _Open(StrEnum):
+    """Names of which later versions may know more."""
 
     @classmethod
-    def named(cls, name: str) -> Sampler:
-        """The sampler of this name: one that only later versions know is its name and nothing more."""
-        known = {sampler.value: sampler for sampler in cls}
+    def named(cls, name: str) -> Self:
+        """The member of this name: one that only later versions know is its name and nothing more."""
+        known = {member.value: member for member in cls}
         if name in known:
             return known[name]
         later = str.__new__(cls, name)
@@ -32,11 +26,45 @@ class Sampler(StrEnum):
         return later
 
 
+class Sampler(_Open):
+    """How the denoising trajectory is integrated, by the names that people use."""
+
+    DPMPP_2M = "dpm++ 2m"
+    DPMPP_2M_SDE = "dpm++ 2m sde"
+    DPMPP_3M = "dpm++ 3m"
+    DPMPP_3M_SDE = "dpm++ 3m sde"
+    EULER = "euler"
+    EULER_ANCESTRAL = "euler ancestral"
+    HEUN = "heun"
+    DPM2 = "dpm2"
+    DPM2_ANCESTRAL = "dpm2 ancestral"
+    LMS = "lms"
+    PNDM = "pndm"
+    DDIM = "ddim"
+    DDPM = "ddpm"
+    UNIPC = "unipc"
+    DEIS = "deis"
+    LCM = "lcm"
+    TCD = "tcd"
+    FLOW_EULER = "flow euler"
+    FLOW_HEUN = "flow heun"
+
+
+class Schedule(_Open):
+    """How noise levels are spread over the steps, where it is not as the model's own configuration has it."""
+
+    KARRAS = "karras"
+    EXPONENTIAL = "exponential"
+    BETA = "beta"
+    LU = "lu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What a served model can do, and the defaults of what a request leaves out.
 
-    Sides are in pixels; `max_prompt_tokens` counts the start and end marks.
+    Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
+    be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
     """
 
     id: str
@@ -53,6 +81,8 @@ class ModelInfo:
     max_prompt_tokens: int
     device: str
     dtype: str
+    schedules: tuple[Schedule, ...] = ()
+    max_steps: tuple[tuple[Sampler, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +98,15 @@ class RequestParams:
     seed: int | None = None
     n: int | None = None
     sampler: str | None = None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A valid request with nothing left open: equal requests to the same model give equal pictures.
 
-    Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone.
+    Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
+    `schedule` noise levels are those of the model's own configuration.
     """
 
     prompt: str
@@ -86,6 +118,7 @@ class Request:
     seed: int
     n: int
     sampler: Sampler
+    schedule: Schedule | None = None
 
     def seed_of(self, index: int) -> int:
         """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""

@@ -7,16 +7,20 @@ import secrets
 from typing import TypeVar
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler
-from text2image.core.samplers import sampler_of, split_schedule
+from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler, Schedule
+from text2image.core.samplers import (
+    SCHEDULES_OF,
+    is_own_schedule,
+    sampler_of,
+    schedule_of,
+    split_schedule,
+)
 
 MAX_PROMPT_CHARS = 4000
 MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
 MAX_IMAGES = 8
 MAX_SEED = 2**63 - 1
-# LCM walks a subset of the 50 steps that it was distilled from (`LCMScheduler.original_inference_steps`).
-MAX_LCM_STEPS = 50
 SIDE_MULTIPLE = 8
 # Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
 RANDOM_SEED_BITS = 32
@@ -55,21 +59,22 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         InvalidRequest: with one violation for each bad field.
     """
     checks = _Checks()
+    named = _or(params.sampler, model.sampler.value)
+    sampler, ending = checks.sampler(named, model)
     request = Request(
         prompt=checks.text("prompt", params.prompt, required=True),
         negative_prompt=checks.text("negative_prompt", params.negative_prompt or ""),
         width=checks.side("width", _or(params.width, model.width), model),
         height=checks.side("height", _or(params.height, model.height), model),
-        steps=checks.integer("steps", _or(params.steps, model.steps), 1, MAX_STEPS),
+        steps=checks.steps(_or(params.steps, model.steps), sampler, model),
         guidance_scale=checks.guidance(_or(params.guidance_scale, model.guidance_scale)),
         seed=checks.integer(
             "seed", _or(params.seed, secrets.randbits(RANDOM_SEED_BITS)), 0, MAX_SEED
         ),
         n=checks.integer("n", _or(params.n, 1), 1, MAX_IMAGES),
-        sampler=checks.sampler(_or(params.sampler, model.sampler.value), model),
+        sampler=sampler,
+        schedule=checks.schedule(params.schedule, ending, sampler, model),
     )
-    if request.sampler is Sampler.LCM and MAX_LCM_STEPS < request.steps <= MAX_STEPS:
-        checks.refuse("steps", f"is {request.steps}; with lcm it must be at most {MAX_LCM_STEPS}")
     if checks.violations:
         raise InvalidRequest(*checks.violations)
     return request
@@ -118,20 +123,51 @@ class _Checks:
             self.refuse("guidance_scale", f"is {value}; it must be between 0 and {MAX_GUIDANCE:g}")
         return value
 
-    def sampler(self, value: str, model: ModelInfo) -> Sampler:
+    def steps(self, value: int, sampler: Sampler, model: ModelInfo) -> int:
+        most = dict(model.max_steps).get(sampler, MAX_STEPS)
+        if most < value <= MAX_STEPS:
+            self.refuse("steps", f"is {value}; with {sampler} it must be at most {most}")
+            return value
+        return self.integer("steps", value, 1, MAX_STEPS)
+
+    def sampler(self, value: str, model: ModelInfo) -> tuple[Sampler, str]:
+        """The sampler, and the schedule that its name ends in, as it is written."""
         # A runner of a later version may know one that has no other names here.
         named = {sampler.value.lower(): sampler for sampler in model.samplers}
-        sampler = named.get(value.lower()) or sampler_of(value)
+        sampler, ending = named.get(value.lower()) or sampler_of(value), ""
+        if sampler is None:
+            sampler, ending = split_schedule(value) or (None, "")
         if sampler in model.samplers:
-            return sampler
-        known = ", ".join(model.samplers)
-        if scheduled := split_schedule(value):
+            return sampler, ending
+        self.refuse("sampler", f"is {value[:40]!r}; it must be one of {', '.join(model.samplers)}")
+        return model.sampler, ""
+
+    def schedule(
+        self, value: str | None, ending: str, sampler: Sampler, model: ModelInfo
+    ) -> Schedule | None:
+        """The schedule of a request: as its own field names it, or else the ending of its sampler's name."""
+        value = value if value and value.strip() else None
+        field, asked = ("sampler", ending) if value is None else ("schedule", value)
+        later = {schedule.value.lower(): schedule for schedule in model.schedules}
+        schedule = schedule_of(asked) or later.get(asked.lower())
+        if value is not None and ending and schedule_of(ending) is not schedule:
+            self.refuse("schedule", f"is {value[:40]!r}, and the sampler's name ends in {ending}")
+        elif is_own_schedule(asked):
+            return None
+        elif schedule not in _schedules(sampler, model):
             # Drawing it all the same would give another picture without a word.
-            reason = (
-                f"asks for the noise schedule {scheduled[1]}; pictures are drawn with the schedule that the model "
-                f"came with, so name a sampler alone, one of {known}"
-            )
-        else:
-            reason = f"is {value[:40]!r}; it must be one of {known}"
-        self.refuse("sampler", reason)
-        return model.sampler
+            self.refuse(field, _no_schedule(asked, sampler, model))
+        return schedule
+
+
+def _schedules(sampler: Sampler, model: ModelInfo) -> tuple[Schedule, ...]:
+    """What a sampler can be drawn with beside the model's own schedule; all, where only later versions know that."""
+    fitting = SCHEDULES_OF.get(sampler, model.schedules)
+    known = tuple(Schedule)
+    return tuple(each for each in model.schedules if each in fitting or each not in known)
+
+
+def _no_schedule(asked: str, sampler: Sampler, model: ModelInfo) -> str:
+    fitting = _schedules(sampler, model)
+    there = f"must be one of {', '.join(fitting)}, or left out" if fitting else "must be left out"
+    return f"asks for the schedule {asked[:40]!r}; with {sampler} it {there} for that of the model"

@@ -14,7 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
 from text2image.core.messages import ModelInfo, Pixels, Request, RequestParams
-from text2image.core.samplers import TITLES, sampler_of
+from text2image.core.samplers import (
+    SCHEDULE_TITLES,
+    TITLES,
+    is_own_schedule,
+    sampler_of,
+    schedule_of,
+    split_schedule,
+)
 
 CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
@@ -23,8 +30,6 @@ COMPRESS_LEVEL = 3
 _NEGATIVE = "\nNegative prompt: "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
-# What other tools call the schedule that a model came with.
-_OWN_SCHEDULES = {"Automatic", "Normal", "Uniform"}
 _PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
@@ -44,6 +49,7 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
     settings: dict[str, str] = {
         "Steps": str(request.steps),
         "Sampler": TITLES.get(request.sampler, request.sampler.value),
+        **_schedule(request),
         "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
@@ -69,6 +75,7 @@ def parse(parameters: str) -> RequestParams:
     prompt, negative_prompt = _prompts(parameters)
     settings = _settings(parameters)
     width, _, height = settings.get("Size", "").partition("x")
+    sampler, schedule = _sampler(settings)
     try:
         return RequestParams(
             prompt=prompt,
@@ -79,19 +86,33 @@ def parse(parameters: str) -> RequestParams:
             guidance_scale=float(settings["CFG scale"]) if "CFG scale" in settings else None,
             seed=int(settings["Seed"]) if "Seed" in settings else None,
             n=1,
-            sampler=_sampler(settings),
+            sampler=sampler,
+            schedule=schedule,
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None
 
 
-def _sampler(settings: dict[str, str]) -> str | None:
-    """The sampler by our name; one that is not ours stays as it is written, and so is refused when it is asked for."""
-    name = settings.get("Sampler")
-    schedule = settings.get("Schedule type", "Automatic")
-    if name and schedule not in _OWN_SCHEDULES:
-        name = f"{name} {schedule}"
-    return (sampler_of(name) or name) if name else None
+def _schedule(request: Request) -> dict[str, str]:
+    if request.schedule is None:
+        return {}
+    title = SCHEDULE_TITLES.get(request.schedule, request.schedule.value)
+    return {"Schedule type": title}
+
+
+def _sampler(settings: dict[str, str]) -> tuple[str | None, str | None]:
+    """The sampler and the schedule by our names; what is not ours stays as it is written, and so is refused later.
+
+    Older tools write the schedule behind the sampler's name.
+    """
+    name, schedule = settings.get("Sampler"), settings.get("Schedule type", "")
+    if name and sampler_of(name) is None and (split := split_schedule(name)):
+        name, ending = split
+        schedule = ending if is_own_schedule(schedule) else schedule
+    ours = (sampler_of(name) or name) if name else None
+    if is_own_schedule(schedule):
+        return ours, None
+    return ours, schedule_of(schedule) or schedule
 
 
 def _compose(request: Request, settings: dict[str, str]) -> str:

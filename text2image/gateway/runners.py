@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.lifecycle import draining
@@ -295,14 +296,11 @@ class Runners:
         if self._served is None or _pictures_of(self._served) != served:
             self._served = next(link.model for link, model in models.items() if model == served)
         assert self._served, "somebody has voted for it"
-        # In the middle of an upgrade some know more: whoever gets a request must be able to draw it.
-        serving = [link.model.samplers for link in models.keys() - odd if link.model]
-        samplers = tuple(
-            each for each in serving[0] if all(each in others for others in serving[1:])
-        )
-        self._served = replace(self._served, samplers=samplers)
+        serving = [link.model for link in models.keys() - odd if link.model]
+        self._served = _what_all_can(self._served, serving)
 
 
+T = TypeVar("T")
 _NOBODY = Status(state=State.LOADING, detail="no runner has been found yet")
 _BEST_FIRST = (State.READY, State.LOADING, State.DRAINING, State.FAILED)
 
@@ -313,7 +311,26 @@ def _unavailable(message: str, reason: str = Unavailable.NO_RUNNER) -> Unavailab
 
 def _pictures_of(model: ModelInfo) -> ModelInfo:
     """What decides how pictures look: all of a model but the device it is on, and what other pictures it could draw."""
-    return replace(model, device="", samplers=())
+    return replace(model, device="", samplers=(), schedules=(), max_steps=())
+
+
+def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
+    """The model with what every runner can draw: in the middle of an upgrade some know more than others."""
+    limits = [dict(each.max_steps) for each in serving]
+    least = {
+        sampler: min(limit[sampler] for limit in limits if sampler in limit)
+        for sampler in sorted({sampler for limit in limits for sampler in limit})
+    }
+    return replace(
+        model,
+        samplers=_in_all([each.samplers for each in serving]),
+        schedules=_in_all([each.schedules for each in serving]),
+        max_steps=tuple(least.items()),
+    )
+
+
+def _in_all(choices: Sequence[tuple[T, ...]]) -> tuple[T, ...]:
+    return tuple(each for each in choices[0] if all(each in others for others in choices[1:]))
 
 
 def _told(model: ModelInfo) -> str:

@@ -19,6 +19,7 @@ from text2image.core.messages import (
     Request,
     RequestParams,
     Sampler,
+    Schedule,
     Share,
     State,
     Status,
@@ -53,7 +54,10 @@ _OPTIONAL_FIELDS = (
     "seed",
     "n",
     "sampler",
+    "schedule",
 )
+# Of a model: names that a later version may know more of, and limits by such a name.
+_NAMES = {"sampler", "samplers", "schedules", "max_steps"}
 
 
 def stub(channel: Any) -> Any:
@@ -62,14 +66,21 @@ def stub(channel: Any) -> Any:
 
 
 class MessageWithPresence(Protocol):
-    """Any request message whose optional fields have our names."""
+    """Any request message whose optional fields have our names; it may lack some."""
+
+    DESCRIPTOR: Any
 
     def HasField(self, name: Any, /) -> bool: ...
 
 
 def optional_fields(message: MessageWithPresence) -> dict[str, Any]:
     """The optional generation fields that a client set, by name."""
-    return {name: getattr(message, name) for name in _OPTIONAL_FIELDS if message.HasField(name)}
+    known = message.DESCRIPTOR.fields_by_name
+    return {
+        name: getattr(message, name)
+        for name in _OPTIONAL_FIELDS
+        if name in known and message.HasField(name)
+    }
 
 
 def params_from(message: pb.GenerateRequest) -> RequestParams:
@@ -222,9 +233,12 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
         **{
             field.name: getattr(model, field.name)
             for field in pb.GetModelResponse.DESCRIPTOR.fields
-            if field.name != "samplers"
+            if field.name not in _NAMES
         },
+        sampler=model.sampler.value,
         samplers=[sampler.value for sampler in model.samplers],
+        schedules=[schedule.value for schedule in model.schedules],
+        max_steps={sampler.value: steps for sampler, steps in model.max_steps},
     )
 
 
@@ -234,6 +248,10 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     }
     values["sampler"] = Sampler.named(message.sampler)
     values["samplers"] = tuple(Sampler.named(name) for name in message.samplers)
+    values["schedules"] = tuple(Schedule.named(name) for name in message.schedules)
+    values["max_steps"] = tuple(
+        (Sampler.named(name), steps) for name, steps in sorted(message.max_steps.items())
+    )
     return ModelInfo(**values)
 
 

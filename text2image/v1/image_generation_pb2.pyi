@@ -21,7 +21,7 @@ STATE_DRAINING: State
 STATE_FAILED: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every")
+    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class GenerateRequest(_message.Message):
     SAMPLER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_EVERY_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_EVERY_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     width: int
@@ -44,7 +45,8 @@ class GenerateRequest(_message.Message):
     sampler: str
     progress_every: int
     preview_every: int
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ...) -> None: ...
+    schedule: str
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("queued", "progress", "image", "completed")
@@ -131,7 +133,14 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype")
+    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps")
+    class MaxStepsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +155,8 @@ class GetModelResponse(_message.Message):
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     id: str
     revision: str
     family: str
@@ -160,7 +171,9 @@ class GetModelResponse(_message.Message):
     max_prompt_tokens: int
     device: str
     dtype: str
-    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ...) -> None: ...
+    schedules: _containers.RepeatedScalarFieldContainer[str]
+    max_steps: _containers.ScalarMap[str, int]
+    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class WatchStatusRequest(_message.Message):
     __slots__ = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -16,10 +17,15 @@ from text2image.core.messages import GeneratedImage, Request
 from text2image.core.settings import Settings
 from text2image.engine.costs import StepCosts
 from text2image.engine.models.contract import Model
-from text2image.engine.models.loading import load_model
+from text2image.engine.models.loading import EMBEDDED_PATH, load_model
+from text2image.engine.samplers.tables import offered
 
 # Another one, `cuda` for instance, where there is one; at full precision, so that pictures can be compared.
 DEVICE = os.environ.get("T2I_TEST_DEVICE", "cpu")
+
+# The embedded model's own scheduler, and the samplers that it can be drawn with.
+CONFIG = json.loads((EMBEDDED_PATH / "scheduler" / "scheduler_config.json").read_text())
+OFFERED = offered(CONFIG)
 
 RealHarness = LoopHarness[Model, Callable[[], float]]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import DEVICE, array, draw_alone, harness_for
-from text2image.core.messages import Request, Sampler
+from tests.integration.engine.conftest import DEVICE, OFFERED, array, draw_alone, harness_for
+from text2image.core.messages import Request
 from text2image.core.settings import Settings
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
@@ -33,7 +33,7 @@ MIXED = {
         make_request("a red apple", steps=5, seed=i, guidance_scale=scale)
         for i, scale in enumerate([0.0, 1.0, 2.5, 7.5, 30.0])
     ],
-    "mixed samplers": [make_request("a fish", steps=5, seed=3, sampler=each) for each in Sampler],
+    "mixed samplers": [make_request("a fish", steps=5, seed=3, sampler=each) for each in OFFERED],
     "mixed sizes": [
         make_request("a tree", steps=4, seed=i, width=width, height=height)
         for i, (width, height) in enumerate(

@@ -12,13 +12,21 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import DEVICE, draw_alone, harness_for, settings_for
+from tests.integration.engine.conftest import (
+    CONFIG,
+    DEVICE,
+    OFFERED,
+    draw_alone,
+    harness_for,
+    settings_for,
+)
 from text2image.core.errors import InvalidRequest, Text2ImageError
-from text2image.core.messages import Request, RequestParams, Sampler
-from text2image.core.validation import MAX_LCM_STEPS, resolve
+from text2image.core.messages import Request, RequestParams, Sampler, Schedule
+from text2image.core.samplers import SCHEDULES_OF
+from text2image.core.validation import resolve
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
-from text2image.engine.models.samplers import _SAMPLERS
+from text2image.engine.samplers.registry import COUNTS_CALLS, limit_steps, scheduler_for
 
 TOLERANCE = 2 if DEVICE == "cpu" else 8
 
@@ -38,6 +46,19 @@ def draw_with_pipeline(pipeline: Any, request: Request) -> np.ndarray:
     return picture
 
 
+def from_the_first(scheduler: Any) -> Any:
+    """The scheduler, which begins with its first timestep even where the second is the same; else it would fail."""
+    set_timesteps = scheduler.set_timesteps
+
+    def begun(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+
+    scheduler.set_timesteps = begun
+    return scheduler
+
+
 @pytest.fixture(scope="module")
 def embedded_pipeline() -> Any:
     pipeline = StableDiffusionPipeline.from_pretrained(EMBEDDED_PATH, torch_dtype=torch.float32)
@@ -46,13 +67,21 @@ def embedded_pipeline() -> Any:
     return pipeline
 
 
-@pytest.mark.parametrize("sampler", Sampler)
+@pytest.mark.parametrize(
+    ("sampler", "schedule"),
+    [
+        *((sampler, None) for sampler in OFFERED),
+        *((Sampler.DPMPP_2M, schedule) for schedule in SCHEDULES_OF[Sampler.DPMPP_2M]),
+        (Sampler.LMS, Schedule.BETA),
+    ],
+)
 def test_the_same_seed_gives_the_pipelines_picture_with_every_sampler(
-    embedded: Model, embedded_pipeline: Any, sampler: Sampler
+    embedded: Model, embedded_pipeline: Any, sampler: Sampler, schedule: Schedule | None
 ) -> None:
-    kind, overrides = _SAMPLERS[sampler]
-    embedded_pipeline.scheduler = kind.from_config(embedded_pipeline.scheduler.config, **overrides)
-    request = make_request("a cat on a blue background", steps=8, seed=5, sampler=sampler)
+    embedded_pipeline.scheduler = from_the_first(scheduler_for(sampler, CONFIG, schedule))
+    request = make_request(
+        "a cat on a blue background", steps=8, seed=5, sampler=sampler, schedule=schedule
+    )
     theirs = draw_with_pipeline(embedded_pipeline, request)
     assert np.abs(draw_alone(embedded, request) - theirs).max() <= TOLERANCE
 
@@ -76,8 +105,7 @@ def test_every_kind_of_the_family_gives_its_pipelines_picture(
     model = load_model(settings_for(str(folder)), 0, lambda detail: None)
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    sampler, overrides = _SAMPLERS[request_.sampler]
-    pipeline.scheduler = sampler.from_config(pipeline.scheduler.config, **overrides)
+    pipeline.scheduler = scheduler_for(request_.sampler, pipeline.scheduler.config, None)
     theirs = draw_with_pipeline(pipeline, request_)
     assert np.abs(draw_alone(model, request_) - theirs).max() <= TOLERANCE
 
@@ -85,8 +113,9 @@ def test_every_kind_of_the_family_gives_its_pipelines_picture(
 @pytest.mark.parametrize(
     ("kind", "steps", "rows", "sampler"),
     [
-        ("sd1", 25, 2, Sampler.DPMPP_2M),
-        ("sd2", 25, 2, Sampler.DPMPP_2M),
+        # Its own is PNDM, which makes more calls than steps.
+        ("sd1", 25, 2, Sampler.PNDM if COUNTS_CALLS else Sampler.DPMPP_2M),
+        ("sd2", 25, 2, Sampler.DDIM),
         ("turbo", 1, 1, Sampler.EULER_ANCESTRAL),
         ("lcm", 4, 1, Sampler.LCM),
     ],
@@ -99,6 +128,24 @@ def test_defaults_suit_the_kind_of_model(
     assert model.rows_of(make_request(guidance_scale=model.info.guidance_scale)) == rows
 
 
+def test_a_default_sampler_that_does_not_fit_the_model_is_named(
+    pipeline_folder: Callable[[str], Path],
+) -> None:
+    settings = settings_for(str(pipeline_folder("sd1"))).model_copy(
+        update={"default_sampler": Sampler.FLOW_EULER}
+    )
+    with pytest.raises(ValueError, match=r"T2I_DEFAULT_SAMPLER is flow euler; .* one of dpm"):
+        load_model(settings, 0, lambda detail: None)
+
+
+def test_a_model_says_what_it_is_drawn_with(embedded: Model) -> None:
+    info = embedded.info
+    assert info.samplers == OFFERED
+    assert set(info.schedules) == set(Schedule)
+    assert dict(info.max_steps) == {Sampler.LCM: 50, Sampler.TCD: 50}
+    assert not {Sampler.FLOW_EULER, Sampler.FLOW_HEUN} & set(info.samplers)
+
+
 def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
     pipeline_folder: Callable[[str], Path],
 ) -> None:
@@ -107,14 +154,15 @@ def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
     assert model.rows_of(make_request(guidance_scale=0.0)) == 1
 
 
-@pytest.mark.parametrize("sampler", Sampler)
+@pytest.mark.parametrize("sampler", OFFERED)
 @pytest.mark.parametrize("steps", [1, 2, 50, 51, 150])
 def test_every_step_count_that_validation_lets_through_has_a_trajectory(
     embedded: Model, sampler: Sampler, steps: int
 ) -> None:
     params = RequestParams(prompt="a cat", steps=steps, sampler=sampler.value, guidance_scale=0.0)
-    if sampler is Sampler.LCM and steps > MAX_LCM_STEPS:
-        with pytest.raises(InvalidRequest, match=f"at most {MAX_LCM_STEPS}"):
+    limit = limit_steps(sampler, CONFIG)
+    if steps > limit:
+        with pytest.raises(InvalidRequest, match=f"with {sampler} it must be at most {limit}"):
             resolve(params, embedded.info)
         return
     harness = harness_for(embedded)

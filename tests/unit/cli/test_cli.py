@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,6 @@ from text2image.core.messages import (
     Timings,
 )
 from text2image.core.settings import Settings, get_settings
-from text2image.core.validation import MAX_LCM_STEPS
 
 Draw = Callable[[Options, Settings, Screen, Tell], None]
 
@@ -117,7 +115,6 @@ def test_a_size_is_both_sides() -> None:
 
 @given(requests.filter(lambda request: bool(request.prompt.strip())))
 def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
-    request = replace(request, steps=min(request.steps, MAX_LCM_STEPS))
     typed = {
         "--negative-prompt": request.negative_prompt,
         "--width": request.width,
@@ -127,6 +124,7 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         "--seed": request.seed,
         "--sampler": request.sampler.value,
         "-n": request.n,
+        **({"--schedule": request.schedule.value} if request.schedule else {}),
     }
     options = [f"{name}{'' if name == '-n' else '='}{value}" for name, value in typed.items()]
     params = parse([*options, "--", request.prompt]).params
@@ -144,8 +142,11 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         ("fox --width 99999999999", "--width: is 99999999999 pixels; a model draws between"),
         ("fox --size 65x64", "--width: is 65 pixels; it must be a multiple of 8"),
         ("fox --guidance-scale nan", "--guidance-scale: is nan; it must be between 0 and 30"),
-        ("fox --sampler magic", "--sampler: is 'magic'; it must be one of dpm++ 2m, euler"),
-        ("fox --sampler lcm --steps 51", "--steps: is 51; with lcm it must be at most 50"),
+        ("fox --sampler magic", "--sampler: is 'magic'; it must be one of dpm++ 2m, dpm++ 2m sde"),
+        (
+            "fox --sampler ddim --schedule karras",
+            "--schedule: asks for the schedule 'karras'; with ddim it must be left out",
+        ),
         ("fox --size big", "--size: is 'big'; write width and height as in 512x512"),
         ("fox --size 64x64 --width 64", "--size: says the same as --width and --height"),
         ("fox --timeout 0", "--timeout: is 0.0; it must be a number of seconds above 0"),

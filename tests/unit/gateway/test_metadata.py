@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.samples import MODEL, REQUEST, params_of, requests
-from text2image.core.messages import Pixels, Request, RequestParams
+from text2image.core.messages import Pixels, Request, RequestParams, Sampler, Schedule
 from text2image.gateway import metadata
 
 
@@ -65,17 +65,29 @@ def test_parameters_of_other_tools_are_read() -> None:
 @pytest.mark.parametrize(
     ("sampler", "expected"),
     [
-        ("Euler a", "euler ancestral"),
-        ("euler_ancestral", "euler ancestral"),
-        ("DPM++ 2M, Schedule type: Automatic", "dpm++ 2m"),
+        ("Euler a", ("euler ancestral", None)),
+        ("euler_ancestral", ("euler ancestral", None)),
+        ("DPM++ 2M, Schedule type: Automatic", ("dpm++ 2m", None)),
+        ("DPM++ 2M, Schedule type: Karras", ("dpm++ 2m", "karras")),
+        ("DPM++ 2M SDE Exponential", ("dpm++ 2m sde", "exponential")),
+        ("DPM++ 2M Karras, Schedule type: Automatic", ("dpm++ 2m", "karras")),
         # Without its schedule it would be another picture, so that it is refused when it is asked for.
-        ("DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras"),
-        ("DPM++ 2M Karras", "DPM++ 2M Karras"),
-        ("Restart", "Restart"),
+        ("Euler, Schedule type: SGM Uniform", ("euler", "SGM Uniform")),
+        ("Restart", ("Restart", None)),
+        ("Restart Karras", ("Restart Karras", None)),
     ],
 )
-def test_samplers_are_read_as_other_tools_write_them(sampler: str, expected: str) -> None:
-    assert metadata.parse(f"a fox\nSteps: 28, Sampler: {sampler}, Seed: 1").sampler == expected
+def test_samplers_and_schedules_are_read_as_other_tools_write_them(
+    sampler: str, expected: tuple[str, str | None]
+) -> None:
+    params = metadata.parse(f"a fox\nSteps: 28, Sampler: {sampler}, Seed: 1")
+    assert (params.sampler, params.schedule) == expected
+
+
+def test_a_schedule_is_written_as_other_tools_read_it() -> None:
+    karras = replace(REQUEST, sampler=Sampler.DPMPP_2M, schedule=Schedule.KARRAS)
+    assert "Sampler: DPM++ 2M, Schedule type: Karras, " in metadata.describe(karras, 7, MODEL)
+    assert "Schedule" not in metadata.describe(replace(karras, schedule=None), 7, MODEL)
 
 
 @pytest.mark.parametrize("text", ["", "a fox", "Steps: many"])

@@ -44,6 +44,7 @@ from text2image.core.messages import (
     Request,
     RequestParams,
     Sampler,
+    Schedule,
     Share,
     State,
     Status,
@@ -64,7 +65,8 @@ FILE, PACKAGE = pb.DESCRIPTOR.name, pb.DESCRIPTOR.package
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
 # A number that no field has.
 LATER = 500
-LATER_SAMPLER = "heun"
+LATER_SAMPLER = "res multistep"
+LATER_SCHEDULE = "cosine"
 LATER_STATE = 9
 
 
@@ -88,12 +90,13 @@ def message_in(file: FileDescriptorProto, name: str) -> DescriptorProto:
 
 def lacking_what_came_last(file: FileDescriptorProto) -> None:
     lacks = {
-        "GenerateRequest": ["preview_every"],
+        "GenerateRequest": ["preview_every", "schedule"],
         "Progress": ["preview"],
         "Image": ["cached"],
         "Timings": ["encoding"],
         "Counters": ["dropped", "out_of_memory"],
         "WatchStatusResponse": ["pace"],
+        "GetModelResponse": ["schedules", "max_steps"],
     }
     for name, fields in lacks.items():
         message = message_in(file, name)
@@ -101,7 +104,8 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
         del message.field[:]
         message.field.extend(kept)
     # An optional field is a oneof of its own.
-    del message_in(file, "GenerateRequest").oneof_decl[-1]
+    del message_in(file, "GenerateRequest").oneof_decl[-len(lacks["GenerateRequest"]) :]
+    del message_in(file, "GetModelResponse").nested_type[:]
     # It had no drain.
     kept_values = [each for each in file.enum_type[0].value if each.name != "STATE_DRAINING"]
     del file.enum_type[0].value[:]
@@ -137,6 +141,8 @@ VERSIONS = pytest.mark.parametrize("version", [OLDER, NEWER], ids=["older", "new
 def filled(version: Version, message: Any) -> Any:
     """A message of another version with what it has in common with one of today, and something in all it has more."""
     converted = getattr(version, message.DESCRIPTOR.name).FromString(message.SerializeToString())
+    # It would hand on what it does not know.
+    converted.DiscardUnknownFields()
     fill(converted)
     return converted
 
@@ -269,6 +275,37 @@ async def test_a_gateway_draws_with_samplers_that_it_does_not_know(tmp_path: Pat
         assert wire.model_to(runners.model).sampler == LATER_SAMPLER
 
 
+async def test_a_gateway_draws_with_a_schedule_that_it_does_not_know(tmp_path: Path) -> None:
+    model = replace(MODEL, schedules=(*MODEL.schedules, Schedule.named(LATER_SCHEDULE)))
+    async with (
+        Peer(NEWER, tmp_path / "0", model=model).serving() as peer,
+        gateway_of(peer) as runners,
+    ):
+        request, _ = await draw(runners, sampler="euler", schedule=LATER_SCHEDULE)
+        assert peer.requests[0].schedule == LATER_SCHEDULE
+        described = metadata.describe(request, request.seed, runners.model)
+        assert metadata.parse(described).schedule == LATER_SCHEDULE
+        assert list(wire.model_to(runners.model).schedules) == [*Schedule, LATER_SCHEDULE]
+
+
+async def test_an_older_runner_is_asked_for_no_schedule(tmp_path: Path) -> None:
+    """It would draw without it, and say nothing."""
+    async with Peer(OLDER, tmp_path / "0").serving() as peer, gateway_of(peer) as runners:
+        assert runners.model.schedules == ()
+        with pytest.raises(errors.InvalidRequest, match="'karras'; with euler it must be left out"):
+            await draw(runners, sampler="euler", schedule="karras")
+
+
+async def test_the_least_of_the_runners_limits_counts(tmp_path: Path) -> None:
+    few, many = ((Sampler.LCM, 8),), ((Sampler.LCM, 50), (Sampler.TCD, 50))
+    async with (
+        Peer(NEWER, tmp_path / "0", model=replace(MODEL, max_steps=few)).serving() as one,
+        Peer(NEWER, tmp_path / "1", model=replace(MODEL, max_steps=many)).serving() as other,
+        gateway_of(one, other) as runners,
+    ):
+        assert runners.model.max_steps == (*few, (Sampler.TCD, 50))
+
+
 async def test_a_name_that_is_known_is_the_sampler_itself() -> None:
     for sampler in Sampler:
         assert Sampler.named(sampler.value) is sampler
@@ -286,6 +323,7 @@ async def test_old_and_new_runners_draw_side_by_side_with_what_both_know(tmp_pat
         gateway_of(old, new) as runners,
     ):
         assert runners.model.samplers == MODEL.samplers
+        assert runners.model.schedules == ()
         for _ in range(20):
             await draw(runners)
         assert old.requests

@@ -21,13 +21,17 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
-from text2image.core.messages import ModelInfo, Sampler
+from text2image.core.messages import ModelInfo, Sampler, Schedule
+from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, MODELS, Settings
+from text2image.core.validation import MAX_STEPS
 from text2image.engine import devices
 from text2image.engine.models.contract import Model
 from text2image.engine.models.stable_diffusion import StableDiffusion
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.choice import LEFT_OUT, networks_of
+from text2image.engine.samplers.registry import limit_steps, own_sampler
+from text2image.engine.samplers.tables import offered
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ FAMILIES: dict[str, tuple[str, Any]] = {
     "StableDiffusionPipeline": ("stable-diffusion", StableDiffusion),
     "LatentConsistencyModelPipeline": ("stable-diffusion", StableDiffusion),
 }
+# Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
+# of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.
+ARITHMETIC = 2
 # The revision reads files up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it
 # reads a block at every stride: a part of the weights that changed is hardly ever smaller than a stride.
 _WHOLE_BYTES = 1 << 26
@@ -129,8 +136,11 @@ def why_not_fetched(error: Exception) -> str:
 
 
 def revision_of(folder: Path) -> str:
-    """Twelve hex digits that change with the configuration, the weights, or the commit of a model from the hub."""
-    digest = hashlib.sha256()
+    """Twelve hex digits that change with the configuration, the weights, or the commit of a model from the hub.
+
+    They change too with how pictures are computed here.
+    """
+    digest = hashlib.sha256(f"arithmetic {ARITHMETIC}\n".encode())
     if folder.parent.name == "snapshots":
         digest.update(f"{folder.name}\n".encode())
     for path in sorted(folder.rglob("*")):
@@ -161,7 +171,9 @@ def describe(
     """The model's limits and defaults, as its configuration implies them and the settings override them."""
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
     side = int(pipeline.unet.config.sample_size) * scale
-    steps, guidance, sampler = _defaults(pipeline, settings.model)
+    steps, guidance, suited = _defaults(pipeline, settings.model)
+    samplers = offered(pipeline.scheduler.config)
+    limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
         id=_public_name(settings.model),
         revision=revision,
@@ -174,12 +186,34 @@ def describe(
         guidance_scale=guidance
         if settings.default_guidance_scale is None
         else settings.default_guidance_scale,
-        sampler=settings.default_sampler or sampler,
-        samplers=tuple(Sampler),
+        sampler=_default_sampler(settings, suited, samplers),
+        samplers=samplers,
+        schedules=tuple(
+            each for each in Schedule if any(each in SCHEDULES_OF[sampler] for sampler in samplers)
+        ),
+        max_steps=tuple((each, limit) for each, limit in limits.items() if limit < MAX_STEPS),
         max_prompt_tokens=int(pipeline.tokenizer.model_max_length),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
     )
+
+
+def _default_sampler(settings: Settings, suited: Sampler, samplers: tuple[Sampler, ...]) -> Sampler:
+    """The sampler of requests that name none: the one that is set, or else the one that suits the model.
+
+    Raises:
+        ValueError: the model cannot be drawn with the one that is set, or with any.
+    """
+    if not samplers:
+        raise ValueError(f"{settings.model} has a scheduler that no sampler here can stand in for")
+    if settings.default_sampler is None:
+        return suited if suited in samplers else samplers[0]
+    if settings.default_sampler not in samplers:
+        raise ValueError(
+            f"T2I_DEFAULT_SAMPLER is {settings.default_sampler}; {settings.model} is drawn with one of "
+            f"{', '.join(samplers)}"
+        )
+    return settings.default_sampler
 
 
 def _public_name(model: str) -> str:
@@ -198,4 +232,4 @@ def _defaults(pipeline: Any, name: str) -> tuple[int, float, Sampler]:
         return 1, 0.0, Sampler.EULER_ANCESTRAL
     if name == EMBEDDED_MODEL:
         return 20, 3.0, Sampler.DPMPP_2M
-    return 25, 7.5, Sampler.DPMPP_2M
+    return 25, 7.5, own_sampler(pipeline.scheduler.config) or Sampler.DPMPP_2M

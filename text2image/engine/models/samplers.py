@@ -8,40 +8,20 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LCMScheduler,
-    UniPCMultistepScheduler,
-)
 
-from text2image.core.messages import Sampler
+from text2image.core.messages import Sampler, Schedule
+from text2image.engine.samplers.registry import scheduler_for
 
-# What each sampler overrides in the configuration that a model was trained with.
-_SAMPLERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
-    Sampler.DPMPP_2M: (
-        DPMSolverMultistepScheduler,
-        {"algorithm_type": "dpmsolver++", "solver_order": 2},
-    ),
-    Sampler.EULER: (EulerDiscreteScheduler, {}),
-    Sampler.EULER_ANCESTRAL: (EulerAncestralDiscreteScheduler, {}),
-    # Latents are not confined to [-1, 1], so the clipping that DDIM does to pixels by default would maim them.
-    Sampler.DDIM: (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
-    Sampler.LCM: (LCMScheduler, {}),
-    Sampler.UNIPC: (UniPCMultistepScheduler, {}),
-}
-# Prepared schedules to copy from, by sampler and step count.
+# Prepared schedules to copy from, by sampler, schedule and step count.
 _MAX_TEMPLATES = 64
 
 
 class Trajectory:
     """The timesteps of one sample and its scheduler's memory of the steps taken."""
 
-    def __init__(self, scheduler: Any, takes_generator: bool) -> None:
+    def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
-        self._takes_generator = takes_generator
+        self._takes = inspect.signature(scheduler.step).parameters
         # Schedules stay on the CPU: looking a timestep up on a GPU would wait for it at every step.
         self._timesteps: torch.Tensor = scheduler.timesteps
 
@@ -67,8 +47,10 @@ class Trajectory:
         generator: torch.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes a step; the next latents and the picture's latents as predicted now, both (1, C, h, w)."""
-        noise = {"generator": generator} if self._takes_generator else {}
-        output = self._scheduler.step(prediction, self._timesteps[step], latents, **noise)
+        # As diffusers' pipelines call it.
+        options = {"generator": generator, "eta": 0.0}
+        taken = {name: value for name, value in options.items() if name in self._takes}
+        output = self._scheduler.step(prediction, self._timesteps[step], latents, **taken)
         return output.prev_sample, self._predicted(output)
 
     def _predicted(self, output: Any) -> torch.Tensor:
@@ -88,20 +70,20 @@ class Samplers:
 
     def __init__(self, config: Any) -> None:
         self._config = config
-        self._templates: OrderedDict[tuple[Sampler, int], Any] = OrderedDict()
+        self._templates: OrderedDict[tuple[Sampler, Schedule | None, int], Any] = OrderedDict()
 
-    def trajectory(self, sampler: Sampler, steps: int) -> Trajectory:
+    def trajectory(self, sampler: Sampler, schedule: Schedule | None, steps: int) -> Trajectory:
         """A fresh trajectory. Copied from a prepared one: building a noise schedule takes longer than copying it."""
-        template = self._template(sampler, steps)
-        takes_generator = "generator" in inspect.signature(template.step).parameters
-        return Trajectory(copy.deepcopy(template), takes_generator)
+        return Trajectory(copy.deepcopy(self._template(sampler, schedule, steps)))
 
-    def _template(self, sampler: Sampler, steps: int) -> Any:
-        key = (sampler, steps)
+    def _template(self, sampler: Sampler, schedule: Schedule | None, steps: int) -> Any:
+        key = (sampler, schedule, steps)
         if key not in self._templates:
-            kind, overrides = _SAMPLERS[sampler]
-            scheduler = kind.from_config(self._config, **overrides)
+            scheduler = scheduler_for(sampler, self._config, schedule)
             scheduler.set_timesteps(steps, device="cpu")
+            # Where the first two timesteps are the same, it would begin with the second.
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(0)
             self._templates[key] = scheduler
         self._templates.move_to_end(key)
         while len(self._templates) > _MAX_TEMPLATES:

@@ -83,7 +83,7 @@ class StableDiffusion:
 
     def _initial(self, sample: Sample, positive: torch.Tensor, negative: torch.Tensor) -> State:
         request = sample.generation.request
-        trajectory = self._samplers.trajectory(request.sampler, request.steps)
+        trajectory = self._samplers.trajectory(request.sampler, request.schedule, request.steps)
         # On the CPU, so that a seed means the same noise on every device.
         generator = torch.Generator("cpu").manual_seed(sample.seed)
         shape = (1, self._config.in_channels, sample.group.height, sample.group.width)
