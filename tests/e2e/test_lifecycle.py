@@ -23,7 +23,8 @@ from text2image.core.errors import Unavailable
 from text2image.core.messages import Picture, Progress
 from text2image.net import text2image_pb2 as pb
 
-LONG = 150
+# Long enough for all that is looked at while pictures are drawn.
+LONG = 100
 
 
 @pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
