@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from tests.container.build import IMAGE, PATH, run, storage
-from tests.e2e.harness import ROOT, START_SECONDS, WAIT_SECONDS, eventually, free_port
+from tests.e2e.harness import DEFAULTS, ROOT, START_SECONDS, WAIT_SECONDS, eventually, free_port
 from text2image.client import Client
 from tools.container import revision
 
@@ -99,7 +99,8 @@ class Container:
         self._words = words or tuple(image.config["Cmd"])
         self._ports = [free_port() for _ in range(3)]
         names = ("PORT", "GRPC_PORT", "T2I_PAGE_PORT")
-        self._variables = {**dict(zip(names, map(str, self._ports), strict=True)), **variables}
+        ports = dict(zip(names, map(str, self._ports), strict=True))
+        self._variables = {**DEFAULTS, **ports, **variables}
         self._name = folder.name
         self.pictures, self.cache = folder / "pictures", folder / "cache"
         self._log = folder / "container.log"
