@@ -17,11 +17,15 @@ OPTIONS ?=
 DECAY_STEPS ?= 2000
 
 export BENTOML_DO_NOT_TRACK := True
+# What is installed is compiled where it is imported first, and must be kept for all that import it later.
+unexport PYTHONDONTWRITEBYTECODE
 # CPU=1 or 0 overrules what is found of NVIDIA GPUs, UV=0 takes pip where there is uv.
 export CPU UV
 # The optional parts that the settings in the environment need; requirements/ has a file for each.
 EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_ENDPOINT),otlp) \
 	$(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3)
+# The embedded model as OpenVINO reads it, by what is installed.
+CONVERTED := .venv/.converted
 
 .DEFAULT_GOAL := help
 .PHONY: help serve ui test test-fast lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
@@ -36,7 +40,7 @@ ui: .venv/.serve .venv/.page ## Show the page on UI_PORT; it draws with the serv
 	@T2I_PAGE_PORT=$(UI_PORT) exec $(BIN)/python -m text2image.page
 
 test: ## Run everything that CI runs
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line debian .venv/.baselines lint audit
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line build/debian.tar .venv/.baselines lint audit
 	@$(MAKE) --no-print-directory $(CONVERTED)
 	$(PYTEST) $(SIDE_BY_SIDE)
 
@@ -58,6 +62,10 @@ audit: .venv/.dev ## Look for unsafe code, and for known vulnerabilities of what
 
 debian: ## Install what the tests start and pip does not have, where that is allowed
 	@sh tools/debian.sh || echo "what needs them is not run; the end of the tests lists it"
+
+# While pip keeps the other core busy. Without it the tests of the container do the same, or tell what they lack.
+build/debian.tar: | debian
+	@$(PYTHON) -m tests.container.build || echo "Debian's files were not fetched; the tests try again"
 
 format: .venv/.dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
@@ -124,11 +132,10 @@ clean: ## Remove the virtual environment and all caches
 
 # Beside the others, not among them: see the file.
 .venv/.baselines: requirements/baselines.txt .venv/.dev
-	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --upgrade --target .venv/baselines -r $<
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-compile --no-deps --upgrade --target .venv/baselines -r $<
 	@touch $@
 
-# The embedded model as OpenVINO reads it, by what is installed then. Others are converted when they are first loaded.
-CONVERTED := .venv/.converted
+# Other models are converted when they are first loaded.
 $(CONVERTED): models/embedded/unet/config.json requirements/serve.txt
 	@$(BIN)/python -m text2image.engine.runtimes.conversion models/embedded 2> .venv/converted.log \
 		|| tail -1 .venv/converted.log

@@ -7,6 +7,12 @@ With runners elsewhere (`T2I_RUNNERS`) the gateway starts none; `bentoml serve s
 
 from __future__ import annotations
 
+import gc
+
+# Each process of a server imports all of this first. The collector would look through it again and again, a fifth of
+# the time; all of it stays, so that it need not look at it later either.
+gc.disable()
+
 import logging
 import os
 from pathlib import Path
@@ -35,6 +41,9 @@ from text2image.observe import logs
 from text2image.ops.page import Page
 from text2image.ops.readiness import METRICS, start_afresh
 from text2image.runner.server import RunnerServer, exposure, require_guarded
+
+gc.freeze()
+gc.enable()
 
 settings = get_settings()
 tls = tls_of(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ settings.load_profile("patient")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Warm-ups measure no larger batches than these, which most tests never fill.
-harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "8"
+harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "4"
 # Tests run side by side: two teams of threads on one set of cores would wait for each other most of the time.
 harness.DEFAULTS["T2I_THREADS"] = "1"
 os.environ["T2I_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
@@ -41,6 +42,15 @@ TOGETHER = ("container", "cluster", "faults", "page")
 KNOWN_PORTS = ("e2e/test_first_contract.py", "e2e/test_readme.py")
 # What takes longest begins first, so that no process is left with it at the end.
 ORDER = (*TOGETHER, "deploy", "e2e", "model", "integration", "unit")
+
+
+# The collector would look again and again through all that the tests import, which stays.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

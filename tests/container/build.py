@@ -2,6 +2,9 @@
 
 The base image is Debian's own, by debootstrap; `make container`'s tool then builds with buildah, in a chroot. All of it
 lies in the folder, and needs root. Where pip finds its packages on this machine, the build finds them too.
+
+Without a folder only Debian's files are fetched, and kept for all builds to come. That needs Python alone, so that
+`make test` can have it done while it installs the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 BASE = "localhost/text2image-base"
@@ -18,17 +23,31 @@ IMAGE = "localhost/text2image:cpu"
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
 NEEDED = ("buildah", "debootstrap", "runc")
-WEIGHTS = Path(__file__).parents[2] / "models"
+ROOT = Path(__file__).parents[2]
+WEIGHTS = ROOT / "models"
+# The files of the base image.
+DEBIAN = ROOT / "build" / "debian.tar"
+# Not everybody's PATH has the commands of administrators.
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _AUTHORITIES = Path("etc/ssl/certs/ca-certificates.crt")
 _PIP_SETTING = re.compile(r"(?:global|:env:)\.([a-z-]+)='(.*)'")
 # Debian's packages and Python's come over the network, which may fail once.
 _ATTEMPTS = 2
 
 
+def missing() -> str:
+    """What building lacks here; empty if nothing."""
+    absent = [command for command in NEEDED if shutil.which(command, path=PATH) is None]
+    if absent:
+        return f"needs Debian's {', '.join(absent)}"
+    return "" if os.geteuid() == 0 else "only root may build and run containers as they do"
+
+
 def storage(folder: Path) -> dict[str, str]:
     """The environment in which buildah keeps its images in the folder, and everybody else BentoML's store."""
     return {
         **os.environ,
+        "PATH": PATH,
         "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
         "BUILDAH_ISOLATION": "chroot",
         "BENTOML_HOME": str(folder / "bentoml"),
@@ -45,17 +64,31 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+def fetch_debian() -> None:
+    """A minimal Debian with Python."""
+    DEBIAN.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=DEBIAN.parent) as folder:
+        root = Path(folder, "debian")
+        run(
+            Path(folder),
+            *("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)),
+            "http://deb.debian.org/debian",
+        )
+        for spare in ("var/cache/apt/archives", "var/lib/apt/lists"):
+            shutil.rmtree(root / spare)
+        part = Path(folder, DEBIAN.name)
+        run(Path(folder), "tar", "--create", f"--file={part}", f"--directory={root}", ".")
+        part.replace(DEBIAN)
+
+
 def make_base(folder: Path) -> None:
-    """The base image: a minimal Debian with Python, which trusts whom this machine trusts."""
+    """The base image: Debian's files, which trust whom this machine trusts."""
+    if not DEBIAN.exists():
+        fetch_debian()
     root = folder / "debian"
     shutil.rmtree(root, ignore_errors=True)
-    run(
-        folder,
-        *("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)),
-        "http://deb.debian.org/debian",
-    )
-    for spare in ("var/cache/apt/archives", "var/lib/apt/lists"):
-        shutil.rmtree(root / spare)
+    root.mkdir()
+    run(folder, "tar", "--extract", f"--file={DEBIAN}", f"--directory={root}")
     if (Path("/") / _AUTHORITIES).exists():
         shutil.copy(Path("/") / _AUTHORITIES, root / _AUTHORITIES)
     lines = [f"{name} = {value}" for name, value in pip_settings().items()]
@@ -103,21 +136,30 @@ def make_image(folder: Path) -> None:
     )
 
 
-def main(folder: Path) -> None:
+def insist(make: Callable[[], None]) -> None:
+    """Does it, and once more if it fails."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return make()
+        except subprocess.CalledProcessError:
+            if not left:
+                raise
+    return None
+
+
+def build(folder: Path) -> None:
+    """Base and image, in a storage of their own in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bentoml").mkdir(exist_ok=True)
     (folder / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/storage"\nrunroot = "{folder}/run"\n'
     )
-    for make in (make_base, make_image):
-        for left in reversed(range(_ATTEMPTS)):
-            try:
-                make(folder)
-                break
-            except subprocess.CalledProcessError:
-                if not left:
-                    raise
+    insist(lambda: make_base(folder))
+    insist(lambda: make_image(folder))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1:]:
+        build(Path(sys.argv[1]))
+    elif not missing():
+        insist(fetch_debian)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.container.runtime import BUILD_SECONDS, Container, Image, missing, running
+from tests.container.build import missing
+from tests.container.runtime import BUILD_SECONDS, Container, Image, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

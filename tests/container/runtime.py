@@ -16,25 +16,13 @@ from typing import Any
 
 import httpx
 
-from tests.container.build import IMAGE, NEEDED, run, storage
-from tests.e2e.harness import ROOT, START_SECONDS, WAIT_SECONDS, eventually, free_port
+from tests.container.build import IMAGE, PATH, run, storage
+from tests.e2e.harness import DEFAULTS, ROOT, START_SECONDS, WAIT_SECONDS, eventually, free_port
 from text2image.client import Client
 from tools.container import revision
 
 BUILD_SECONDS = 1500.0
 _CAPABILITIES = ("bounding", "effective", "permitted", "inheritable", "ambient")
-
-
-def missing() -> str:
-    """What the tests of the container lack here; empty if nothing."""
-    absent = [command for command in NEEDED if shutil.which(command, path=_path()) is None]
-    if absent:
-        return f"needs Debian's {', '.join(absent)}"
-    return "" if os.geteuid() == 0 else "only root may build and run containers as they do"
-
-
-def _path() -> str:
-    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 class Image:
@@ -52,7 +40,6 @@ class Image:
             self._building = subprocess.Popen(
                 [sys.executable, "-m", "tests.container.build", str(self._folder)],
                 cwd=ROOT,
-                env={**os.environ, "PATH": _path()},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -112,7 +99,8 @@ class Container:
         self._words = words or tuple(image.config["Cmd"])
         self._ports = [free_port() for _ in range(3)]
         names = ("PORT", "GRPC_PORT", "T2I_PAGE_PORT")
-        self._variables = {**dict(zip(names, map(str, self._ports), strict=True)), **variables}
+        ports = dict(zip(names, map(str, self._ports), strict=True))
+        self._variables = {**DEFAULTS, **ports, **variables}
         self._name = folder.name
         self.pictures, self.cache = folder / "pictures", folder / "cache"
         self._log = folder / "container.log"
@@ -158,7 +146,7 @@ class Container:
 
     def _runc(self, *words: str) -> list[str]:
         return [
-            str(shutil.which("runc", path=_path())),
+            str(shutil.which("runc", path=PATH)),
             "--root",
             str(self._folder / "runc"),
             *words,

@@ -56,6 +56,26 @@ def test_whoever_serves_can_read_all_of_it(image: Image) -> None:
     assert [path for path in files if not path.stat().st_mode & 0o004] == []
 
 
+def test_what_serves_is_compiled(image: Image) -> None:
+    """Nobody who serves can write bytecode, so that every start would compile it anew."""
+    app = image.root / "app"
+    (packages,) = (app / ".venv/lib").glob("python3*/site-packages")
+    served = [
+        *(app / "text2image").rglob("*.py"),
+        *(packages / "bentoml").rglob("*.py"),
+        packages / "torch/nn/functional.py",
+        packages / "transformers/models/clip/modeling_clip.py",
+        packages / "diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py",
+        packages / "diffusers/schedulers/scheduling_ddpm.py",
+        packages / "streamlit/web/server/server.py",
+    ]
+    assert [path for path in served if not _is_compiled(path)] == []
+
+
+def _is_compiled(path: Path) -> bool:
+    return any((path.parent / "__pycache__").glob(f"{path.stem}.cpython-*.pyc"))
+
+
 def test_the_bill_of_materials_names_what_is_installed(image: Image) -> None:
     bill = json.loads((image.root / "app/sbom.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"

@@ -23,7 +23,7 @@ from tests.deploy.stack import (
     compose,
     image_environment,
 )
-from tests.e2e.harness import START_SECONDS, eventually, is_ready
+from tests.e2e.harness import DEFAULTS, START_SECONDS, eventually, is_ready
 from text2image.client import Client
 from text2image.core.settings import Settings
 
@@ -119,7 +119,7 @@ def test_grafana_finds_prometheus_and_the_dashboards_where_they_are_mounted(
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All but Grafana, which neither pip nor Debian has; limits are switched on, so that both Redis have work."""
-    running = Stack(tmp_path_factory.mktemp("stack"), T2I_RATE_LIMIT="600/minute")
+    running = Stack(tmp_path_factory.mktemp("stack"), T2I_RATE_LIMIT="600/minute", **DEFAULTS)
     try:
         for name in STARTED:
             running.start(name)

@@ -27,11 +27,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def known_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def known_server(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for clients whose addresses are written down."""
     folder = tmp_path_factory.mktemp("known_server")
     ports = {"http_port": KNOWN_HTTP_PORT, "grpc_port": KNOWN_GRPC_PORT}
-    with _shared(Server(folder, **ports, T2I_CACHE_BYTES="0")) as running:
+    with _shared(Server(folder, **ports, engine_of=server, T2I_CACHE_BYTES="0")) as running:
         yield running
 
 

@@ -71,7 +71,8 @@ class Server:
     """One `bentoml serve`, of the gateway or of a runner alone; everything it writes lies under `folder`.
 
     A port that is left 0 is chosen anew at each start. A server on another `host` is started by the command that
-    `launcher` makes of its own.
+    `launcher` makes of its own. A gateway that has `engine_of` another server draws with that one's runner and starts
+    none: what is tested of it is the gateway alone, and a runner takes most of the time of a start.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Server:
         grpc_port: int = 0,
         host: str = "127.0.0.1",
         launcher: Callable[..., list[str]] = lambda *words: [*words],
+        engine_of: Server | None = None,
         **settings: str,
     ) -> None:
         self.folder = folder
@@ -92,6 +94,9 @@ class Server:
         self._named_ports = (http_port, grpc_port)
         self.pictures = folder / "pictures"
         self._log = folder / "server.log"
+        self._engine_of = engine_of or self
+        if engine_of:
+            settings = {"T2I_RUNNERS": engine_of.runner_address(), **settings}
         self._environment = {
             **{name: value for name, value in os.environ.items() if not _is_setting(name)},
             "HOST": host,
@@ -186,7 +191,11 @@ class Server:
 
     def engine(self, runner: int = 0) -> Client:
         """A client of the runner itself: what it says of its state is never older than the question."""
-        return Client(f"unix:{self.folder}/run/runner-{runner}.sock")
+        return Client(self._engine_of.runner_address(runner))
+
+    def runner_address(self, number: int = 0) -> str:
+        """Where a runner of its own answers."""
+        return f"unix:{self.folder}/run/runner-{number}.sock"
 
     def wait_for(self, condition: Callable[[Status], bool], what: str, runner: int = 0) -> Status:
         """The first status of the engine that fulfils a condition, as WatchStatus reports it."""

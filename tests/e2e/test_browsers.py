@@ -25,17 +25,16 @@ PATHS = {
 
 
 @pytest.fixture(scope="module")
-def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def open_server(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that all pages may use, under a name of its own too."""
-    server = Server(
+    opened = Server(
         tmp_path_factory.mktemp("open"),
+        engine_of=server,
         T2I_CORS_ORIGINS="*",
         T2I_ALLOWED_HOSTS="pictures.example",
-        # Nothing here is about speed, so little of it is measured at the start.
-        T2I_MAX_BATCH_ROWS="2",
     )
-    with serving(server):
-        yield server
+    with serving(opened):
+        yield opened
 
 
 @pytest.mark.parametrize("path", PATHS)

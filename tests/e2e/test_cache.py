@@ -26,11 +26,11 @@ BOUND = 60_000
 
 
 @pytest.fixture(scope="module")
-def remembering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def remembering(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a small cache."""
     folder = tmp_path_factory.mktemp("cache")
-    with serving(Server(folder, T2I_CACHE_BYTES=str(BOUND))) as server:
-        yield server
+    with serving(Server(folder, engine_of=server, T2I_CACHE_BYTES=str(BOUND))) as remembering:
+        yield remembering
 
 
 @pytest.fixture
@@ -77,13 +77,13 @@ def outcomes(server: Server, outcome: str) -> float:
 
 
 def test_servers_that_share_a_redis_share_their_pictures(
-    tmp_path: Path, redis: RedisServer
+    server: Server, tmp_path: Path, redis: RedisServer
 ) -> None:
     fields = {"steps": 2, "seed": 6}
-    with serving(Server(tmp_path / "one", T2I_REDIS_URL=redis.url)) as one:
+    with serving(Server(tmp_path / "one", engine_of=server, T2I_REDIS_URL=redis.url)) as one:
         first = rest(one, **fields)
         assert first.headers["X-Cache"] == "miss"
-    with serving(Server(tmp_path / "two", T2I_CACHE_REDIS_URL=redis.url)) as two:
+    with serving(Server(tmp_path / "two", engine_of=server, T2I_CACHE_REDIS_URL=redis.url)) as two:
         again = rest(two, **fields)
         assert again.headers["X-Cache"] == "hit"
         assert png_of(again) == png_of(first)

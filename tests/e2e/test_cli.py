@@ -147,20 +147,20 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_server_tells_once_that_it_is_ready_and_what_it_tells_works(
-    start_server: Callable[..., Server], tmp_path: Path
+    server: Server, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    server = start_server(T2I_GATEWAY_WORKERS="2")
+    told = start_server(engine_of=server, T2I_GATEWAY_WORKERS="2")
     met = "runner 0 is ready with"
-    eventually(lambda: server.log.count(met) == 2, "both workers have met the runner")
-    server.gateways()[0].kill()
-    eventually(lambda: server.log.count(met) == 3, "another worker has met it")
-    assert server.log.count("Text2Image is ready.") == 1
+    eventually(lambda: told.log.count(met) == 2, "both workers have met the runner")
+    told.gateways()[0].kill()
+    eventually(lambda: told.log.count(met) == 3, "another worker has met it")
+    assert told.log.count("Text2Image is ready.") == 1
 
-    block = server.log.partition("Text2Image is ready.\n")[2]
+    block = told.log.partition("Text2Image is ready.\n")[2]
     rows, _, tries = block.partition("Try it:\n")
-    assert f"  HTTP      {server.url} " in rows
-    assert f"  gRPC      {server.address} " in rows
-    assert f"  Pictures  {server.pictures}\n" in rows
+    assert f"  HTTP      {told.url} " in rows
+    assert f"  gRPC      {told.address} " in rows
+    assert f"  Pictures  {told.pictures}\n" in rows
     curl, drawing = tries.splitlines()[:2]
     answered = run(tmp_path, *shlex.split(curl))
     assert answered.returncode == 0

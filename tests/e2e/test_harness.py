@@ -22,14 +22,14 @@ def stranger() -> Iterator[int]:
 
 
 def test_a_server_whose_chosen_port_is_taken_starts_on_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose = harness.free_port
     with stranger() as taken:
         ports = [taken, choose(), choose(), choose()]
         monkeypatch.setattr(harness, "free_port", lambda: ports.pop(0))
-        with serving(Server(tmp_path)) as server:
-            assert server.http_port != taken
+        with serving(Server(tmp_path, engine_of=server)) as another:
+            assert another.http_port != taken
         assert not ports
 
 

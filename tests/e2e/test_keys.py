@@ -39,15 +39,18 @@ def make_key(name: str, key: str, **more: object) -> ApiKey:
 
 
 @pytest.fixture(scope="module")
-def guarded(file: KeysFile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def guarded(
+    file: KeysFile, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server whose log and answers are searched for keys when all tests are over."""
-    folder = tmp_path_factory.mktemp("guarded")
-    settings = {"T2I_KEYS_FILE": str(file.path), "T2I_LOG_PROMPTS": "1", "T2I_THREADS": "1"}
-    with serving(Server(folder, **settings)) as server:
-        yield server
-        metrics = httpx.get(f"{server.url}/metrics", headers=bearer(ADMIN)).text
+    settings = {"T2I_KEYS_FILE": str(file.path), "T2I_LOG_PROMPTS": "1"}
+    with serving(
+        Server(tmp_path_factory.mktemp("guarded"), engine_of=server, **settings)
+    ) as guarded:
+        yield guarded
+        metrics = httpx.get(f"{guarded.url}/metrics", headers=bearer(ADMIN)).text
         for key in (DRAWER, ADMIN, LIMITED, UNKNOWN):
-            assert key not in server.log
+            assert key not in guarded.log
             assert key not in metrics
         assert 'text2image_auth_failures_total{why="missing"}' in metrics
         assert 'text2image_refusals_total{reason="PERMISSION_DENIED"}' in metrics

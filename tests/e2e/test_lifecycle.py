@@ -16,13 +16,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.e2e.harness import Server, eventually
 from tests.e2e.test_bad_input import call_seed
+from tests.e2e.test_cancellation import is_idle
 from tests.e2e.test_pictures import assert_same, image_of
 from text2image.client import Client
 from text2image.core.errors import Unavailable
 from text2image.core.messages import Picture, Progress
 from text2image.net import text2image_pb2 as pb
 
-LONG = 150
+# Long enough for all that is looked at while pictures are drawn.
+LONG = 100
 
 
 @pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
@@ -119,12 +121,13 @@ def assert_refuses_everything(server: Server) -> None:
     assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_draining_is_bounded(start_server: Callable[..., Server]) -> None:
-    server = start_server(T2I_DRAIN_TIMEOUT="0.1")
+def test_draining_is_bounded(server: Server, start_server: Callable[..., Server]) -> None:
+    server.wait_for(is_idle, "nobody else is drawn for")
+    hasty = start_server(engine_of=server, T2I_DRAIN_TIMEOUT="0.1")
     outcomes: list[object] = []
 
     def work() -> None:
-        with server.client() as client:
+        with hasty.client() as client:
             try:
                 outcomes.append(client.generate("a cat", steps=LONG))
             except Unavailable as error:
@@ -133,22 +136,22 @@ def test_draining_is_bounded(start_server: Callable[..., Server]) -> None:
     client = threading.Thread(target=work)
     client.start()
     server.wait_for(lambda status: status.active == 1, "the work is in flight")
-    server.terminate()
+    hasty.terminate()
     client.join()
     assert outcomes == [Unavailable.DRAINING]
-    assert server.wait() == 0
+    assert hasty.wait() == 0
 
 
 def test_a_request_that_never_ends_does_not_hold_the_server(
-    start_server: Callable[..., Server],
+    server: Server, start_server: Callable[..., Server]
 ) -> None:
     """Its client has sent half of it, and stays."""
-    server = start_server()
+    ending = start_server(engine_of=server)
     head = (
         b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 50\r\n\r\n{"
     )
-    with socket.create_connection(("127.0.0.1", server.http_port)) as connection:
+    with socket.create_connection(("127.0.0.1", ending.http_port)) as connection:
         connection.sendall(head)
-        server.terminate()
-        assert server.wait() == 0
+        ending.terminate()
+        assert ending.wait() == 0

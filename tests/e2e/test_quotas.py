@@ -40,7 +40,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="module")
 def limited(
-    shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    server: Server, shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """Open to all addresses, behind a proxy that is this machine: each test is a caller of its own."""
     settings = {
@@ -51,14 +51,12 @@ def limited(
         "T2I_MAX_CONCURRENT": str(CAP),
         "T2I_TRUSTED_PROXIES": "127.0.0.1",
         "T2I_CACHE_BYTES": "0",
-        "T2I_MAX_BACKLOG_SECONDS": "3600",
-        # The other core is for two gateways, Redis and the clients.
-        "T2I_THREADS": "1",
     }
-    with serving(Server(tmp_path_factory.mktemp("limited"), **settings)) as server:
-        eventually(lambda: both_are_ready(server), "both processes know the model")
-        yield server
-        metrics = httpx.get(f"{server.url}/metrics").text
+    folder = tmp_path_factory.mktemp("limited")
+    with serving(Server(folder, engine_of=server, **settings)) as limited:
+        eventually(lambda: both_are_ready(limited), "both processes know the model")
+        yield limited
+        metrics = httpx.get(f"{limited.url}/metrics").text
         assert 'code="INTERNAL"' not in metrics
         assert 'text2image_refusals_total{reason="QUOTA_EXCEEDED"}' in metrics
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+import bentoml
 import httpx
 import psutil
 import pytest
@@ -16,6 +18,9 @@ from tests.e2e.harness import Server, eventually, free_port, serving
 from tests.e2e.test_pictures import assert_same, image_of
 from text2image.client import Client
 from text2image.core.errors import Unavailable
+from text2image.core.keys import ApiKey, KeysFile, Scope, hash_of
+
+ADMIN, DRAWER = "t2i_" + "admin" * 6, "t2i_" + "drawer" * 6
 
 
 @dataclass
@@ -30,15 +35,26 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """The runner draws over its own HTTP port for those who own a key."""
     folder = tmp_path_factory.mktemp("pair")
     files, port = Files(folder / "certificates"), free_port()
+    keys = KeysFile(folder / "keys.json")
+    for name, key, scopes in (
+        ("admin", ADMIN, (Scope.ADMIN, Scope.GENERATE)),
+        ("drawer", DRAWER, (Scope.GENERATE,)),
+    ):
+        keys.add(ApiKey(name=name, sha256=hash_of(key), created=datetime.now(UTC), scopes=scopes))
     tls = {
         "T2I_RUNNER_TLS_CERT": str(files.certificate),
         "T2I_RUNNER_TLS_KEY": str(files.key),
         "T2I_RUNNER_TLS_CA": str(files.ca),
     }
     runner = Server(
-        folder / "runner", "Runner", T2I_RUNNER_LISTEN=f"127.0.0.1:{port}", T2I_THREADS="1", **tls
+        folder / "runner",
+        "Runner",
+        T2I_RUNNER_LISTEN=f"127.0.0.1:{port}",
+        T2I_KEYS_FILE=str(keys.path),
+        **tls,
     )
     # The name has other addresses too, at which nobody listens.
     gateway = Server(folder / "gateway", T2I_RUNNERS=f"dns:///localhost:{port}", **tls)
@@ -65,9 +81,24 @@ def test_the_gateway_starts_no_runner_and_has_no_torch(pair: Pair) -> None:
     assert f"localhost:{pair.port}" in pair.gateway.log
 
 
-def test_the_runner_tells_its_backlog_to_whoever_watches_it(pair: Pair) -> None:
-    told = httpx.get(f"{pair.runner.url}/metrics").text
+def test_the_runner_tells_its_backlog_to_whoever_may_watch_it(pair: Pair) -> None:
+    watcher = {"Authorization": f"Bearer {ADMIN}"}
+    told = httpx.get(f"{pair.runner.url}/metrics", headers=watcher).text
     assert re.search(r"^text2image_backlog_seconds\b.* \d", told, re.MULTILINE)
+
+
+def test_the_runner_draws_over_http_for_keys_that_administer(pair: Pair) -> None:
+    """And it listens where its gateways come and on its HTTP port, and nowhere else."""
+    runner = pair.runner
+    assert runner.listening() == {("127.0.0.1", runner.http_port), ("127.0.0.1", pair.port)}
+    url, drawer = f"{runner.url}/generate", {"Authorization": f"Bearer {DRAWER}"}
+    body = {"requests": [{"text": "a fox", "steps": 2}]}
+    assert httpx.post(url, json=body).status_code == 401
+    assert httpx.post(url, json=body, headers=drawer).status_code == 403
+    assert httpx.get(f"{runner.url}/metrics").status_code == 401
+    with bentoml.SyncHTTPClient(runner.url, token=ADMIN) as client:
+        (answer,) = client.generate(**body)
+    assert answer["status_code"] == 200
 
 
 def test_a_runner_takes_nothing_from_whoever_shows_no_certificate(pair: Pair) -> None:

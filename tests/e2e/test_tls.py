@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -31,7 +32,7 @@ SECONDS = 20.0
 class SecureServer(Server):
     """A server with a certificate, which asks for its clients' own if `authority` has to sign them."""
 
-    def __init__(self, folder: Path, authority: Path | None = None, **settings: str) -> None:
+    def __init__(self, folder: Path, authority: Path | None = None, **settings: Any) -> None:
         self.files = Files(folder / "server-tls")
         self.shown: tuple[str, str] | None = None
         if authority:
@@ -40,8 +41,6 @@ class SecureServer(Server):
             folder,
             T2I_TLS_CERT=str(self.files.certificate),
             T2I_TLS_KEY=str(self.files.key),
-            # Nothing here is about speed, so little of it is measured at the start.
-            T2I_MAX_BATCH_ROWS="2",
             **settings,
         )
 
@@ -71,25 +70,26 @@ class SecureServer(Server):
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureServer]:
-    server = SecureServer(
+def secure(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureServer]:
+    secured = SecureServer(
         tmp_path_factory.mktemp("tls"),
+        engine_of=server,
         T2I_CORS_ORIGINS=f"https://elsewhere.example,{ORIGIN}",
         T2I_LOG_PROMPTS="1",
     )
-    with serving(server):
-        yield server
+    with serving(secured):
+        yield secured
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureServer]:
+def strict(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureServer]:
     """A server that asks its clients for certificates."""
     folder = tmp_path_factory.mktemp("mtls")
     client = Files(folder / "client-tls")
-    server = SecureServer(folder, authority=client.ca)
-    server.shown = (str(client.certificate), str(client.key))
-    with serving(server):
-        yield server
+    secured = SecureServer(folder, authority=client.ca, engine_of=server)
+    secured.shown = (str(client.certificate), str(client.key))
+    with serving(secured):
+        yield secured
 
 
 async def test_pictures_come_over_tls(secure: SecureServer) -> None:
