@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 PROMPT = "a cat on a blue background"
@@ -13,11 +14,14 @@ STEPS = 20
 GUIDANCE_SCALE = 5.0
 
 
-def bare_pipeline(connection: Connection) -> None:
-    """Answers each batch size and step count with the seconds that the diffusers pipeline took for it."""
+def bare_pipeline(connection: Connection, folder: Path | None = None, device: str = "auto") -> None:
+    """Answers each batch size and step count with the seconds that the diffusers pipeline took for it.
+
+    It draws with the model in `folder`, or the embedded one, on the `device` that T2I_DEVICE would name so.
+    """
     from loadtests.baselines.pipeline import Pipeline
 
-    pipeline = Pipeline()
+    pipeline = Pipeline(folder=folder, device=device)
 
     def draw(batch: int, steps: int) -> float:
         requests = [{"text": PROMPT, "seed": seed} for seed in range(batch)]
