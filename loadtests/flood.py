@@ -87,8 +87,8 @@ def text(figures: Figures) -> str:
         ("answers/s of the flood", [each.arrivals for each in floods]),
         ("gateway's CPU for each refusal, ms", [1000 * each.refusal for each in floods]),
     )
-    return f"""The same generator floods the server, or one beside it that refuses everything; generator and servers share
-the cores.
+    return f"""The same generator floods the server, or one beside it that refuses everything; generator and servers
+share the cores.
 
 {table(("", ""), ((name, spread(values)) for name, values in rows))}"""
 

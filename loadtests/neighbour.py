@@ -20,11 +20,11 @@ BUSY_CALLS = 2
 
 
 @contextmanager
-def busy() -> Iterator[None]:
+def busy() -> Iterator[subprocess.Popen[bytes]]:
     """A process that spins on one core, on whichever the system lets it."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         try:
-            yield
+            yield process
         finally:
             process.kill()
 

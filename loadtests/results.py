@@ -13,6 +13,10 @@ from loadtests.inprocess import GUIDANCE_SCALE, STEPS
 from loadtests.pages import table
 from loadtests.sections import Figures, Section
 
+INTRODUCTION = f"""The embedded model, {STEPS} steps, guidance scale {GUIDANCE_SCALE:g}, 128 x 128. Client, gateway and
+runner share the cores. What is compared is measured in turns, and ratios are taken within a turn: medians of the turns,
+with the lowest and the highest in brackets. `make bench` measures all, `make bench OPTIONS="--only SECTION"` one
+section; each tells when and where it was measured last."""
 # The key of what was measured on a GPU, by a command of its own.
 GPU = "gpu"
 
@@ -63,10 +67,7 @@ def text(results: Results, sections: Sequence[Section]) -> str:
     return "\n\n".join(
         [
             "# Benchmarks",
-            f"""The embedded model, {STEPS} steps, guidance scale {GUIDANCE_SCALE:g}, 128 x 128. Client, gateway and runner
-share the cores. What is compared is measured in turns, and ratios are taken within a turn: medians of the turns, with the lowest
-and the highest in brackets. `make bench` measures all, `make bench OPTIONS="--only SECTION"` one section; each tells
-when and where it was measured last.""",
+            INTRODUCTION,
             "## Yardsticks",
             table(("ratio", "measured", "aim"), rows),
             *parts,

@@ -56,7 +56,7 @@ def tests(plan: Plan, record: Record, work: Path) -> None:
     report = work / "tests.xml"
     command = [
         *(sys.executable, "-m", "pytest", "tests/integration/engine", "-m", "device", "-q"),
-        *("-p", "no:cacheprovider", "-p", "no:xdist", f"--junitxml={report}", *plan.tests),
+        *("-p", "no:cacheprovider", f"--junitxml={report}", *plan.tests),
     ]
     environment = {**os.environ, "T2I_TEST_DEVICE": plan.device}
     subprocess.run(command, cwd=ROOT, env=environment, check=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.integration.engine.conftest import settings_for
+from tests.integration.engine.conftest import DEVICE, settings_for
 from text2image.engine.models import packing
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
@@ -77,6 +77,7 @@ def packed_in(part: Any) -> int:
     return sum(isinstance(module, PackedConv2d) for module in part.modules())
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="it is for a CPU's kernels")
 def test_a_model_on_a_cpu_is_packed_as_far_as_it_draws(embedded: Any) -> None:
     assert packed_in(embedded._unet)
     assert packed_in(embedded._vae.decoder)

@@ -12,15 +12,13 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import DEVICE, draw_alone, harness_for, settings_for
+from tests.integration.engine.conftest import TOLERANCE, draw_alone, harness_for, settings_for
 from text2image.core.errors import InvalidRequest, Text2ImageError
 from text2image.core.messages import Request, RequestParams, Sampler
 from text2image.core.validation import MAX_LCM_STEPS, resolve
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 from text2image.engine.models.samplers import _SAMPLERS
-
-TOLERANCE = 2 if DEVICE == "cpu" else 8
 
 
 def draw_with_pipeline(pipeline: Any, request: Request) -> np.ndarray:
