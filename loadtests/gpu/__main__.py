@@ -65,7 +65,7 @@ def main() -> None:
             ends=began + (options.seconds or plan.total),
             rehearse=options.rehearse,
         )
-    print(report.page(results))
+    print(_page(results))
     print(f"written: {options.output}/gpu.json, gpu.md, gpu.log; {time.monotonic() - began:.0f} s")
 
 
@@ -174,7 +174,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def _write(results: dict[str, Any], output: Path) -> None:
     (output / "gpu.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    (output / "gpu.md").write_text(report.page(results))
+    (output / "gpu.md").write_text(_page(results))
+
+
+def _page(results: dict[str, Any]) -> str:
+    """The tables; what cannot be told in one is in the JSON, and must not end the run."""
+    try:
+        return report.page(results)
+    except Exception as error:
+        return f"no tables could be made: {type(error).__name__}: {error}\n"
 
 
 if __name__ == "__main__":
