@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -74,14 +75,22 @@ def _answer(connection: Connection, draw: Callable[[int, int], float]) -> None:
 
 
 class Worker:
-    """One of the functions above in a fresh process; idle unless it is asked to draw."""
+    """One of the functions above in a fresh process; idle unless it is asked to draw.
+
+    Raises:
+        EOFError: the process has ended; it has said why on standard error.
+    """
 
     def __init__(self, target: Callable[[Connection], None]) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs,), daemon=True)
         self._process.start()
+        # Theirs alone, so that we hear of it when they end.
+        theirs.close()
         self._connection.recv()
+        # A call that nobody waits for any more still takes its answer before the next one asks.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Worker:
         return self
@@ -92,6 +101,7 @@ class Worker:
 
     def seconds(self, batch: int = 1, steps: int = STEPS) -> float:
         """Seconds to draw a batch."""
-        self._connection.send((batch, steps))
-        seconds: float = self._connection.recv()
+        with self._lock:
+            self._connection.send((batch, steps))
+            seconds: float = self._connection.recv()
         return seconds

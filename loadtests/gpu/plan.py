@@ -68,7 +68,7 @@ FULL = Plan(
         "folder": 60,
         "steps": 60,
         "sdxl steps": 75,
-        "served": 210,
+        "served": 240,
         "tests": 110,
         "compiled steps": 100,
         "compiled served": 100,

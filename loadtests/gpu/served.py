@@ -27,7 +27,7 @@ from text2image.client import AsyncClient
 DRAIN_SECONDS = 3
 USED, FREE = (f"text2image_device_memory_{kind}_bytes" for kind in ("used", "free"))
 # Seconds of each part; lone and saturated pictures are measured in turns.
-LONE_SECONDS, SATURATED_SECONDS, POISSON_SECONDS = 40, 100, 120
+LONE_SECONDS, SATURATED_SECONDS, POISSON_SECONDS = 30, 90, 90
 
 
 def measure(plan: Plan, record: Record, work: Path, model: Path) -> None:
@@ -108,7 +108,8 @@ async def _measure_compiled(plan: Plan, record: Record, server: Server) -> None:
             record.figures["lone"] = {"HTTP": [await _median(plan, call)]}
         async with _memory(record, server):
             with record.part("saturated"):
-                record.figures["saturated"] = {"HTTP": [await _rate(plan, call)]}
+                rate = await _rate(plan, record, server, call)
+                record.figures["saturated"] = {"HTTP": [rate]}
 
 
 @contextlib.asynccontextmanager
@@ -146,9 +147,8 @@ async def _saturated(
             seconds = await asyncio.to_thread(bare.seconds, batch, plan.steps)
             saturated.setdefault(f"bare pipeline, batch {batch}", []).append(batch / seconds)
         for name, call in calls.items():
-            before = await _reading(server)
-            saturated.setdefault(name, []).append(await _rate(plan, call))
-            record.figures["rows"] = occupancy.between([before, await _reading(server)], 0.0, 1.0)
+            rate = await _rate(plan, record, server, call)
+            saturated.setdefault(name, []).append(rate)
         record.save()
 
 
@@ -161,8 +161,11 @@ async def _median(plan: Plan, call: Call) -> float:
     return statistics.median(times)
 
 
-async def _rate(plan: Plan, call: Call) -> float:
+async def _rate(plan: Plan, record: Record, server: Server, call: Call) -> float:
+    """Pictures per second; the mean rows of a step are noted."""
+    before = await _reading(server)
     run = await closed_loop(call, clients=plan.clients, seconds=plan.seconds, steps=(plan.steps,))
+    record.figures["rows"] = occupancy.between([before, await _reading(server)], 0.0, 1.0)
     if run.success < 1:
         raise RuntimeError(f"only {run.success:.0%} of the calls were answered with a picture")
     return run.rate
