@@ -8,15 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loadtests.drivers import closed_loop
+from loadtests.drivers import Run, burst, together
 from loadtests.pages import progress, spread, table
 from loadtests.sections import Bench, Figures, Section, Yardstick, ratios, timed
 
-# More than fit in a batch; no more than that, since all must be answered once before anything is counted, and a server
-# beside a neighbour may be slow.
-CLIENTS = 16
-# Lone pictures of a turn beside the neighbour, where each may take half a minute.
-BUSY_CALLS = 2
+# At once, again and again: more than fit in a batch, and few enough for a server that a neighbour slows down.
+CROWD = 16
+# Beside a neighbour one picture may take half a minute: none more is begun after so many seconds.
+LONE_SECONDS, CROWD_SECONDS = 8.0, 8.0
 
 
 @contextmanager
@@ -35,20 +34,26 @@ async def measure(bench: Bench) -> Figures:
         name: {"without": [], "with": []} for name in ("lone, s", "saturated, pictures/s")
     }
     for turn in range(bench.plan.turns):
-        await _measure(bench, figures, "without", bench.plan.lone_calls)
+        await _measure(bench, figures, "without")
         with busy():
-            await _measure(bench, figures, "with", BUSY_CALLS)
+            await _measure(bench, figures, "with")
         told = (f"{name} {_ratios(series)[-1]:.2f} times" for name, series in figures.items())
         progress(f"neighbour, turn {turn + 1}: {', '.join(told)}")
     return figures
 
 
-async def _measure(bench: Bench, figures: Figures, side: str, calls: int) -> None:
+async def _measure(bench: Bench, figures: Figures, side: str) -> None:
     call = bench.calls["HTTP"]
-    lone = statistics.median([await timed(call) for _ in range(calls)])
-    full = await closed_loop(call, clients=CLIENTS, seconds=bench.plan.seconds / 2)
-    figures["lone, s"][side].append(lone)
-    figures["saturated, pictures/s"][side].append(full.rate)
+    lone: list[float] = []
+    while not lone or (len(lone) < bench.plan.lone_calls and sum(lone) < LONE_SECONDS):
+        lone.append(await timed(call))
+    figures["lone, s"][side].append(statistics.median(lone))
+    crowds: list[Run] = []
+    while not crowds or sum(run.seconds for run in crowds) < CROWD_SECONDS:
+        crowds.append(await burst(call, clients=CROWD))
+        if crowds[-1].success < 1:
+            raise RuntimeError(f"only {crowds[-1].success:.0%} were answered with a picture")
+    figures["saturated, pictures/s"][side].append(together(crowds).rate)
 
 
 def text(figures: Figures) -> str:
@@ -56,7 +61,8 @@ def text(figures: Figures) -> str:
         (name, spread(series["without"]), spread(series["with"]), spread(_ratios(series)))
         for name, series in figures.items()
     )
-    return f"""The neighbour is one process that spins on one core. Over HTTP; {CLIENTS} clients saturate the server.
+    return f"""The neighbour is one process that spins on one core. Over HTTP; {CROWD} requests at once, again and
+again, saturate the server.
 
 {table(("", "without", "with", "ratio"), rows)}"""
 
