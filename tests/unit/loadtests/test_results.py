@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from loadtests import bench, flood, neighbour, overload, results, throughput
 from loadtests.results import GPU, Result
-from loadtests.sections import QUICK, Section
+from loadtests.sections import QUICK, Bench, Section
 from tests.unit.loadtests.canned import run_of
 
 LONE = {
@@ -134,3 +137,42 @@ def test_the_neighbour_is_there_while_it_is_wanted_and_no_longer() -> None:
     with neighbour.busy() as process:
         assert process.poll() is None
     assert process.poll() is not None
+
+
+async def test_each_turn_is_measured_without_the_neighbour_and_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: list[bool] = []
+
+    @contextmanager
+    def busy() -> Iterator[None]:
+        there.append(True)
+        yield
+        there.pop()
+
+    async def call(seed: int, steps: int) -> None:
+        asked.append(bool(there))
+
+    asked: list[bool] = []
+    monkeypatch.setattr(neighbour, "busy", busy)
+    monkeypatch.setattr(neighbour, "LONE_SECONDS", 0.0)
+    monkeypatch.setattr(neighbour, "CROWD_SECONDS", 0.0)
+    figures = await neighbour.measure(
+        cast(Bench, SimpleNamespace(plan=QUICK, calls={"HTTP": call}))
+    )
+    assert asked == ([False] * (1 + neighbour.CROWD) + [True] * (1 + neighbour.CROWD)) * QUICK.turns
+    for series in figures.values():
+        assert len(series["without"]) == len(series["with"]) == QUICK.turns
+
+
+async def test_a_crowd_that_is_not_answered_is_no_throughput() -> None:
+    async def call(seed: int, steps: int) -> None:
+        if lone_was_asked:
+            raise RuntimeError
+        lone_was_asked.append(True)
+
+    lone_was_asked: list[bool] = []
+    plan = replace(QUICK, lone_calls=1)
+    bench = cast(Bench, SimpleNamespace(plan=plan, calls={"HTTP": call}))
+    with pytest.raises(RuntimeError, match="only 0%"):
+        await neighbour.measure(bench)
