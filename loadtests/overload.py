@@ -75,7 +75,7 @@ async def measure(bench: Bench) -> Figures:
 
 
 async def measure_storm(bench: Bench, seconds: float) -> Storm:
-    """Runs the curve and the storm, which lasts so many seconds.
+    """Runs the curve and the storm, which lasts so many seconds and at least the clients' patience.
 
     The clients of the closed loops, unlike the others, do not give up: refused ones would ask again at once for ever,
     and their number would be measured instead of the capacity.
@@ -84,7 +84,8 @@ async def measure_storm(bench: Bench, seconds: float) -> Storm:
     lone = await bench.lone()
     at_first = await bench.saturation()
     curve = {
-        share: await open_loop(impatient, rate=share * at_first, seconds=seconds / 4)
+        # What comes before the first arrivals' patience is over does not count.
+        share: await open_loop(impatient, rate=share * at_first, seconds=PATIENCE + seconds / 4)
         for share in OFFERED
     }
     progress(f"beyond capacity: the storm of {seconds:g} s begins")

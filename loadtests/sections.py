@@ -52,7 +52,7 @@ class Plan:
 
 
 FULL = Plan(turns=3, lone_calls=5, seconds=16.0, open_seconds=40.0, storm_seconds=60.0)
-QUICK = Plan(turns=2, lone_calls=2, seconds=4.0, open_seconds=8.0, storm_seconds=16.0)
+QUICK = Plan(turns=2, lone_calls=2, seconds=4.0, open_seconds=8.0, storm_seconds=20.0)
 
 
 @dataclass(frozen=True, slots=True)
