@@ -11,7 +11,7 @@ UI_PORT ?= 8501
 PYTEST := $(BIN)/python -m pytest
 # Two processes, which take the tests in the order of tests/conftest.py.
 SIDE_BY_SIDE := -n 2 --no-loadscope-reorder
-# Options of `make load` and `make compare`, as in OPTIONS="--quick"; --help lists them.
+# Options of `make load`, `make compare` and `make bench`, as in OPTIONS="--quick"; --help lists them.
 OPTIONS ?=
 # Length of the branch on which the learning rate falls before an export.
 DECAY_STEPS ?= 2000
@@ -78,7 +78,7 @@ compare: .venv/.dev .venv/.baselines $(CONVERTED) ## Measure the service beside 
 	@$(BIN)/python -m loadtests.compare $(OPTIONS)
 
 bench: .venv/.dev $(CONVERTED) ## Measure the server against the bare pipeline; writes docs/benchmarks.md
-	$(BIN)/python -m loadtests.bench
+	@$(BIN)/python -m loadtests.bench $(OPTIONS)
 
 # Both for a CPU, or with CUDA=1 for GPUs; MODEL=owner/name takes a model of the hub in, in place of the embedded one.
 SHIPPED := $(if $(CUDA),--variant cuda) $(if $(MODEL),--model $(MODEL)) $(if $(REVISION),--revision $(REVISION))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 PROMPT = "a cat on a blue background"
@@ -13,11 +15,14 @@ STEPS = 20
 GUIDANCE_SCALE = 5.0
 
 
-def bare_pipeline(connection: Connection) -> None:
-    """Answers each batch size and step count with the seconds that the diffusers pipeline took for it."""
+def bare_pipeline(connection: Connection, folder: Path | None = None, device: str = "auto") -> None:
+    """Answers each batch size and step count with the seconds that the diffusers pipeline took for it.
+
+    It draws with the model in `folder`, or the embedded one, on the `device` that T2I_DEVICE would name so.
+    """
     from loadtests.baselines.pipeline import Pipeline
 
-    pipeline = Pipeline()
+    pipeline = Pipeline(folder=folder, device=device)
 
     def draw(batch: int, steps: int) -> float:
         requests = [{"text": PROMPT, "seed": seed} for seed in range(batch)]
@@ -70,14 +75,22 @@ def _answer(connection: Connection, draw: Callable[[int, int], float]) -> None:
 
 
 class Worker:
-    """One of the functions above in a fresh process; idle unless it is asked to draw."""
+    """One of the functions above in a fresh process; idle unless it is asked to draw.
+
+    Raises:
+        EOFError: the process has ended; it has said why on standard error.
+    """
 
     def __init__(self, target: Callable[[Connection], None]) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs,), daemon=True)
         self._process.start()
+        # Theirs alone, so that we hear of it when they end.
+        theirs.close()
         self._connection.recv()
+        # A call that nobody waits for any more still takes its answer before the next one asks.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Worker:
         return self
@@ -88,6 +101,7 @@ class Worker:
 
     def seconds(self, batch: int = 1, steps: int = STEPS) -> float:
         """Seconds to draw a batch."""
-        self._connection.send((batch, steps))
-        seconds: float = self._connection.recv()
+        with self._lock:
+            self._connection.send((batch, steps))
+            seconds: float = self._connection.recv()
         return seconds

@@ -10,27 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import pyplot
 
-from loadtests.drivers import Answer, Call, Run, closed_loop, open_loop
-from loadtests.pages import table
+from loadtests.drivers import Answer, Run, open_loop
+from loadtests.pages import progress, table
+from loadtests.sections import SATURATING_CLIENTS, Bench, Figures, Section, timed
 from tests.e2e.harness import Server
 
 STORM = 3.0
 PATIENCE = 10.0
 # Shares of the capacity that the curve is measured at, before the storm itself.
 OFFERED = (0.5, 1.0, 1.5, 2.0)
-# More than fit in a batch, so that there is always one waiting.
-SATURATING_CLIENTS = 40
 # Lone pictures after the storm: enough of them to see the latency come down.
-AFTER = 10
+AFTER = 5
 # Seconds between two readings of the memory.
 READING_PAUSE = 1.0
+PLOT = "overload.png"
 HEAD = (
     "offered",
     "pictures/s",
@@ -68,35 +67,34 @@ class Storm:
         return statistics.fmean(self.capacity)
 
 
-async def measure(call: Call, impatient: Call, server: Server, *, seconds: float) -> Storm:
-    """Runs the curve and the storm, which lasts so many seconds; the capacity is measured for half of that each time.
+async def measure(bench: Bench) -> Figures:
+    """The curve and the storm as figures, and as a picture beside the page."""
+    storm = await measure_storm(bench, bench.plan.storm_seconds)
+    draw(storm, bench.page.with_name(PLOT))
+    return told(storm)
 
-    `impatient` gives up after `PATIENCE`. `call` does not: refused clients of a closed loop would ask again at once
-    for ever, and their number would be measured instead of the capacity.
+
+async def measure_storm(bench: Bench, seconds: float) -> Storm:
+    """Runs the curve and the storm, which lasts so many seconds and at least the clients' patience.
+
+    The clients of the closed loops, unlike the others, do not give up: refused ones would ask again at once for ever,
+    and their number would be measured instead of the capacity.
     """
-
-    async def capacity() -> float:
-        saturated = await closed_loop(call, clients=SATURATING_CLIENTS, seconds=seconds / 2)
-        return saturated.rate
-
-    lone = statistics.median([await _lone(call) for _ in range(5)])
-    at_first = await capacity()
+    impatient = bench.http_call({"X-Request-Timeout": f"{PATIENCE:g}"})
+    lone = await bench.lone()
+    at_first = await bench.saturation()
     curve = {
-        share: await open_loop(impatient, rate=share * at_first, seconds=seconds / 4)
+        # What comes before the first arrivals' patience is over does not count.
+        share: await open_loop(impatient, rate=share * at_first, seconds=PATIENCE + seconds / 4)
         for share in OFFERED
     }
-    before = await capacity()
+    progress(f"beyond capacity: the storm of {seconds:g} s begins")
+    before = await bench.saturation()
     memory: list[float] = []
-    async with _reading(server, memory):
+    async with _reading(bench.server, memory):
         run = await open_loop(impatient, rate=STORM * before, seconds=seconds)
-    after = [await _lone(call) for _ in range(AFTER)]
-    return Storm((before, await capacity()), lone, at_first, curve, run, memory, after)
-
-
-async def _lone(call: Call) -> float:
-    started = time.perf_counter()
-    await call(int(started * 1e6), 20)
-    return time.perf_counter() - started
+    after = [await timed(bench.calls["HTTP"]) for _ in range(AFTER)]
+    return Storm((before, await bench.saturation()), lone, at_first, curve, run, memory, after)
 
 
 @contextlib.asynccontextmanager
@@ -123,39 +121,66 @@ def refusals(run: Run) -> list[float]:
     return sorted(answer.latency for answer in run.answers if answer.refused)
 
 
-def section(storm: Storm, plot: str) -> str:
-    """The measurement as a part of the report; `plot` is the picture's file name beside it."""
+def told(storm: Storm) -> Figures:
+    """What the page has of it."""
     capacity = storm.mean_capacity
-    failed = sum(not answer.ok and not answer.refused for answer in storm.run.answers)
     memory = storm.memory[len(storm.memory) // 4 :]
     runs = [(share, run, storm.at_first) for share, run in storm.curve.items()]
-    rows = [
-        (
-            f"{share:.0%}",
-            f"{goodput(run):.2f}",
-            f"{goodput(run) / whole:.0%}",
-            f"{run.percentile(50):.2f}",
-            f"{run.percentile(99):.2f}",
-            _milliseconds(refusals(run)),
-        )
-        for share, run, whole in [*runs, (STORM, storm.run, capacity)]
-    ]
-    return f"""## Beyond capacity, Poisson arrivals over HTTP
+    return {
+        "at_first": storm.at_first,
+        "capacity": storm.capacity,
+        "rows": [_row(*each) for each in [*runs, (STORM, storm.run, capacity)]],
+        "seconds": storm.run.answers[-1].sent,
+        "requests": len(storm.run.answers),
+        "pictures": sum(answer.ok for answer in storm.run.answers),
+        "failures": sum(not answer.ok and not answer.refused for answer in storm.run.answers),
+        "memory": [min(memory), max(memory)],
+        "lone": storm.lone,
+        "after": storm.after,
+    }
 
-By clients that wait no longer than {PATIENCE:g} s. The capacity, in closed loops of {SATURATING_CLIENTS} clients, was
-{storm.at_first:.2f} pictures/s before the curve, {storm.capacity[0]:.2f} right before the storm and
-{storm.capacity[1]:.2f} right after it; the storm is compared with the mean of the last two.
+
+def _row(share: float, run: Run, capacity: float) -> Figures:
+    drawn = goodput(run)
+    return {
+        "offered": share,
+        "goodput": drawn,
+        "of_capacity": drawn / capacity,
+        "p50": run.percentile(50),
+        "p99": run.percentile(99),
+        "refused": _milliseconds(refusals(run)),
+    }
+
+
+def text(figures: Figures) -> str:
+    """The figures as Markdown."""
+    before, after = figures["capacity"]
+    rows = (
+        (
+            f"{row['offered']:.0%}",
+            f"{row['goodput']:.2f}",
+            f"{row['of_capacity']:.0%}",
+            f"{row['p50']:.2f}",
+            f"{row['p99']:.2f}",
+            row["refused"],
+        )
+        for row in figures["rows"]
+    )
+    low, high = (each / 2**20 for each in figures["memory"])
+    lone = ", ".join(f"{value:.2f}" for value in figures["after"])
+    return f"""By clients that wait no longer than {PATIENCE:g} s. The capacity, in closed loops of {SATURATING_CLIENTS}
+clients, was {figures["at_first"]:.2f} pictures/s before the curve, {before:.2f} right before the storm and
+{after:.2f} right after it; the storm is compared with the mean of the last two.
 
 {table(HEAD, rows)}
 
-![Goodput, refusals and latency beyond capacity]({plot})
+![Goodput, refusals and latency beyond capacity]({PLOT})
 
-The storm of {STORM:g} times the capacity lasted {storm.run.answers[-1].sent:.0f} s: {len(storm.run.answers)} requests,
-{sum(answer.ok for answer in storm.run.answers)} pictures, {failed} failures other than a 503.
-Memory of all processes moved between {min(memory) / 2**20:.0f} and {max(memory) / 2**20:.0f} MiB after its first
-quarter. A lone picture took {storm.lone:.2f} s before, and {", ".join(f"{value:.2f}" for value in storm.after[:5])} s
-right after.
-"""
+The storm of {STORM:g} times the capacity lasted {figures["seconds"]:.0f} s: {figures["requests"]} requests,
+{figures["pictures"]} pictures, {figures["failures"]} failures other than a 503.
+Memory of all processes moved between {low:.0f} and {high:.0f} MiB after its first
+quarter. A lone picture took {figures["lone"]:.2f} s before, and {lone} s
+right after."""
 
 
 def _milliseconds(seconds: Sequence[float]) -> str:
@@ -194,3 +219,6 @@ def draw(storm: Storm, path: Path) -> None:
 def _answered(answers: Sequence[Answer], at: int, *, ok: bool) -> float:
     """Answers per second around second `at`."""
     return sum(answer.ok is ok and abs(answer.answered - at) <= 2.5 for answer in answers) / 5
+
+
+OVERLOAD = Section("overload", "Beyond capacity, Poisson arrivals over HTTP", measure, text)

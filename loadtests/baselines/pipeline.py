@@ -7,6 +7,7 @@ import copy
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -24,15 +25,20 @@ WARM_UP = {"text": "warm-up", "steps": 2, "guidance_scale": 5.0, "seed": 0}
 class Pipeline:
     """A loaded pipeline. Load it in the thread that draws: on a CPU two teams of threads stall each other."""
 
-    def __init__(self, max_batch: int = MAX_BATCH) -> None:
-        device = devices.pick_device("auto")
-        devices.prepare_thread(device, threads=0)
+    def __init__(
+        self, max_batch: int = MAX_BATCH, folder: Path | None = None, device: str = "auto"
+    ) -> None:
+        """Loads the embedded model, or the one in `folder`, onto a device as T2I_DEVICE names it."""
+        picked = devices.pick_device(device)
+        devices.prepare_thread(picked, threads=0)
         self._max_batch = max_batch
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         self._pipeline = StableDiffusionPipeline.from_pretrained(
-            EMBEDDED_PATH, dtype=devices.pick_dtype(device, "auto"), local_files_only=True
-        ).to(device)
+            folder or EMBEDDED_PATH,
+            dtype=devices.pick_dtype(picked, "auto"),
+            local_files_only=True,
+        ).to(picked)
         for part in (self._pipeline.unet, self._pipeline.vae):
             part.eval().to(memory_format=torch.channels_last)
         self._pipeline.set_progress_bar_config(disable=True)

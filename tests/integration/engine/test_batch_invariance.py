@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import DEVICE, OFFERED, array, draw_alone, harness_for
+from tests.integration.engine.conftest import (
+    DEVICE,
+    OFFERED,
+    TOLERANCE,
+    array,
+    draw_alone,
+    harness_for,
+)
 from text2image.core.messages import Request
 from text2image.core.settings import Settings
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
-
-# fp32 on a CPU: kernels may add in another order for another batch size, which shows in the last bit or two. On a card
-# convolutions round to TF32 besides.
-TOLERANCE = 2 if DEVICE == "cpu" else 8
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:

@@ -23,8 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import draw_alone, settings_for
-from text2image.core.settings import Settings
+from tests.integration.engine.conftest import TOLERANCE, draw_alone, settings_for
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import (
     _STRIDE_BYTES,
@@ -178,6 +177,6 @@ def test_a_compiled_network_draws_the_same_picture(
     request = make_request("a cat", steps=3, seed=1)
     plain = load_model(settings_for(folder), 0, lambda detail: None)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    settings = Settings(model=folder, device="cpu", compile=True)
+    settings = settings_for(folder).model_copy(update={"compile": True})
     compiled = load_model(settings, 0, lambda detail: None)
-    assert np.abs(draw_alone(plain, request) - draw_alone(compiled, request)).max() <= 2
+    assert np.abs(draw_alone(plain, request) - draw_alone(compiled, request)).max() <= TOLERANCE

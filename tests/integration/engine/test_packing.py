@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from text2image.engine.models.packing import MOST_ORDERS, PackedConv2d, pack
 from torch import nn
 
-from tests.integration.engine.conftest import settings_for
+from tests.integration.engine.conftest import DEVICE, settings_for
 from text2image.engine.models import packing
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
-from text2image.engine.models.packing import MOST_ORDERS, PackedConv2d, pack
 
 # Sums of a few hundred products in fp32, in another order.
 TOLERANCE = 1e-5
@@ -77,6 +77,7 @@ def packed_in(part: Any) -> int:
     return sum(isinstance(module, PackedConv2d) for module in part.modules())
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="it is for a CPU's kernels")
 def test_a_model_on_a_cpu_is_packed_as_far_as_it_draws(embedded: Any) -> None:
     assert packed_in(embedded._unet)
     assert packed_in(embedded._vae.decoder)

@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from tests.doubles import make_request
 from tests.integration.engine.conftest import (
     CONFIG,
-    DEVICE,
     OFFERED,
+    TOLERANCE,
     draw_alone,
     harness_for,
     settings_for,
@@ -27,8 +27,6 @@ from text2image.core.validation import resolve
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 from text2image.engine.samplers.registry import COUNTS_CALLS, limit_steps, scheduler_for
-
-TOLERANCE = 2 if DEVICE == "cpu" else 8
 
 
 def draw_with_pipeline(pipeline: Any, request: Request) -> np.ndarray:
