@@ -142,8 +142,9 @@ class Engine:
             n=1,
             sampler=info.sampler,
         )
-        group, rows = self._model.group_of(usual), self._model.rows_of(usual)
-        return self._backlog.pace(group, rows) * MEGA / (info.width * info.height)
+        plan = self._model.plan(usual)
+        work = plan.rows * plan.load * plan.passes / info.steps
+        return self._backlog.pace(plan.key, work) * MEGA / (info.width * info.height)
 
     @property
     def waiting(self) -> int:
@@ -180,6 +181,7 @@ class Engine:
             share: whose turn the work takes; nobody's in particular if left out.
 
         Raises:
+            InvalidRequest: the model cannot do this.
             Unavailable: loading, draining, or too full to finish in time.
             DeadlineExceeded: the time limit passed, or cannot be kept.
             Internal: the request failed on its own.
@@ -235,8 +237,7 @@ class Engine:
             generation = Generation.create(
                 request,
                 options,
-                group=self._model.group_of(request),
-                rows=self._model.rows_of(request),
+                plan=self._model.plan(request),
                 now=now,
                 deadline=now + time_limit,
                 share=share,
@@ -373,6 +374,7 @@ class Engine:
             while steps.idle or not self._commands.empty():
                 command = self._commands.get()
                 if command is None:
+                    steps.close()
                     return
                 command()
                 if steps.idle and self._outbox:

@@ -135,6 +135,6 @@ def test_invariant_3_a_scale_of_one_and_below_draws_without_guidance(
     embedded: Model, scale: float
 ) -> None:
     request = make_request("a cat", steps=2, guidance_scale=scale, negative_prompt="blue")
-    assert embedded.rows_of(request) == 1
+    assert embedded.plan(request).rows == 1
     without: Request = make_request("a cat", steps=2, guidance_scale=scale)
     assert difference(draw_alone(embedded, request), draw_alone(embedded, without)) == 0

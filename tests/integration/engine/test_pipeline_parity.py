@@ -96,15 +96,15 @@ def test_defaults_suit_the_kind_of_model(
 ) -> None:
     model = load_model(settings_for(str(pipeline_folder(kind))), 0, lambda detail: None)
     assert (model.info.steps, model.info.sampler) == (steps, sampler)
-    assert model.rows_of(make_request(guidance_scale=model.info.guidance_scale)) == rows
+    assert model.plan(make_request(guidance_scale=model.info.guidance_scale)).rows == rows
 
 
 def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
     pipeline_folder: Callable[[str], Path],
 ) -> None:
     model = load_model(settings_for(str(pipeline_folder("lcm"))), 0, lambda detail: None)
-    assert model.rows_of(make_request(guidance_scale=8.5)) == 1
-    assert model.rows_of(make_request(guidance_scale=0.0)) == 1
+    assert model.plan(make_request(guidance_scale=8.5)).rows == 1
+    assert model.plan(make_request(guidance_scale=0.0)).rows == 1
 
 
 @pytest.mark.parametrize("sampler", Sampler)

@@ -14,10 +14,11 @@ import torch
 
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
+from text2image.engine.models.contract import DeviceLost
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.models.samplers import Samplers, Trajectory
-from text2image.engine.sample import Group, Sample
+from text2image.engine.sample import Key, Plan, Sample
 
 # Latent pixels to decode at once on a GPU: four pictures of 512 x 512.
 _DECODE_AREA = 4 * 64 * 64
@@ -63,37 +64,44 @@ class StableDiffusion:
         self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
         self._projection = Projection(self._config.in_channels)
 
-    def group_of(self, request: Request) -> Group:
-        return Group(request.height // self._latent_scale, request.width // self._latent_scale)
-
-    def rows_of(self, request: Request) -> int:
+    def plan(self, request: Request) -> Plan:
+        height, width = request.height // self._latent_scale, request.width // self._latent_scale
         # A network that takes the scale as an input (LCM) needs no second, unconditional row.
         embeds_guidance = self._config.time_cond_proj_dim is not None
-        return 1 if embeds_guidance or request.guidance_scale <= 1 else 2
+        rows = 1 if embeds_guidance or request.guidance_scale <= 1 else 2
+        return Plan(Key((height, width), size=height * width), rows, passes=request.steps)
 
     @torch.inference_mode()
-    def prepare(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
         requests = [sample.generation.request for sample in samples]
+        prompts = [request.prompt for request in requests]
         with devices.device_errors():
-            positive = self._prompts.encode([request.prompt for request in requests])
-            negative = self._prompts.encode([request.negative_prompt for request in requests])
-            for sample, prompt, unwanted in zip(samples, positive, negative, strict=True):
-                sample.state = self._initial(sample, prompt, unwanted)
-        return [self._prompts.truncated(request.prompt) for request in requests]
+            embeddings = self._prompts.encode(prompts + [each.negative_prompt for each in requests])
+        for number, sample in enumerate(samples):
+            positive, negative = embeddings[number], embeddings[len(samples) + number]
+            sample.state = torch.cat([negative, positive]) if sample.rows == 2 else positive
+        return [self._prompts.truncated(prompt) for prompt in prompts]
 
-    def _initial(self, sample: Sample, positive: torch.Tensor, negative: torch.Tensor) -> State:
+    @torch.inference_mode()
+    def start(self, samples: Sequence[Sample]) -> None:
+        with devices.device_errors():
+            states = [self._initial(sample) for sample in samples]
+        for sample, state in zip(samples, states, strict=True):
+            sample.state = state
+
+    def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
         trajectory = self._samplers.trajectory(request.sampler, request.steps)
         # On the CPU, so that a seed means the same noise on every device.
         generator = torch.Generator("cpu").manual_seed(sample.seed)
-        shape = (1, self._config.in_channels, sample.group.height, sample.group.width)
+        height, width = request.height // self._latent_scale, request.width // self._latent_scale
+        shape = (1, self._config.in_channels, height, width)
         noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self._device)
         latents = noise.float() * trajectory.noise_scale
-        guided = sample.rows == 2
         return State(
             latents=latents,
             predicted=latents,
-            embeddings=torch.cat([negative, positive]) if guided else positive,
+            embeddings=sample.state,
             trajectory=trajectory,
             generator=generator,
             guidance_embedding=self._embed_guidance(request.guidance_scale),
@@ -156,12 +164,25 @@ class StableDiffusion:
         return torch.cat(rows) if rows else None
 
     @torch.inference_mode()
-    def advance(self, sample: Sample, prediction: Any) -> None:
-        state: State = sample.state
-        with devices.device_errors():
-            state.latents, state.predicted = state.trajectory.step(
-                prediction, sample.step, state.latents, state.generator
-            )
+    def advance(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
+        failures: list[Exception | None] = []
+        for sample, prediction in zip(samples, predictions, strict=True):
+            state: State = sample.state
+            try:
+                with devices.device_errors():
+                    state.latents, state.predicted = state.trajectory.step(
+                        prediction, sample.step, state.latents, state.generator
+                    )
+            except DeviceLost:
+                raise
+            except Exception as error:
+                failures.append(error)
+                continue
+            sample.done = sample.step + 1 == sample.passes
+            failures.append(None)
+        return failures
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
@@ -176,17 +197,20 @@ class StableDiffusion:
                 raise ValueError("the picture holds numbers that are not finite")
             pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
             # The warm-up decodes noise, from which no preview is to be learned.
-            if all(sample.remaining == 0 for sample in samples):
+            if all(sample.done for sample in samples):
                 self._projection.learn(latents, pictures)
             return [_pixels(picture.movedim(0, -1)) for picture in pictures]
 
-    def decode_limit(self, group: Group) -> int:
+    def decode_limit(self, sample: Sample) -> int:
         # On a CPU one picture fills the cores; more at once would only keep the steps waiting.
-        return 1 if self._device.type == "cpu" else max(1, _DECODE_AREA // group.area)
+        return 1 if self._device.type == "cpu" else max(1, int(_DECODE_AREA / sample.key.size))
 
     @torch.inference_mode()
     def preview(self, sample: Sample) -> Pixels:
         return _pixels(self._projection.draw(sample.state.predicted))
+
+    def release(self, sample: Sample) -> None:
+        """Nothing is held but the state."""
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)
