@@ -1,4 +1,4 @@
-"""What a family plans and sets anew on the way decides over turns, costs, progress and ends; `request.steps` does not."""
+"""Turns, costs, progress and ends follow what a family plans and sets anew on the way, and not `request.steps`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the setting T2I_MODEL to a loaded model: where it lies, which family it is, and what its defaults are."""
+"""From the setting T2I_MODEL to a loaded model: where it lies, and which family loads it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,21 +21,45 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
-from text2image.core.messages import ModelInfo, Sampler
-from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, MODELS, Settings
+from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
-from text2image.engine.models import packing
+from text2image.engine.models import stable_diffusion
 from text2image.engine.models.contract import Model
-from text2image.engine.models.stable_diffusion import StableDiffusion
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_PATH = MODELS / EMBEDDED_MODEL
 
-# Pipelines that a family's file takes apart, by the `_class_name` of their model_index.json.
-FAMILIES: dict[str, tuple[str, Any]] = {
-    "StableDiffusionPipeline": ("stable-diffusion", StableDiffusion),
-    "LatentConsistencyModelPipeline": ("stable-diffusion", StableDiffusion),
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's files, and how a family is to load them.
+
+    Attributes:
+        folder: a diffusers pipeline, with its model_index.json.
+        revision: what the model's `info` tells of these files.
+        settings: whose defaults go before the model's own.
+        report: told in words what is being done.
+    """
+
+    folder: Path
+    revision: str
+    settings: Settings
+    device: torch.device
+    dtype: torch.dtype
+    report: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        """What clients may know the model by: a hub id, or a folder's name without the way to it."""
+        model = self.settings.model
+        return Path(model).name if Path(model).expanduser().is_dir() else model
+
+
+# What loads a pipeline, in the engine's thread, by the `_class_name` of its model_index.json.
+FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
+    "StableDiffusionPipeline": stable_diffusion.load,
+    "LatentConsistencyModelPipeline": stable_diffusion.load,
 }
 # Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
 _LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
@@ -66,30 +90,12 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
         raise ValueError(
             f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
         )
-    family, make = FAMILIES[pipeline_class]
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    with devices.device_errors():
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder,
-            dtype=dtype,
-            **_LEFT_OUT,
-            requires_safety_checker=False,
-            local_files_only=True,
-        ).to(device)
-    for part in (pipeline.unet, pipeline.vae):
-        part.eval().to(memory_format=torch.channels_last)
-    network = pipeline.unet
-    if settings.compile:
-        report("compiling the U-Net")
-        network = torch.compile(pipeline.unet, dynamic=True)
-    else:
-        memory = devices.memory_of(device)
-        packing.pack(pipeline.unet, pipeline.vae.decoder, free=memory.free() if memory else None)
-    info = describe(pipeline, settings, family, revision_of(folder), device, dtype)
-    model: Model = make(pipeline, info, device, network=network)
-    return model
+    return FAMILIES[pipeline_class](
+        Checkpoint(folder, revision_of(folder), settings, device, dtype, report)
+    )
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:
@@ -163,54 +169,3 @@ def revision_of(folder: Path) -> str:
                 file.seek(start)
                 digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()[:12]
-
-
-def describe(
-    pipeline: Any,
-    settings: Settings,
-    family: str,
-    revision: str,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> ModelInfo:
-    """The model's limits and defaults, as its configuration implies them and the settings override them."""
-    scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    side = int(pipeline.unet.config.sample_size) * scale
-    steps, guidance, sampler = _defaults(pipeline, settings.model)
-    return ModelInfo(
-        id=_public_name(settings.model),
-        revision=revision,
-        family=family,
-        width=side,
-        height=side,
-        min_side=min(64, side),
-        max_side=settings.max_side or min(2 * side, MAX_SIDE),
-        steps=settings.default_steps or steps,
-        guidance_scale=guidance
-        if settings.default_guidance_scale is None
-        else settings.default_guidance_scale,
-        sampler=settings.default_sampler or sampler,
-        samplers=tuple(Sampler),
-        max_prompt_tokens=int(pipeline.tokenizer.model_max_length),
-        device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
-    )
-
-
-def _public_name(model: str) -> str:
-    """What clients may know a model by: a hub id, or a folder's name without the way to it."""
-    return Path(model).name if Path(model).expanduser().is_dir() else model
-
-
-def _defaults(pipeline: Any, name: str) -> tuple[int, float, Sampler]:
-    """Steps, guidance scale and sampler that suit the model."""
-    if pipeline.unet.config.time_cond_proj_dim is not None:
-        return 4, 8.5, Sampler.LCM
-    if type(pipeline.scheduler).__name__ == "LCMScheduler":
-        return 4, 1.0, Sampler.LCM
-    if "turbo" in name.lower():
-        # Adversarially distilled: few steps, and guidance would burn the picture.
-        return 1, 0.0, Sampler.EULER_ANCESTRAL
-    if name == EMBEDDED_MODEL:
-        return 20, 3.0, Sampler.DPMPP_2M
-    return 25, 7.5, Sampler.DPMPP_2M

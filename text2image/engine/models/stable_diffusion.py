@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 
-from text2image.core.messages import ModelInfo, Pixels, Request
+from text2image.core.messages import ModelInfo, Pixels, Request, Sampler
+from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE
 from text2image.engine import devices
+from text2image.engine.models import packing
 from text2image.engine.models.contract import DeviceLost
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.models.samplers import Samplers, Trajectory
 from text2image.engine.sample import Key, Plan, Sample
+
+if TYPE_CHECKING:
+    from text2image.engine.models.loading import Checkpoint
 
 # Latent pixels to decode at once on a GPU: four pictures of 512 x 512.
 _DECODE_AREA = 4 * 64 * 64
@@ -229,3 +235,73 @@ def _pixels(picture: torch.Tensor) -> Pixels:
     height, width, _ = picture.shape
     rgb = (picture * 255).round().to("cpu", torch.uint8).contiguous()
     return Pixels(width, height, rgb.numpy().tobytes())
+
+
+def load(checkpoint: Checkpoint) -> StableDiffusion:
+    """Loads a pipeline of this family, without the parts that do not draw.
+
+    Raises:
+        ValueError, OSError: a part of the pipeline is missing or cannot be read.
+        OutOfMemory: it does not fit on the device.
+    """
+    device = checkpoint.device
+    with devices.device_errors():
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            checkpoint.folder,
+            dtype=checkpoint.dtype,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+            local_files_only=True,
+        ).to(device)
+    for part in (pipeline.unet, pipeline.vae):
+        part.eval().to(memory_format=torch.channels_last)
+    network = pipeline.unet
+    if checkpoint.settings.compile:
+        checkpoint.report("compiling the U-Net")
+        network = torch.compile(pipeline.unet, dynamic=True)
+    else:
+        memory = devices.memory_of(device)
+        packing.pack(pipeline.unet, pipeline.vae.decoder, free=memory.free() if memory else None)
+    return StableDiffusion(pipeline, describe(pipeline, checkpoint), device, network=network)
+
+
+def describe(pipeline: Any, checkpoint: Checkpoint) -> ModelInfo:
+    """The model's limits and defaults, as its configuration implies them and the settings override them."""
+    settings = checkpoint.settings
+    scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    side = int(pipeline.unet.config.sample_size) * scale
+    steps, guidance, sampler = _defaults(pipeline, settings.model)
+    return ModelInfo(
+        id=checkpoint.name,
+        revision=checkpoint.revision,
+        family="stable-diffusion",
+        width=side,
+        height=side,
+        min_side=min(64, side),
+        max_side=settings.max_side or min(2 * side, MAX_SIDE),
+        steps=settings.default_steps or steps,
+        guidance_scale=guidance
+        if settings.default_guidance_scale is None
+        else settings.default_guidance_scale,
+        sampler=settings.default_sampler or sampler,
+        samplers=tuple(Sampler),
+        max_prompt_tokens=int(pipeline.tokenizer.model_max_length),
+        device=str(checkpoint.device),
+        dtype=str(checkpoint.dtype).removeprefix("torch."),
+    )
+
+
+def _defaults(pipeline: Any, name: str) -> tuple[int, float, Sampler]:
+    """Steps, guidance scale and sampler that suit the model."""
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        return 4, 8.5, Sampler.LCM
+    if type(pipeline.scheduler).__name__ == "LCMScheduler":
+        return 4, 1.0, Sampler.LCM
+    if "turbo" in name.lower():
+        # Adversarially distilled: few steps, and guidance would burn the picture.
+        return 1, 0.0, Sampler.EULER_ANCESTRAL
+    if name == EMBEDDED_MODEL:
+        return 20, 3.0, Sampler.DPMPP_2M
+    return 25, 7.5, Sampler.DPMPP_2M
