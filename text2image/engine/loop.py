@@ -189,10 +189,8 @@ class StepLoop:
             self._end(generation, failures.too_late(late), "dropped")
             return
         self._scheduler.remove(sample)
-        generation.samples.remove(sample)
-        self._release(sample)
         generation.dropped += 1
-        self._out(generation)
+        self._out(sample)
 
     def _step(self, batch: list[Sample]) -> float:
         """One pass; the seconds that it took, without those of what came before and after it."""
@@ -328,13 +326,14 @@ class StepLoop:
             decoding=decode_seconds,
         )
         self._observer.finished(timings)
+        self._emit(generation, GeneratedImage(sample.index, sample.seed, pixels, timings))
+        self._out(sample)
+
+    def _out(self, sample: Sample) -> None:
+        """Takes out a picture that is drawn or never will be, and ends the request with the last of them."""
+        generation = sample.generation
         generation.samples.remove(sample)
         self._release(sample)
-        self._emit(generation, GeneratedImage(sample.index, sample.seed, pixels, timings))
-        self._out(generation)
-
-    def _out(self, generation: Generation) -> None:
-        """Counts a picture that is drawn or never will be, and ends the request with the last of them."""
         generation.pending -= 1
         if generation.pending:
             return

@@ -82,7 +82,7 @@ def test_each_sample_is_encoded_once() -> None:
 
 @pytest.mark.parametrize("others", [0, 15, 60])
 def test_a_prediction_counts_the_encoding_of_prompts(others: int) -> None:
-    harness = Harness(TimedModel(encode_time=0.2))
+    harness = Harness(TimedModel(encode_time=1.0))
     submit_prompts(harness, others)
     before = harness.clock()
     generation = harness.submit(make_request("one more", steps=20))

@@ -112,6 +112,7 @@ def test_invariant_7_every_way_out_releases_a_sample_once(way: Callable[[Harness
     harness = Harness()
     way(harness)
     harness.finish()
+    harness.loop.close()
     assert_released_once(harness.model)
     assert all(harness.ending(each) for each in harness.predicted)
 
