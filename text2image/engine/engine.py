@@ -35,7 +35,7 @@ from text2image.engine.memory import MemoryGuard, MemoryReading
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation
 from text2image.engine.streams import OutcomeStream
-from text2image.engine.warmup import measure
+from text2image.engine.warmup import measure, usual_request
 
 logger = logging.getLogger(__name__)
 
@@ -131,18 +131,7 @@ class Engine:
         if self._model is None or self._backlog is None:
             return 0.0
         info = self._model.info
-        usual = Request(
-            prompt="",
-            negative_prompt="",
-            width=info.width,
-            height=info.height,
-            steps=info.steps,
-            guidance_scale=info.guidance_scale,
-            seed=0,
-            n=1,
-            sampler=info.sampler,
-        )
-        plan = self._model.plan(usual)
+        plan = self._model.plan(usual_request(info))
         work = plan.rows * plan.load * plan.passes / info.steps
         return self._backlog.pace(plan.key, work) * MEGA / (info.width * info.height)
 

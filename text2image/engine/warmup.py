@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
-from text2image.core.messages import Request, StreamOptions
+from text2image.core.messages import ModelInfo, Request, StreamOptions
 from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import Model, OutOfMemory
@@ -114,20 +115,25 @@ def _grow(
     return points, min(encoding)
 
 
-def _samples(model: Model, count: int) -> list[Sample]:
-    """Samples without guidance at the model's own size, with a prompt that was not encoded before."""
-    info = model.info
-    request = Request(
-        prompt=f"warm-up {count}",
+def usual_request(info: ModelInfo) -> Request:
+    """What asks for a picture of the model's own kind."""
+    return Request(
+        prompt="",
         negative_prompt="",
         width=info.width,
         height=info.height,
         steps=info.steps,
-        guidance_scale=1.0,
+        guidance_scale=info.guidance_scale,
         seed=0,
-        n=count,
+        n=1,
         sampler=info.sampler,
     )
+
+
+def _samples(model: Model, count: int) -> list[Sample]:
+    """Samples without guidance at the model's own size, with a prompt that was not encoded before."""
+    usual = usual_request(model.info)
+    request = replace(usual, prompt=f"warm-up {count}", guidance_scale=1.0, n=count)
     generation = Generation.create(
         request, StreamOptions(), plan=model.plan(request), now=0.0, deadline=0.0
     )

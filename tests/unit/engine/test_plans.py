@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from tests.doubles import NATIVE, Clock, TimedModel, make_request
 from tests.harness import Harness
+from tests.unit.engine.test_engine import running
+from text2image.core.limits import MEGA
 from text2image.core.messages import Completed, Progress, Request, Share, StreamOptions
 from text2image.engine.costs import StepCosts
 from text2image.engine.memory import MemoryGuard
@@ -114,6 +116,14 @@ def test_predictions_hold_for_rows_that_carry_a_load(others: int) -> None:
         harness.loop.tick()
     assert harness.predicted[generation] == pytest.approx(harness.clock() - before, rel=0.3)
     assert harness.costs.overhead == pytest.approx(1.0, rel=0.05)
+
+
+async def test_the_pace_that_a_runner_tells_counts_passes_and_loads() -> None:
+    async with running(Planned(passes=40, load=1.5)) as engine:
+        assert engine._backlog is not None
+        row = engine._backlog.pace(NATIVE, 1.0)
+        megapixels = engine.model.width * engine.model.height / MEGA
+        assert engine.status.pace == pytest.approx(2 * 1.5 * 40 / 20 * row / megapixels)
 
 
 def test_costs_are_learned_by_load_so_that_plain_rows_seem_no_slower() -> None:
