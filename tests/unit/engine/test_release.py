@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +26,18 @@ def assert_released_once(model: TimedModel, at_least: int = 1) -> None:
 
 def finished(harness: Harness) -> None:
     harness.submit(make_request(n=3))
+
+
+def failed_in_its_start(harness: Harness) -> None:
+    start = harness.model.start
+
+    def broken(samples: Sequence[Sample]) -> None:
+        if any(sample.index == 1 for sample in samples):
+            raise ValueError("no noise")
+        start(samples)
+
+    harness.model.start = broken  # type: ignore[method-assign]
+    harness.submit(make_request(n=2))
 
 
 def failed_in_a_pass(harness: Harness) -> None:
@@ -97,6 +109,7 @@ def a_release_that_fails(harness: Harness) -> None:
     "way",
     [
         finished,
+        failed_in_its_start,
         failed_in_a_pass,
         failed_in_its_step,
         failed_with_all_others_in_their_step,

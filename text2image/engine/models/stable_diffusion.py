@@ -86,7 +86,8 @@ class StableDiffusion:
         for number, sample in enumerate(samples):
             positive, negative = embeddings[number], embeddings[len(samples) + number]
             sample.state = torch.cat([negative, positive]) if sample.rows == 2 else positive
-        return [self._prompts.truncated(prompt) for prompt in prompts]
+        unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
+        return [unread[prompt] for prompt in prompts]
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
