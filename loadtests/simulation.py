@@ -23,14 +23,14 @@ from text2image.core.messages import Completed, Pixels, Request, Sampler, Stream
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import Curve, StepCosts
 from text2image.engine.loop import Outcome, StepLoop
-from text2image.engine.sample import Generation, Key, Plan, Sample
+from text2image.engine.sample import BatchKey, Generation, Plan, Sample
 
 # Seconds and steps of a request, in the order of arrival.
 Arrivals: TypeAlias = Sequence[tuple[float, int]]
 
 ROWS_OF_GUIDED = 2
 SIDE = 512
-KEY = Key(SIDE)
+KEY = BatchKey(SIDE)
 # Defaults of the settings `request_timeout` and `max_backlog_seconds`.
 TIME_LIMIT = 300.0
 MAX_BACKLOG = 120.0

@@ -15,14 +15,14 @@ from typing import Any
 from text2image.core.messages import ModelInfo, Pixels, Request, Sampler
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import OutOfMemory
-from text2image.engine.sample import Key, Plan, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
 
 POISON = "poison"
 
 
-def key_of(height: int, width: int) -> Key:
+def key_of(height: int, width: int) -> BatchKey:
     """The key of pictures of so many latent pixels."""
-    return Key((height, width), size=height * width)
+    return BatchKey((height, width), size=height * width)
 
 
 NATIVE = key_of(16, 16)

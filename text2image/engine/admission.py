@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from text2image.core.errors import DeadlineExceeded, Text2ImageError, Unavailable
 from text2image.engine.costs import StepCosts
-from text2image.engine.sample import Generation, Key, Sample
+from text2image.engine.sample import BatchKey, Generation, Sample
 from text2image.engine.scheduler import Queue, Scheduler
 
 # A refused client that comes back sooner than this would be refused again more often than not.
@@ -81,7 +81,7 @@ class Backlog:
             work = (self._work(key, queue) for key, queue in self.scheduler.queues.items())
             return self._costs.overhead * sum(work)
 
-    def pace(self, key: Key, rows: float) -> float:
+    def pace(self, key: BatchKey, rows: float) -> float:
         """Seconds that a pass of one more sample of so many plain rows adds to full batches."""
         cap = self._costs.cap(key)
         return self._costs.overhead * rows * self._costs.seconds(key, cap) / cap
@@ -150,7 +150,7 @@ class Backlog:
         around = self._costs.overhead * self._around(sample.key)
         return sample.passes * self._interval(sample, rows) + around
 
-    def _around(self, key: Key) -> float:
+    def _around(self, key: BatchKey) -> float:
         """Device seconds of a picture before its first step and after its last."""
         return self._costs.encode_seconds + self._costs.decode_seconds(key)
 
@@ -164,7 +164,7 @@ class Backlog:
         turn = self._costs.seconds(key, rows) + finishing * self._around(key)
         return max(self._costs.overhead * turn / self.scheduler.share(queue), queue.interval)
 
-    def _work(self, key: Key, queue: Queue) -> float:
+    def _work(self, key: BatchKey, queue: Queue) -> float:
         """Device seconds for all of a key, in batches as full as it can make them."""
         occupancy = self._occupancy(key, queue)
         waiting = queue.flows.values()
@@ -174,7 +174,7 @@ class Backlog:
         encoding = sum(len(flow.waiting) for flow in waiting) * self._costs.encode_seconds
         return work * step + encoding + queue.pictures * self._costs.decode_seconds(key)
 
-    def _occupancy(self, key: Key, queue: Queue) -> float:
+    def _occupancy(self, key: BatchKey, queue: Queue) -> float:
         """Plain rows that the next batches of a key will have."""
         rows = sum(sample.work for sample in queue.running)
         rows += sum(flow.rows for flow in queue.flows.values())

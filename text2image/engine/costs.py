@@ -9,7 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from text2image.engine.memory import MemoryGuard
-from text2image.engine.sample import Key
+from text2image.engine.sample import BatchKey
 from text2image.engine.scheduler import BatchLimits
 
 # A batch is large enough when its throughput is this share of the best one's. What a smaller batch gives up, everybody
@@ -128,7 +128,7 @@ class StepCosts:
 
     def __init__(
         self,
-        reference: Key,
+        reference: BatchKey,
         points: dict[float, float],
         *,
         max_rows: int,
@@ -153,9 +153,9 @@ class StepCosts:
         self.encode_seconds = encode_seconds
         self._memory = memory or MemoryGuard()
         # Caps that were lowered for want of memory, and the steps since.
-        self._lowered: dict[Key, int] = {}
-        self._calm: dict[Key, int] = {}
-        self._until_probe: dict[Key, int] = {}
+        self._lowered: dict[BatchKey, int] = {}
+        self._calm: dict[BatchKey, int] = {}
+        self._until_probe: dict[BatchKey, int] = {}
         self._predicted_seconds = self._real_seconds = FIRST_TICKS * max(points.values())
 
     @property
@@ -167,17 +167,17 @@ class StepCosts:
         """
         return self._real_seconds / self._predicted_seconds
 
-    def seconds(self, key: Key, rows: float, *, best: bool = False) -> float:
+    def seconds(self, key: BatchKey, rows: float, *, best: bool = False) -> float:
         """Predicted seconds of one step of a batch with this many rows; `best`: the fastest that was ever measured."""
         if known := self._curves.get(key):
             return known.at(rows, best=best)
         return self._curves[self._reference].at(rows * self._scale(key), best=best)
 
-    def decode_seconds(self, key: Key) -> float:
+    def decode_seconds(self, key: BatchKey) -> float:
         """Predicted seconds to decode one picture."""
         return self._decode_seconds * self._scale(key)
 
-    def cap(self, key: Key) -> int:
+    def cap(self, key: BatchKey) -> int:
         """Rows of the largest batch that pays off and fits; never below 2, one guided sample."""
         if known := self._curves.get(key):
             rows = known.best_rows
@@ -185,7 +185,7 @@ class StepCosts:
             rows = self._curves[self._reference].best_rows / self._scale(key)
         return max(2, min(int(rows), self._highest(key)))
 
-    def limits(self, key: Key) -> BatchLimits:
+    def limits(self, key: BatchKey) -> BatchLimits:
         """The rows of the very next step: now and then more than pays off by what is known, to measure that."""
         start: float = self.cap(key)
         left = self._until_probe.get(key, STEPS_BETWEEN_PROBES)
@@ -194,7 +194,7 @@ class StepCosts:
             start = self._curves[key].after(start)
         return BatchLimits(int(start), fit=max(2, self._highest(key)))
 
-    def observe_step(self, key: Key, rows: int, seconds: float, *, load: float = 1.0) -> None:
+    def observe_step(self, key: BatchKey, rows: int, seconds: float, *, load: float = 1.0) -> None:
         """Learns from a step that went well, and lifts a lowered cap after many of them.
 
         `load` is the mean of its rows.
@@ -209,7 +209,7 @@ class StepCosts:
                 self._calm[key] = 0
                 self._lowered[key] = lowered + 2
 
-    def observe_decode(self, key: Key, samples: int, seconds: float) -> None:
+    def observe_decode(self, key: BatchKey, samples: int, seconds: float) -> None:
         """Learns from a decode that went well."""
         measured = seconds / samples / self._scale(key)
         self._decode_seconds += WEIGHT * (measured - self._decode_seconds)
@@ -223,14 +223,14 @@ class StepCosts:
         self._predicted_seconds = OVERHEAD_MEMORY * self._predicted_seconds + predicted
         self._real_seconds = OVERHEAD_MEMORY * self._real_seconds + seconds
 
-    def lower_cap(self, key: Key, failed_rows: int) -> None:
+    def lower_cap(self, key: BatchKey, failed_rows: int) -> None:
         """Remembers that a batch of this many rows did not fit."""
         self._lowered[key] = max(2, failed_rows // 2)
         self._calm[key] = 0
 
-    def _highest(self, key: Key) -> int:
+    def _highest(self, key: BatchKey) -> int:
         lowered = self._lowered.get(key, self._max_rows)
         return min(self._max_rows, lowered, self._memory.rows(key))
 
-    def _scale(self, key: Key) -> float:
+    def _scale(self, key: BatchKey) -> float:
         return key.size / self._reference.size

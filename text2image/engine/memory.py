@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError, Unavailable
-from text2image.engine.sample import Generation, Key
+from text2image.engine.sample import BatchKey, Generation
 
 # Rows where nothing is known that would bound them.
 UNBOUNDED = 1 << 30
@@ -75,7 +75,7 @@ class MemoryGuard:
         if self._memory is not None:
             self._kept = max(0, self._memory.restart() or 0)
 
-    def learn_step(self, key: Key, rows: int) -> None:
+    def learn_step(self, key: BatchKey, rows: int) -> None:
         """Learns from a step that was larger than all before."""
         self._size = key.size
         if peak := self._peak():
@@ -100,7 +100,7 @@ class MemoryGuard:
         free, used = self._free, self._used
         return None if free is None or used is None else MemoryReading(free, used)
 
-    def rows(self, key: Key) -> int:
+    def rows(self, key: BatchKey) -> int:
         """Rows of the largest step that fits; 0 if none does."""
         if self._free is None or not self._steps:
             return UNBOUNDED
@@ -108,7 +108,7 @@ class MemoryGuard:
         per_row *= key.size / self._size
         return max(0, int((self._usable(self._free) - fixed) / per_row)) if per_row else UNBOUNDED
 
-    def pictures(self, key: Key) -> int:
+    def pictures(self, key: BatchKey) -> int:
         """Pictures that may be decoded at once; at least one."""
         if self._free is None or not self._decode:
             return UNBOUNDED
@@ -136,7 +136,7 @@ class MemoryGuard:
             retry_after=MEMORY_RETRY_SECONDS,
         )
 
-    def need(self, key: Key, rows: int) -> int:
+    def need(self, key: BatchKey, rows: int) -> int:
         """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
         fixed, per_row = self._line()
         scale = key.size / self._size

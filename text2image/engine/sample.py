@@ -10,7 +10,7 @@ from text2image.core.messages import Request, Share, StreamOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class BatchKey:
     """Samples with equal keys may share a forward pass.
 
     Attributes:
@@ -35,7 +35,7 @@ class Plan:
         load: time that one row takes against a plain one of the same key, as a mean over the passes.
     """
 
-    key: Key
+    key: BatchKey
     rows: int
     passes: int
     load: float = 1.0
@@ -57,7 +57,7 @@ class Sample:
 
     generation: Generation
     index: int
-    key: Key
+    key: BatchKey
     rows: int
     passes: int
     load: float = 1.0

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from threading import RLock
 
-from text2image.engine.sample import Key, Sample
+from text2image.engine.sample import BatchKey, Sample
 
 # Weight of a step in the mean interval: about as many are remembered as a picture has.
 WEIGHT_OF_INTERVAL = 0.05
@@ -96,7 +96,7 @@ class Queue:
 @dataclass(slots=True)
 class _Owner:
     weight: int
-    queues: dict[Key, Queue] = field(default_factory=dict)
+    queues: dict[BatchKey, Queue] = field(default_factory=dict)
 
 
 class Scheduler:
@@ -104,10 +104,10 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self.queues: dict[Key, Queue] = {}
+        self.queues: dict[BatchKey, Queue] = {}
         self._owners: dict[str, _Owner] = {}
         # Where each sample is: its own key may have changed by now.
-        self._keys: dict[Sample, Key] = {}
+        self._keys: dict[Sample, BatchKey] = {}
         # The charge of a key that gets just its share.
         self._time = 0.0
 
@@ -151,7 +151,7 @@ class Scheduler:
             flow.charged = max(flow.charged, queue.served)
         return flow
 
-    def select(self, limits: Callable[[Key], BatchLimits]) -> list[Sample]:
+    def select(self, limits: Callable[[BatchKey], BatchLimits]) -> list[Sample]:
         """The samples of the next forward pass: of one key, as many as its limits allow; empty if there are none."""
         with self.lock:
             if not self.queues:
@@ -187,7 +187,7 @@ class Scheduler:
         flow.charged += price * sample.remaining
         flow.running += 1
 
-    def charge(self, key: Key, seconds: float, now: float, alone: float) -> None:
+    def charge(self, key: BatchKey, seconds: float, now: float, alone: float) -> None:
         """Books the seconds that a step of a key took, which ended now; a lone sample's takes `alone`."""
         with self.lock:
             queue = self.queues.get(key)

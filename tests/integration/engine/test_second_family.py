@@ -34,11 +34,11 @@ from text2image.core.messages import (
 from text2image.core.settings import Settings
 from text2image.engine.engine import Engine
 from text2image.engine.models.loading import FAMILIES, Checkpoint, load_model
-from text2image.engine.sample import Key, Plan, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
 
 # The file of the family.
 
-BASE, REFINER = Key("base", size=64), Key("refiner", size=32)
+BASE, REFINER = BatchKey("base", size=64), BatchKey("refiner", size=32)
 LOAD = 1.35
 
 
@@ -55,7 +55,7 @@ class Toy:
     checkpoint: Checkpoint
     max_rows: int = 16
     memory: None = None
-    batches: list[list[tuple[Sample, Key, int, float]]] = field(default_factory=list)
+    batches: list[list[tuple[Sample, BatchKey, int, float]]] = field(default_factory=list)
     held: set[Sample] = field(default_factory=set)
     released: Counter[Sample] = field(default_factory=Counter)
     encoded: list[str] = field(default_factory=list)

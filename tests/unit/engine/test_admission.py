@@ -12,7 +12,7 @@ from tests.harness import NATIVE, Harness
 from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.messages import Completed, Request
 from text2image.engine.costs import StepCosts
-from text2image.engine.sample import Generation, Key
+from text2image.engine.sample import BatchKey, Generation
 
 
 def fill_up(harness: Harness, request: Request) -> Unavailable:
@@ -221,7 +221,7 @@ def test_admission_looks_a_size_up_as_often_for_many_owners_as_for_one(
         harness.submit(make_request(steps=20), owner=f"owner {number % owners}")
     looked_up = 0
 
-    def cap(costs: StepCosts, key: Key) -> int:
+    def cap(costs: StepCosts, key: BatchKey) -> int:
         nonlocal looked_up
         looked_up += 1
         return original(costs, key)

@@ -14,7 +14,7 @@ from tests.doubles import TimedModel, key_of, make_request
 from tests.harness import NATIVE, Harness
 from text2image.core.errors import Unavailable
 from text2image.core.messages import Share, StreamOptions
-from text2image.engine.sample import Generation, Key, Plan, Sample
+from text2image.engine.sample import BatchKey, Generation, Plan, Sample
 from text2image.engine.scheduler import BatchLimits, Scheduler
 
 SIZES = [key_of(8, 8), NATIVE, key_of(32, 32)]
@@ -22,7 +22,7 @@ OVERHEAD = 64
 
 
 def make_sample(
-    owner: str = "", *, weight: int = 1, key: Key = NATIVE, rows: int = 2, steps: int = 4
+    owner: str = "", *, weight: int = 1, key: BatchKey = NATIVE, rows: int = 2, steps: int = 4
 ) -> Sample:
     generation = Generation.create(
         make_request(steps=steps),
@@ -87,11 +87,11 @@ shapes = st.tuples(st.sampled_from(SIZES), st.integers(1, 2), st.integers(1, 20)
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 9), shapes), min_size=1, max_size=4), shapes)
 def test_nobody_starves_whatever_the_others_send(
-    others: list[tuple[int, tuple[Key, int, int]]], shape: tuple[Key, int, int]
+    others: list[tuple[int, tuple[BatchKey, int, int]]], shape: tuple[BatchKey, int, int]
 ) -> None:
     """All others always have more waiting and weigh more; steps of the largest size take 64 times the smallest's."""
 
-    def maker(number: int, weight: int, shape: tuple[Key, int, int]) -> Callable[[], Sample]:
+    def maker(number: int, weight: int, shape: tuple[BatchKey, int, int]) -> Callable[[], Sample]:
         key, rows, steps = shape
         return lambda: make_sample(
             f"other {number}", weight=weight, key=key, rows=rows, steps=steps
@@ -145,7 +145,7 @@ def test_two_owners_who_always_wait_get_shares_in_proportion_to_their_weights(
 def test_sizes_that_come_anew_for_each_picture_do_not_keep_another_from_its_turns() -> None:
     device = Device()
     one = device.add(make_sample("one", steps=20))
-    fickle: dict[Key, Sample] = {}
+    fickle: dict[BatchKey, Sample] = {}
     for _ in range(100):
         for key in (key_of(8, 8), key_of(8, 16)):
             if key not in fickle or fickle[key].step:

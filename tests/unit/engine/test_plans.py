@@ -17,11 +17,11 @@ from text2image.core.limits import MEGA
 from text2image.core.messages import Completed, Progress, Request, Share, StreamOptions
 from text2image.engine.costs import StepCosts
 from text2image.engine.memory import MemoryGuard
-from text2image.engine.sample import Generation, Key, Plan, Sample
+from text2image.engine.sample import BatchKey, Generation, Plan, Sample
 from text2image.engine.scheduler import BatchLimits, Scheduler
 from text2image.engine.warmup import measure
 
-BASE, REFINER = Key("base"), Key("refiner")
+BASE, REFINER = BatchKey("base"), BatchKey("refiner")
 
 
 @dataclass
@@ -32,8 +32,8 @@ class Planned(TimedModel):
     guess: int | None = None
     load: float = 1.0
     switch: int = 10**9
-    then: Key = NATIVE
-    keys: list[set[Key]] = field(default_factory=list)
+    then: BatchKey = NATIVE
+    keys: list[set[BatchKey]] = field(default_factory=list)
 
     def plan(self, request: Request) -> Plan:
         plan = super().plan(request)

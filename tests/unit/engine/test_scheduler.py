@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from tests.doubles import key_of, make_request
 from text2image.core.messages import Share, StreamOptions
-from text2image.engine.sample import Generation, Key, Plan, Sample
+from text2image.engine.sample import BatchKey, Generation, Plan, Sample
 from text2image.engine.scheduler import BatchLimits, Scheduler, fill
 
 SMALL, LARGE = key_of(8, 8), key_of(32, 32)
 
 
-def make_sample(key: Key = SMALL, rows: int = 2, steps: int = 4, owner: str = "") -> Sample:
+def make_sample(key: BatchKey = SMALL, rows: int = 2, steps: int = 4, owner: str = "") -> Sample:
     generation = Generation.create(
         make_request(steps=steps),
         StreamOptions(),
@@ -68,7 +68,7 @@ def test_sizes_share_the_time_so_that_large_pictures_do_not_block_small_ones() -
     scheduler = Scheduler()
     scheduler.add(make_sample(LARGE))
     scheduler.add(make_sample(SMALL))
-    turns: Counter[Key] = Counter()
+    turns: Counter[BatchKey] = Counter()
     for _ in range(110):
         (sample,) = scheduler.select(lambda key: BatchLimits(2))
         turns[sample.key] += 1
@@ -84,7 +84,7 @@ def test_a_size_that_was_away_has_saved_up_no_claim() -> None:
     for _ in range(100):
         scheduler.charge(LARGE, 1.0, now=0.0, alone=1.0)
     scheduler.add(make_sample(SMALL))
-    turns: Counter[Key] = Counter()
+    turns: Counter[BatchKey] = Counter()
     for _ in range(10):
         (sample,) = scheduler.select(lambda key: BatchLimits(2))
         turns[sample.key] += 1

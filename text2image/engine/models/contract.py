@@ -2,7 +2,7 @@
 
 A picture's way is `plan`, `encode`, `start`, then `predict` and `advance` until it is `done`, `decode`, `release`.
 The loop calls all but `plan` from the engine's one thread, the one that loaded the model. It never looks into
-`Key.value` or `Sample.state`: they are the model's own.
+`BatchKey.value` or `Sample.state`: they are the model's own.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from text2image.engine.models.contract import DeviceLost
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.models.samplers import Samplers, Trajectory
-from text2image.engine.sample import Key, Plan, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
 
 if TYPE_CHECKING:
     from text2image.engine.models.loading import Checkpoint
@@ -75,7 +75,7 @@ class StableDiffusion:
         # A network that takes the scale as an input (LCM) needs no second, unconditional row.
         embeds_guidance = self._config.time_cond_proj_dim is not None
         rows = 1 if embeds_guidance or request.guidance_scale <= 1 else 2
-        return Plan(Key((height, width), size=height * width), rows, passes=request.steps)
+        return Plan(BatchKey((height, width), size=height * width), rows, passes=request.steps)
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[str]:
