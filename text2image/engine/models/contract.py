@@ -93,7 +93,10 @@ class Model(Protocol):
         ...
 
     def release(self, sample: Sample) -> None:
-        """Frees what `start` took besides `state`, which the caller drops; once for each sample, however it ends."""
+        """Frees what `start` took besides `state`, which the caller drops.
+
+        Called once for each sample that was started, however it ends, unless the device is lost.
+        """
         ...
 
     def free_memory(self) -> None:
