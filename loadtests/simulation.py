@@ -23,14 +23,14 @@ from text2image.core.messages import Completed, Pixels, Request, Sampler, Stream
 from text2image.engine.admission import Backlog
 from text2image.engine.costs import Curve, StepCosts
 from text2image.engine.loop import Outcome, StepLoop
-from text2image.engine.sample import Generation, Group, Sample
+from text2image.engine.sample import BatchKey, Generation, Plan, Sample
 
 # Seconds and steps of a request, in the order of arrival.
 Arrivals: TypeAlias = Sequence[tuple[float, int]]
 
 ROWS_OF_GUIDED = 2
 SIDE = 512
-GROUP = Group(SIDE // 8, SIDE // 8)
+KEY = BatchKey(SIDE)
 # Defaults of the settings `request_timeout` and `max_backlog_seconds`.
 TIME_LIMIT = 300.0
 MAX_BACKLOG = 120.0
@@ -88,28 +88,40 @@ class Device:
     def __post_init__(self) -> None:
         self.curve = Curve(self.profile.steps)
 
-    def prepare(self, samples: Sequence[Sample]) -> list[str]:
-        for sample in samples:
-            sample.state = True
+    def plan(self, request: Request) -> Plan:
+        return Plan(KEY, ROWS_OF_GUIDED, passes=request.steps)
+
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
         return [""] * len(samples)
+
+    def start(self, samples: Sequence[Sample]) -> None:
+        """Takes no time."""
 
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         seconds = self.curve.at(sum(sample.rows for sample in samples))
         self.elapsed += seconds * self.random.lognormvariate(0.0, self.profile.noise)
         return [None] * len(samples)
 
-    def advance(self, sample: Sample, prediction: Any) -> None:
+    def advance(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
         """Takes no time of its own: the curve holds a whole step's."""
+        for sample in samples:
+            sample.done = sample.step + 1 == sample.passes
+        return [None] * len(samples)
 
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
         self.elapsed += len(samples) * self.profile.decode
         return [_PICTURE] * len(samples)
 
-    def decode_limit(self, group: Group) -> int:
+    def decode_limit(self, sample: Sample) -> int:
         return 1
 
     def preview(self, sample: Sample) -> Pixels:
         return _PICTURE
+
+    def release(self, sample: Sample) -> None:
+        """Nothing is held."""
 
     def free_memory(self) -> None:
         """There is always enough."""
@@ -122,7 +134,7 @@ class Runner:
         self._world = world
         self._device = Device(profile, random.Random(seed))
         points = profile.grid()
-        costs = StepCosts(GROUP, points, max_rows=max(points), decode_seconds=profile.decode)
+        costs = StepCosts(KEY, points, max_rows=max(points), decode_seconds=profile.decode)
         self._backlog = Backlog(costs, MAX_BACKLOG)
         self._loop = StepLoop(
             self._device, costs, self._backlog, clock=self._now, emit=self._keep_endings
@@ -142,11 +154,11 @@ class Runner:
             Text2ImageError: what admission refuses it with.
         """
         now = self._world.now
+        request = _request(steps)
         generation = Generation.create(
-            _request(steps),
+            request,
             StreamOptions(),
-            group=GROUP,
-            rows=ROWS_OF_GUIDED,
+            plan=self._device.plan(request),
             now=now,
             deadline=now + TIME_LIMIT,
         )

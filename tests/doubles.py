@@ -6,6 +6,7 @@ only pixel tells which sample it was drawn from and how many steps it took.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -14,10 +15,17 @@ from typing import Any
 from text2image.core.messages import ModelInfo, Pixels, Request, Sampler, Schedule
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import OutOfMemory
-from text2image.engine.sample import Group, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
 
 POISON = "poison"
-NATIVE = Group(16, 16)
+
+
+def key_of(height: int, width: int) -> BatchKey:
+    """The key of pictures of so many latent pixels."""
+    return BatchKey((height, width), size=height * width)
+
+
+NATIVE = key_of(16, 16)
 
 
 @dataclass
@@ -86,10 +94,11 @@ class TimedModel:
         memory_rows: rows of a forward pass beyond which there is no memory.
         overhead, row_seconds, decode_time: what a step costs, and each of its rows, and a decoded picture; rows and
             pictures of 128 x 128, larger ones in proportion.
-        preview_time: what a preview costs.
+        preview_time, encode_time: what a preview costs, and a prompt.
         slowdown: how many times longer all of this takes.
         noise: standard deviation of the logarithm of a step's time.
         batches: the samples of every forward pass that went well.
+        started, released: how often each sample was.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -102,23 +111,29 @@ class TimedModel:
     decode_time: float = 0.02
     decode_chunk: int = 4
     preview_time: float = 0.0
+    encode_time: float = 0.0
     slowdown: float = 1.0
     noise: float = 0.0
     random: Random = field(default_factory=lambda: Random(1))
     batches: list[list[Sample]] = field(default_factory=list)
     decoded: list[list[Sample]] = field(default_factory=list)
+    started: Counter[Sample] = field(default_factory=Counter)
+    released: Counter[Sample] = field(default_factory=Counter)
     freed: int = 0
 
-    def group_of(self, request: Request) -> Group:
-        return Group(request.height // 8, request.width // 8)
+    def plan(self, request: Request) -> Plan:
+        rows = 2 if request.guidance_scale > 1 else 1
+        return Plan(key_of(request.height // 8, request.width // 8), rows, passes=request.steps)
 
-    def rows_of(self, request: Request) -> int:
-        return 2 if request.guidance_scale > 1 else 1
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
+        prompts = {sample.generation.request.prompt for sample in samples}
+        self._take(len(prompts) * self.encode_time)
+        return ["" for _ in samples]
 
-    def prepare(self, samples: Sequence[Sample]) -> list[str]:
+    def start(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
             sample.state = 0
-        return ["" for _ in samples]
+        self.started.update(samples)
 
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         rows = sum(sample.rows for sample in samples)
@@ -130,9 +145,19 @@ class TimedModel:
         self.batches.append(list(samples))
         return [sample.seed for sample in samples]
 
-    def advance(self, sample: Sample, prediction: Any) -> None:
+    def advance(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
+        return [
+            self.advance_one(sample, prediction)
+            for sample, prediction in zip(samples, predictions, strict=True)
+        ]
+
+    def advance_one(self, sample: Sample, prediction: Any) -> Exception | None:
         assert prediction == sample.seed, "a sample was given another one's prediction"
         sample.state += 1
+        sample.done = sample.state == sample.passes
+        return None
 
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
         self._take(self._scale(samples) * len(samples) * self.decode_time)
@@ -142,7 +167,7 @@ class TimedModel:
             for sample in samples
         ]
 
-    def decode_limit(self, group: Group) -> int:
+    def decode_limit(self, sample: Sample) -> int:
         return self.decode_chunk
 
     def preview(self, sample: Sample) -> Pixels:
@@ -151,11 +176,14 @@ class TimedModel:
 
     @staticmethod
     def _scale(samples: Sequence[Sample]) -> float:
-        return samples[0].group.area / NATIVE.area
+        return samples[0].key.size / NATIVE.size
 
     def _take(self, seconds: float, noise: float = 0.0) -> None:
         factor = self.random.lognormvariate(0, noise) if noise else 1.0
         self.clock.now += seconds * self.slowdown * factor
+
+    def release(self, sample: Sample) -> None:
+        self.released[sample] += 1
 
     def free_memory(self) -> None:
         self.freed += 1

@@ -62,8 +62,7 @@ class LoopHarness(Generic[M, C]):
         generation = Generation.create(
             request,
             options or StreamOptions(),
-            group=self.model.group_of(request),
-            rows=self.model.rows_of(request),
+            plan=self.model.plan(request),
             now=self.clock(),
             deadline=self.clock() + seconds,
             share=Share(owner, weight),
@@ -102,5 +101,11 @@ class Harness(LoopHarness[TimedModel, Clock]):
         model = model or TimedModel()
         grid = [rows for rows in (1, 2, 4, 8, 16, 32, 64) if rows <= max_rows]
         points = {rows: model.overhead + rows * model.row_seconds for rows in grid}
-        costs = StepCosts(NATIVE, points, max_rows=max_rows, decode_seconds=model.decode_time)
+        costs = StepCosts(
+            NATIVE,
+            points,
+            max_rows=max_rows,
+            decode_seconds=model.decode_time,
+            encode_seconds=model.encode_time,
+        )
         super().__init__(model, costs, model.clock, max_seconds)

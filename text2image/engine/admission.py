@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from text2image.core.errors import DeadlineExceeded, Text2ImageError, Unavailable
 from text2image.engine.costs import StepCosts
-from text2image.engine.sample import Generation, Group, Sample
+from text2image.engine.sample import BatchKey, Generation, Sample
 from text2image.engine.scheduler import Queue, Scheduler
 
 # A refused client that comes back sooner than this would be refused again more often than not.
@@ -65,13 +65,12 @@ class Backlog:
     def alone_seconds(self, generation: Generation) -> float:
         """Seconds to draw a request on this engine at its best, with nothing else to do."""
         first, count = generation.samples[0], len(generation.samples)
-        cap = self._costs.cap(first.group)
-        rows = count * first.rows
-        step = self._costs.seconds(first.group, min(cap, rows), best=True)
-        decoding = count * self._costs.decode_seconds(first.group)
-        return first.steps * step * max(1.0, rows / cap) + decoding
+        cap = self._costs.cap(first.key)
+        rows = count * first.work
+        step = self._costs.seconds(first.key, min(cap, rows), best=True)
+        return first.passes * step * max(1.0, rows / cap) + count * self._around(first.key)
 
-    def drawing_seconds(self, samples: Sequence[Sample], rows: int) -> list[float]:
+    def drawing_seconds(self, samples: Sequence[Sample], rows: float) -> list[float]:
         """Seconds from now to the picture of each of these samples, which start in a batch of so many rows."""
         with self.scheduler.lock:
             return [self._drawing(sample, rows) for sample in samples]
@@ -79,13 +78,13 @@ class Backlog:
     def seconds(self) -> float:
         """Predicted seconds until all that is admitted is done."""
         with self.scheduler.lock:
-            work = (self._work(group, queue) for group, queue in self.scheduler.queues.items())
+            work = (self._work(key, queue) for key, queue in self.scheduler.queues.items())
             return self._costs.overhead * sum(work)
 
-    def pace(self, group: Group, rows: int) -> float:
-        """Seconds that a step of one more sample of so many rows adds to full batches."""
-        cap = self._costs.cap(group)
-        return self._costs.overhead * rows * self._costs.seconds(group, cap) / cap
+    def pace(self, key: BatchKey, rows: float) -> float:
+        """Seconds that a pass of one more sample of so many plain rows adds to full batches."""
+        cap = self._costs.cap(key)
+        return self._costs.overhead * rows * self._costs.seconds(key, cap) / cap
 
     def samples(self) -> int:
         """Samples admitted that have steps left."""
@@ -123,55 +122,60 @@ class Backlog:
         return MARGIN * waiting, MARGIN * self._drawing(sample, 1)
 
     def _steps_until_start(self, sample: Sample) -> float:
-        """Steps of its group until there are rows for the last of an owner's samples.
+        """Steps of its key until there are rows for the last of an owner's samples.
 
         Rows come free when the samples that have them end, each after its last step. Those ahead take them first, all
         for as long as the mean of those that wait.
         """
-        queue = self.scheduler.queues[sample.group]
+        queue = self.scheduler.queues[sample.key]
         flows = queue.flows.values()
         steps = sum(flow.work for flow in flows) / sum(flow.rows for flow in flows)
-        places = max(1, self._costs.cap(sample.group) // sample.rows)
+        places = max(1, int(self._costs.cap(sample.key) / sample.work))
         ends = sorted(each.remaining for each in queue.running)[-places:]
         ends = [0] * (places - len(ends)) + ends
-        turn = max(1, round(self._work_until_start(sample, queue) / (steps * sample.rows)))
+        turn = max(1, round(self._work_until_start(sample, queue) / (steps * sample.work)))
         rounds, place = divmod(turn - 1, places)
         return ends[place] + rounds * steps
 
     def _work_until_start(self, sample: Sample, queue: Queue) -> float:
-        """The row-steps that start until all of an owner's have, each owner's in its share."""
+        """The work that starts until all of an owner's has, each owner's in its share."""
         weight = self.scheduler.weight
         own = queue.flows[sample.owner].work / weight(sample.owner, queue)
         return sum(
             min(flow.work, weight(owner, queue) * own) for owner, flow in queue.flows.items()
         )
 
-    def _drawing(self, sample: Sample, rows: int) -> float:
-        """Seconds on the clock from a sample's first step to its picture."""
-        decoding = self._costs.overhead * self._costs.decode_seconds(sample.group)
-        return sample.steps * self._interval(sample, rows) + decoding
+    def _drawing(self, sample: Sample, rows: float) -> float:
+        """Seconds on the clock from a sample's first step to its picture, its prompt's encoding included."""
+        around = self._costs.overhead * self._around(sample.key)
+        return sample.passes * self._interval(sample, rows) + around
 
-    def _interval(self, sample: Sample, rows: int) -> float:
-        """Seconds on the clock from one step of a sample to its next, in a batch of at least so many rows."""
-        group = sample.group
-        queue = self.scheduler.queues[group]
-        rows = max(rows, self._occupancy(group, queue))
-        # Of the others some finish at each step: all of them once in as many steps as they take.
-        finishing = (rows - sample.rows) * queue.pictures / queue.planned
-        decoding = finishing * self._costs.decode_seconds(group)
-        turn = (self._costs.seconds(group, rows) + decoding) / self.scheduler.share(queue)
-        return max(self._costs.overhead * turn, queue.interval)
+    def _around(self, key: BatchKey) -> float:
+        """Device seconds of a picture before its first step and after its last."""
+        return self._costs.encode_seconds + self._costs.decode_seconds(key)
 
-    def _work(self, group: Group, queue: Queue) -> float:
-        """Device seconds for all of a group, in batches as full as it can make them."""
-        occupancy = self._occupancy(group, queue)
-        work = sum(sample.rows * sample.remaining for sample in queue.running)
-        work += sum(flow.work for flow in queue.flows.values())
-        step = self._costs.seconds(group, occupancy) / occupancy
-        return work * step + queue.pictures * self._costs.decode_seconds(group)
+    def _interval(self, sample: Sample, rows: float) -> float:
+        """Seconds on the clock from one step of a sample to its next, in a batch of at least so many plain rows."""
+        key = sample.key
+        queue = self.scheduler.queues[key]
+        rows = max(rows, self._occupancy(key, queue))
+        # Of the others some finish at each step: all of them once in as many steps as they take. Others follow them.
+        finishing = (rows - sample.work) * queue.pictures / queue.planned
+        turn = self._costs.seconds(key, rows) + finishing * self._around(key)
+        return max(self._costs.overhead * turn / self.scheduler.share(queue), queue.interval)
 
-    def _occupancy(self, group: Group, queue: Queue) -> int:
-        """Rows that the next batches of a group will have."""
-        rows = sum(sample.rows for sample in queue.running)
+    def _work(self, key: BatchKey, queue: Queue) -> float:
+        """Device seconds for all of a key, in batches as full as it can make them."""
+        occupancy = self._occupancy(key, queue)
+        waiting = queue.flows.values()
+        work = sum(sample.work * sample.remaining for sample in queue.running)
+        work += sum(flow.work for flow in waiting)
+        step = self._costs.seconds(key, occupancy) / occupancy
+        encoding = sum(len(flow.waiting) for flow in waiting) * self._costs.encode_seconds
+        return work * step + encoding + queue.pictures * self._costs.decode_seconds(key)
+
+    def _occupancy(self, key: BatchKey, queue: Queue) -> float:
+        """Plain rows that the next batches of a key will have."""
+        rows = sum(sample.work for sample in queue.running)
         rows += sum(flow.rows for flow in queue.flows.values())
-        return min(rows, self._costs.cap(group))
+        return min(rows, self._costs.cap(key))

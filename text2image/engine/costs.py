@@ -1,4 +1,7 @@
-"""How long a step takes by batch size, measured and kept up to date, and what follows: the batch cap."""
+"""How long a step takes by batch size, measured and kept up to date, and what follows: the batch cap.
+
+Rows are counted in plain ones here: one that carries a load of 1.35 is 1.35 rows. Only memory counts them as they are.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from text2image.engine.memory import MemoryGuard
-from text2image.engine.sample import Group
+from text2image.engine.sample import BatchKey
 from text2image.engine.scheduler import BatchLimits
 
 # A batch is large enough when its throughput is this share of the best one's. What a smaller batch gives up, everybody
@@ -37,7 +40,7 @@ FIRST_TICKS = 10
 class _Point:
     """Seconds of a step with so many rows, as they are now and at the least, and how often they were measured."""
 
-    rows: int
+    rows: float
     seconds: float
     fastest: float
     count: int = WARM_UP_COUNT
@@ -53,7 +56,7 @@ class Curve:
     One thread learns, any may read: the points are replaced as a whole and never changed.
     """
 
-    def __init__(self, points: dict[int, float]) -> None:
+    def __init__(self, points: dict[float, float]) -> None:
         self._points = tuple(_Point(rows, points[rows], points[rows]) for rows in sorted(points))
         self.best_rows = self._smallest(GOOD_ENOUGH)
 
@@ -75,7 +78,7 @@ class Curve:
         share = (rows - low) / (high - low)
         return seconds[right - 1] * (1 - share) + seconds[right] * share
 
-    def learn(self, rows: int, seconds: float) -> None:
+    def learn(self, rows: float, seconds: float) -> None:
         """Moves all points towards a measurement, and the nearest one more.
 
         A device that slows down does so at every batch size. Were only the sizes in use to follow, the others would
@@ -103,12 +106,12 @@ class Curve:
         else:
             self.best_rows = min(self.best_rows, self._smallest(GOOD_ENOUGH + CAP_MARGIN))
 
-    def _smallest(self, share: float) -> int:
+    def _smallest(self, share: float) -> float:
         """The smallest measured batch whose throughput is this share of the best."""
         enough = share * max(point.rows / point.seconds for point in self._points)
         return next(point.rows for point in self._points if point.rows / point.seconds >= enough)
 
-    def after(self, rows: int) -> int:
+    def after(self, rows: float) -> float:
         """The next larger batch: a measured one, beyond the last a doubled one, and the same if that took too long."""
         for point in self._points:
             if point.rows > rows:
@@ -116,20 +119,21 @@ class Curve:
         return 2 * rows if self.at(2 * rows) <= MAX_STEP_SECONDS else rows
 
     def scaled(self, ratio: float) -> Curve:
-        """The curve of pictures with `ratio` times the pixels: a row costs as much as `ratio` rows here."""
+        """The curve of a key with `ratio` times the size: a row costs as much as `ratio` rows here."""
         return Curve({point.rows: self.at(point.rows * ratio) for point in self._points})
 
 
 class StepCosts:
-    """Step and decode times of every group, and the batch caps that follow. Written by the engine's thread alone."""
+    """Step and decode times of every key, and the batch caps that follow. Written by the engine's thread alone."""
 
     def __init__(
         self,
-        reference: Group,
-        points: dict[int, float],
+        reference: BatchKey,
+        points: dict[float, float],
         *,
         max_rows: int,
         decode_seconds: float,
+        encode_seconds: float = 0.0,
         memory: MemoryGuard | None = None,
     ) -> None:
         """Starts from the warm-up's measurements on `reference`.
@@ -138,84 +142,95 @@ class StepCosts:
             points: seconds of one step by rows.
             max_rows: a cap that is never exceeded, whatever is measured.
             decode_seconds: seconds to decode one picture.
+            encode_seconds: seconds to encode the prompt of one.
             memory: what bounds the caps besides.
         """
         self._reference = reference
         self._curves = {reference: Curve(points)}
         self._max_rows = max_rows
         self._decode_seconds = decode_seconds
+        # Of a picture's prompt, as a mean over all of them: one that was seen before takes next to nothing.
+        self.encode_seconds = encode_seconds
         self._memory = memory or MemoryGuard()
         # Caps that were lowered for want of memory, and the steps since.
-        self._lowered: dict[Group, int] = {}
-        self._calm: dict[Group, int] = {}
-        self._until_probe: dict[Group, int] = {}
+        self._lowered: dict[BatchKey, int] = {}
+        self._calm: dict[BatchKey, int] = {}
+        self._until_probe: dict[BatchKey, int] = {}
         self._predicted_seconds = self._real_seconds = FIRST_TICKS * max(points.values())
 
     @property
     def overhead(self) -> float:
         """Seconds on the clock for each second of predicted work.
 
-        The curves know of nothing but steps and decoding. This holds all the rest: encoding prompts, previews, the
+        What is predicted knows of nothing but encoding, steps and decoding. This holds all the rest: previews, the
         steps' own bookkeeping, what other processes take.
         """
         return self._real_seconds / self._predicted_seconds
 
-    def seconds(self, group: Group, rows: int, *, best: bool = False) -> float:
+    def seconds(self, key: BatchKey, rows: float, *, best: bool = False) -> float:
         """Predicted seconds of one step of a batch with this many rows; `best`: the fastest that was ever measured."""
-        if known := self._curves.get(group):
+        if known := self._curves.get(key):
             return known.at(rows, best=best)
-        return self._curves[self._reference].at(rows * self._scale(group), best=best)
+        return self._curves[self._reference].at(rows * self._scale(key), best=best)
 
-    def decode_seconds(self, group: Group) -> float:
+    def decode_seconds(self, key: BatchKey) -> float:
         """Predicted seconds to decode one picture."""
-        return self._decode_seconds * self._scale(group)
+        return self._decode_seconds * self._scale(key)
 
-    def cap(self, group: Group) -> int:
+    def cap(self, key: BatchKey) -> int:
         """Rows of the largest batch that pays off and fits; never below 2, one guided sample."""
-        if known := self._curves.get(group):
+        if known := self._curves.get(key):
             rows = known.best_rows
         else:
-            rows = int(self._curves[self._reference].best_rows / self._scale(group))
-        return max(2, min(rows, self._highest(group)))
+            rows = self._curves[self._reference].best_rows / self._scale(key)
+        return max(2, min(int(rows), self._highest(key)))
 
-    def limits(self, group: Group) -> BatchLimits:
+    def limits(self, key: BatchKey) -> BatchLimits:
         """The rows of the very next step: now and then more than pays off by what is known, to measure that."""
-        start, left = self.cap(group), self._until_probe.get(group, STEPS_BETWEEN_PROBES)
-        self._until_probe[group] = left - 1 if left else STEPS_BETWEEN_PROBES
-        if not left and group in self._curves:
-            start = self._curves[group].after(start)
-        return BatchLimits(start, fit=max(2, self._highest(group)))
+        start: float = self.cap(key)
+        left = self._until_probe.get(key, STEPS_BETWEEN_PROBES)
+        self._until_probe[key] = left - 1 if left else STEPS_BETWEEN_PROBES
+        if not left and key in self._curves:
+            start = self._curves[key].after(start)
+        return BatchLimits(int(start), fit=max(2, self._highest(key)))
 
-    def observe_step(self, group: Group, rows: int, seconds: float) -> None:
-        """Learns from a step that went well, and lifts a lowered cap after many of them."""
-        if group not in self._curves:
-            self._curves[group] = self._curves[self._reference].scaled(self._scale(group))
-        self._curves[group].learn(rows, seconds)
-        lowered = self._lowered.get(group)
+    def observe_step(self, key: BatchKey, rows: int, seconds: float, *, load: float = 1.0) -> None:
+        """Learns from a step that went well, and lifts a lowered cap after many of them.
+
+        `load` is the mean of its rows.
+        """
+        if key not in self._curves:
+            self._curves[key] = self._curves[self._reference].scaled(self._scale(key))
+        self._curves[key].learn(rows * load, seconds)
+        lowered = self._lowered.get(key)
         if lowered is not None and rows >= lowered - 1:
-            self._calm[group] += 1
-            if self._calm[group] >= STEPS_BEFORE_RAISE:
-                self._calm[group] = 0
-                self._lowered[group] = lowered + 2
+            self._calm[key] += 1
+            if self._calm[key] >= STEPS_BEFORE_RAISE:
+                self._calm[key] = 0
+                self._lowered[key] = lowered + 2
 
-    def observe_decode(self, group: Group, samples: int, seconds: float) -> None:
+    def observe_decode(self, key: BatchKey, samples: int, seconds: float) -> None:
         """Learns from a decode that went well."""
-        measured = seconds / samples / self._scale(group)
+        measured = seconds / samples / self._scale(key)
         self._decode_seconds += WEIGHT * (measured - self._decode_seconds)
+
+    def observe_encode(self, samples: int, seconds: float) -> None:
+        """Learns from prompts that went well."""
+        self.encode_seconds += WEIGHT * (seconds / samples - self.encode_seconds)
 
     def observe_tick(self, predicted: float, seconds: float) -> None:
         """Learns how long work took that was predicted to take `predicted` seconds."""
         self._predicted_seconds = OVERHEAD_MEMORY * self._predicted_seconds + predicted
         self._real_seconds = OVERHEAD_MEMORY * self._real_seconds + seconds
 
-    def lower_cap(self, group: Group, failed_rows: int) -> None:
+    def lower_cap(self, key: BatchKey, failed_rows: int) -> None:
         """Remembers that a batch of this many rows did not fit."""
-        self._lowered[group] = max(2, failed_rows // 2)
-        self._calm[group] = 0
+        self._lowered[key] = max(2, failed_rows // 2)
+        self._calm[key] = 0
 
-    def _highest(self, group: Group) -> int:
-        lowered = self._lowered.get(group, self._max_rows)
-        return min(self._max_rows, lowered, self._memory.rows(group))
+    def _highest(self, key: BatchKey) -> int:
+        lowered = self._lowered.get(key, self._max_rows)
+        return min(self._max_rows, lowered, self._memory.rows(key))
 
-    def _scale(self, group: Group) -> float:
-        return group.area / self._reference.area
+    def _scale(self, key: BatchKey) -> float:
+        return key.size / self._reference.size

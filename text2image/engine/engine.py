@@ -35,7 +35,7 @@ from text2image.engine.memory import MemoryGuard, MemoryReading
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.sample import Generation
 from text2image.engine.streams import OutcomeStream
-from text2image.engine.warmup import measure
+from text2image.engine.warmup import measure, usual_request
 
 logger = logging.getLogger(__name__)
 
@@ -131,19 +131,9 @@ class Engine:
         if self._model is None or self._backlog is None:
             return 0.0
         info = self._model.info
-        usual = Request(
-            prompt="",
-            negative_prompt="",
-            width=info.width,
-            height=info.height,
-            steps=info.steps,
-            guidance_scale=info.guidance_scale,
-            seed=0,
-            n=1,
-            sampler=info.sampler,
-        )
-        group, rows = self._model.group_of(usual), self._model.rows_of(usual)
-        return self._backlog.pace(group, rows) * MEGA / (info.width * info.height)
+        plan = self._model.plan(usual_request(info))
+        work = plan.rows * plan.load * plan.passes / info.steps
+        return self._backlog.pace(plan.key, work) * MEGA / (info.width * info.height)
 
     @property
     def waiting(self) -> int:
@@ -180,6 +170,7 @@ class Engine:
             share: whose turn the work takes; nobody's in particular if left out.
 
         Raises:
+            InvalidRequest: the model cannot do this.
             Unavailable: loading, draining, or too full to finish in time.
             DeadlineExceeded: the time limit passed, or cannot be kept.
             Internal: the request failed on its own.
@@ -235,8 +226,7 @@ class Engine:
             generation = Generation.create(
                 request,
                 options,
-                group=self._model.group_of(request),
-                rows=self._model.rows_of(request),
+                plan=self._model.plan(request),
                 now=now,
                 deadline=now + time_limit,
                 share=share,
@@ -373,6 +363,7 @@ class Engine:
             while steps.idle or not self._commands.empty():
                 command = self._commands.get()
                 if command is None:
+                    steps.close()
                     return
                 command()
                 if steps.idle and self._outbox:

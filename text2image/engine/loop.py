@@ -1,8 +1,8 @@
 """The step loop: joins, steps, leaves, decodes. Synchronous and without torch; a tick is one step of one batch.
 
 It keeps these promises (the tests name them): a sample joins at the next tick and leaves at its own last step; every
-admitted request ends exactly once; a failing sample never fails its neighbours; what is cancelled or late is gone by
-the next tick.
+admitted request ends exactly once, and all that it held is released once; a failing sample never fails its neighbours;
+what is cancelled or late is gone by the next tick.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from text2image.core.errors import Cancelled, DeadlineExceeded, Text2ImageError
 from text2image.core.messages import Completed, Event, GeneratedImage, Pixels, Timings
 from text2image.engine import failures
 from text2image.engine.admission import Backlog
+from text2image.engine.attempts import Attempts
 from text2image.engine.costs import StepCosts
 from text2image.engine.memory import MemoryGuard
-from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
+from text2image.engine.models.contract import DeviceLost, Model
 from text2image.engine.reports import Reports
 from text2image.engine.sample import Generation, Sample
 
 logger = logging.getLogger(__name__)
 
-# While others step, decoding may take this share of a step's time, or one chunk if that is more.
-DECODE_SHARE = 0.5
+# While others step, encoding and decoding may each take this share of a step's time, or one chunk if that is more.
+SHARE_BESIDE_STEPS = 0.5
+# Most samples whose prompts are encoded at once.
+ENCODE_CHUNK = 8
 # When a pause makes a whole queue late, a tick tries no more batches than this for one that is in time: what has
 # started waits meanwhile.
 MOST_BATCHES_TRIED = 8
 
 Outcome = Event | Text2ImageError
-R = TypeVar("R")
 
 
 class Observer:
@@ -73,6 +75,8 @@ class StepLoop:
         self._memory = memory or MemoryGuard()
         self._reports = Reports(model, clock, emit)
         self._scheduler = backlog.scheduler
+        # Those that the model holds something for.
+        self._started: set[Sample] = set()
         self._denoised: deque[Sample] = deque()
         self._deadlines: list[tuple[float, int, Generation]] = []
         self._order = count()
@@ -81,6 +85,7 @@ class StepLoop:
         self._ticked_at: float | None = None
         self._predicted = 0.0
         self.counters: Counter[str] = Counter()
+        self._attempt = Attempts(model, costs, self.counters, self._blame)
 
     @property
     def idle(self) -> bool:
@@ -125,7 +130,7 @@ class StepLoop:
         self._expire()
         batch = self._next_batch()
         step_seconds = self._step(batch) if batch else 0.0
-        self._decode(DECODE_SHARE * step_seconds if len(self._scheduler) else float("inf"))
+        self._decode(SHARE_BESIDE_STEPS * step_seconds if len(self._scheduler) else float("inf"))
         now = self._clock()
         self._costs.observe_tick(self._predicted, now - started)
         self._ticked_at = None if self.idle else now
@@ -135,6 +140,11 @@ class StepLoop:
         for generation in list(self._active):
             self._end(generation, failures.internal(error))
         self._ticked_at = None
+
+    def close(self) -> None:
+        """Releases what is still in flight, unfinished; the last call of all."""
+        for sample in list(self._started):
+            self._release(sample)
 
     # Stepping
 
@@ -161,7 +171,7 @@ class StepLoop:
             # As at admission: an engine with nothing else to do is believed to be at its best.
             seconds = [self._backlog.alone_seconds(sample.generation) for sample in new]
         else:
-            rows = sum(sample.rows for sample in batch)
+            rows = sum(sample.work for sample in batch)
             seconds = self._backlog.drawing_seconds(new, rows)
         now = self._clock()
         late = (
@@ -179,114 +189,105 @@ class StepLoop:
             self._end(generation, failures.too_late(late), "dropped")
             return
         self._scheduler.remove(sample)
-        generation.samples.remove(sample)
         generation.dropped += 1
-        self._out(generation)
+        self._out(sample)
 
     def _step(self, batch: list[Sample]) -> float:
+        """One pass; the seconds that it took, without those of what came before and after it."""
         started = self._clock()
-        batch = self._prepared(batch)
+        batch = self._joined(batch)
         if not batch:
             return 0.0
-        rows, group = sum(sample.rows for sample in batch), batch[0].group
+        key, first = batch[0].key, batch[0].work
+        rows, work = sum(sample.rows for sample in batch), sum(sample.work for sample in batch)
         retries = self.counters["retries"]
-        self._predicted += self._costs.seconds(group, rows)
-        forward_started = self._clock()
-        predictions = self._attempt(batch, self._model.predict)
-        stepped = [
-            sample for sample, prediction in predictions if self._advance(sample, prediction)
-        ]
+        self._predicted += self._costs.seconds(key, work)
+        pass_started = self._clock()
+        stepped = self._advance(self._attempt.all(batch, self._model.predict))
         stepped_at = self._clock()
+        seconds = stepped_at - pass_started
         if self.counters["retries"] == retries:
-            self._costs.observe_step(group, rows, stepped_at - forward_started)
+            self._costs.observe_step(key, rows, seconds, load=work / rows)
         self.counters["sample_steps"] += len(stepped)
-        self._observer.stepped(
-            len(batch), rows, self._costs.cap(group), stepped_at - forward_started
-        )
+        self._observer.stepped(len(batch), rows, self._costs.cap(key), seconds)
         # A sibling may have failed after a sample had taken its step.
         stepped = [sample for sample in stepped if not sample.generation.ended]
-        self._report(stepped, rows)
+        self._report(stepped, self._costs.seconds(key, work) / work)
         now = self._clock()
-        seconds = now - started
-        alone = self._costs.seconds(group, batch[0].rows)
-        # Before any sample leaves: a group that is no longer there would pay nothing for its last step.
-        self._scheduler.charge(group, seconds, now, alone)
+        # Before any sample leaves: a key that is no longer there would pay nothing for its last step.
+        self._scheduler.charge(key, now - started, now, self._costs.seconds(key, first))
         for sample in stepped:
-            if sample.remaining == 0:
+            if sample.done:
                 sample.denoised_at = stepped_at
                 self._scheduler.remove(sample)
                 self._denoised.append(sample)
+            elif sample.key != key:
+                self._scheduler.move(sample)
         return seconds
 
-    def _report(self, stepped: list[Sample], rows: int) -> None:
+    def _report(self, stepped: list[Sample], row_seconds: float) -> None:
         """Tells requests of their steps; who wants to look on the way pays for it as for steps."""
         for sample in stepped:
             if seconds := self._reports.stepped(sample):
-                row_step = self._costs.seconds(sample.group, rows) / rows
-                self._scheduler.charge_owner(sample, seconds / row_step)
+                self._scheduler.charge_owner(sample, seconds / row_seconds)
 
-    def _prepared(self, batch: list[Sample]) -> list[Sample]:
-        """The batch with every new sample's state in place, less those that could not be prepared."""
-        new = [sample for sample in batch if sample.state is None]
+    def _joined(self, batch: list[Sample]) -> list[Sample]:
+        """The batch with its new samples started, less those that fail, or whose prompts have to wait for a tick."""
+        new = [sample for sample in batch if sample not in self._started]
         if new:
-            started = self._clock()
-            prepared = self._attempt(new, self._model.prepare)
-            encoded = self._clock()
-            for sample, truncated in prepared:
-                sample.started_at, sample.encoded_at = started, encoded
-                sample.generation.truncated = truncated
+            step = self._costs.seconds(batch[0].key, sum(sample.work for sample in batch))
+            self._encode(new, SHARE_BESIDE_STEPS * step if self._started else float("inf"))
+            self._attempt.all(
+                [sample for sample in new if sample.encoded_at is not None], self._start
+            )
         # A failed sample takes its whole request with it, siblings in this batch included.
-        return [sample for sample in batch if not sample.generation.ended]
+        return [sample for sample in batch if sample in self._started]
 
-    def _advance(self, sample: Sample, prediction: Any) -> bool:
-        if sample.generation.ended:
-            return False
+    def _encode(self, samples: list[Sample], budget: float) -> None:
+        """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
+        while samples:
+            each = self._costs.encode_seconds
+            count = ENCODE_CHUNK if ENCODE_CHUNK * each <= budget else max(1, int(budget / each))
+            chunk, samples = samples[:count], samples[count:]
+            self._predicted += len(chunk) * each
+            started = self._clock()
+            encoded = self._attempt.all(chunk, self._model.encode)
+            now = self._clock()
+            if len(encoded) == len(chunk):
+                self._costs.observe_encode(len(chunk), now - started)
+            for sample, truncated in encoded:
+                sample.started_at, sample.encoded_at = started, now
+                sample.generation.truncated = truncated
+            budget -= now - started
+            if budget <= 0:
+                return
+
+    def _start(self, samples: Sequence[Sample]) -> list[None]:
+        self._model.start(samples)
+        self._started.update(samples)
+        return [None] * len(samples)
+
+    def _advance(self, predictions: list[tuple[Sample, Any]]) -> list[Sample]:
+        """Takes the step of each sample; those that took it."""
+        alive = [each for each in predictions if not each[0].generation.ended]
+        samples = [sample for sample, _ in alive]
+        if not alive:
+            return []
         try:
-            # Not tried again: a scheduler that was interrupted has already moved its history.
-            self._model.advance(sample, prediction)
+            # Not tried again: a sampler that was interrupted has already moved its history.
+            errors = self._model.advance(samples, [prediction for _, prediction in alive])
         except DeviceLost:
             raise
         except Exception as error:
-            self._blame(sample, error)
-            return False
-        sample.step += 1
-        return True
-
-    def _attempt(
-        self,
-        samples: Sequence[Sample],
-        work: Callable[[Sequence[Sample]], list[R]],
-        *,
-        last_try: bool = False,
-    ) -> list[tuple[Sample, R]]:
-        """Does the work for all, or in halves until the samples that make it fail stand alone and are ended."""
-        samples = [sample for sample in samples if not sample.generation.ended]
-        if not samples:
-            return []
-        if work == self._model.predict:
-            self.counters["batches"] += 1
-        try:
-            return list(zip(samples, work(samples), strict=True))
-        except DeviceLost:
-            raise
-        except OutOfMemory as error:
-            self._model.free_memory()
-            self.counters["out_of_memory"] += 1
-            if work == self._model.predict:
-                self._costs.lower_cap(samples[0].group, sum(sample.rows for sample in samples))
-            failure: Exception = error
-        except Exception as error:
-            failure, last_try = error, True
-        if len(samples) == 1 and last_try:
-            self._blame(samples[0], failure)
-            return []
-        self.counters["retries"] += 1
-        if len(samples) == 1:
-            # Memory that others held may have come free by now.
-            return self._attempt(samples, work, last_try=True)
-        logger.warning("a batch of %d failed and is tried in halves: %s", len(samples), failure)
-        half = len(samples) // 2
-        return self._attempt(samples[:half], work) + self._attempt(samples[half:], work)
+            errors = [error] * len(samples)
+        stepped = []
+        for sample, failure in zip(samples, errors, strict=True):
+            if failure:
+                self._blame(sample, failure)
+            elif not sample.generation.ended:
+                sample.step += 1
+                stepped.append(sample)
+        return stepped
 
     # Decoding
 
@@ -299,17 +300,17 @@ class StepLoop:
                 return
 
     def _decode_chunk(self) -> None:
-        group = self._denoised[0].group
-        limit = min(self._model.decode_limit(group), self._memory.pictures(group))
-        alike = [sample for sample in self._denoised if sample.group == group][:limit]
+        first = self._denoised[0]
+        limit = min(self._model.decode_limit(first), self._memory.pictures(first.key))
+        alike = [sample for sample in self._denoised if sample.key == first.key][:limit]
         for sample in alike:
             self._denoised.remove(sample)
-        self._predicted += len(alike) * self._costs.decode_seconds(group)
+        self._predicted += len(alike) * self._costs.decode_seconds(first.key)
         started = self._clock()
-        pictures = self._attempt(alike, self._model.decode)
+        pictures = self._attempt.all(alike, self._model.decode)
         seconds = self._clock() - started
         if len(pictures) == len(alike):
-            self._costs.observe_decode(group, len(alike), seconds)
+            self._costs.observe_decode(first.key, len(alike), seconds)
         self._observer.decoded(len(pictures), seconds)
         for sample, pixels in pictures:
             if not sample.generation.ended:
@@ -325,12 +326,14 @@ class StepLoop:
             decoding=decode_seconds,
         )
         self._observer.finished(timings)
-        generation.samples.remove(sample)
         self._emit(generation, GeneratedImage(sample.index, sample.seed, pixels, timings))
-        self._out(generation)
+        self._out(sample)
 
-    def _out(self, generation: Generation) -> None:
-        """Counts a picture that is drawn or never will be, and ends the request with the last of them."""
+    def _out(self, sample: Sample) -> None:
+        """Takes out a picture that is drawn or never will be, and ends the request with the last of them."""
+        generation = sample.generation
+        generation.samples.remove(sample)
+        self._release(sample)
         generation.pending -= 1
         if generation.pending:
             return
@@ -369,10 +372,23 @@ class StepLoop:
                 self._scheduler.remove(sample)
             elif sample in self._denoised:
                 self._denoised.remove(sample)
-            sample.state = None
+            self._release(sample)
         generation.samples.clear()
         self.counters[counter or _counter_of(outcome)] += 1
         self._emit(generation, outcome)
+
+    def _release(self, sample: Sample) -> None:
+        """Frees what a sample holds; the model is told once, if it has started it."""
+        if sample in self._started:
+            self._started.remove(sample)
+            try:
+                self._model.release(sample)
+            except DeviceLost:
+                raise
+            except Exception:
+                # It must not keep its request from ending.
+                logger.exception("what a sample held could not be released")
+        sample.state = None
 
 
 def _counter_of(outcome: Completed | Text2ImageError) -> str:

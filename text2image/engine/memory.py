@@ -1,8 +1,8 @@
 """How large a batch the free memory allows, read from the device now and then, so that no failure has to tell it.
 
-What a step takes is learned while the engine warms up, and taken to grow with rows and with latent pixels. Running out
-of memory all the same is dealt with where it happens (see the step loop); this is what makes it rare, and on a CPU,
-where nobody raises an error before the kernel ends the process, it is the only guard there is.
+What a step takes is learned while the engine warms up, and taken to grow with rows and with the size of their key.
+Running out of memory all the same is dealt with where it happens (see the step loop); this is what makes it rare, and
+on a CPU, where nobody raises an error before the kernel ends the process, it is the only guard there is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError, Unavailable
-from text2image.engine.sample import Generation, Group
+from text2image.engine.sample import BatchKey, Generation
 
 # Rows where nothing is known that would bound them.
 UNBOUNDED = 1 << 30
@@ -59,12 +59,12 @@ class MemoryGuard:
         """Bounds nothing without a `memory`; `reserve` is the share of what is free that batches leave alone."""
         self._memory = memory
         self._reserve = reserve
-        # Bytes of a step at one latent size, by rows; those that were kept before the last `restart`; those that
+        # Bytes of a step at one size, by rows; those that were kept before the last `restart`; those that
         # decoding one picture adds to them.
         self._steps: dict[int, int] = {}
         self._kept = 0
         self._decode = 0
-        self._area = 1
+        self._size = 1.0
         self._free: int | None = None
         self._used: int | None = None
         self._most_free = 0
@@ -75,9 +75,9 @@ class MemoryGuard:
         if self._memory is not None:
             self._kept = max(0, self._memory.restart() or 0)
 
-    def learn_step(self, group: Group, rows: int) -> None:
+    def learn_step(self, key: BatchKey, rows: int) -> None:
         """Learns from a step that was larger than all before."""
-        self._area = group.area
+        self._size = key.size
         if peak := self._peak():
             self._steps[rows] = peak
 
@@ -100,19 +100,19 @@ class MemoryGuard:
         free, used = self._free, self._used
         return None if free is None or used is None else MemoryReading(free, used)
 
-    def rows(self, group: Group) -> int:
+    def rows(self, key: BatchKey) -> int:
         """Rows of the largest step that fits; 0 if none does."""
         if self._free is None or not self._steps:
             return UNBOUNDED
         fixed, per_row = self._line()
-        per_row *= group.area / self._area
+        per_row *= key.size / self._size
         return max(0, int((self._usable(self._free) - fixed) / per_row)) if per_row else UNBOUNDED
 
-    def pictures(self, group: Group) -> int:
+    def pictures(self, key: BatchKey) -> int:
         """Pictures that may be decoded at once; at least one."""
         if self._free is None or not self._decode:
             return UNBOUNDED
-        each = self._decode * group.area / self._area
+        each = self._decode * key.size / self._size
         return max(1, int((self._usable(self._free) - self._kept) / each))
 
     def refusal(self, generation: Generation) -> Text2ImageError | None:
@@ -120,7 +120,7 @@ class MemoryGuard:
         sample, request = generation.samples[0], generation.request
         if self._free is None:
             return None
-        need = self.need(sample.group, sample.rows)
+        need = self.need(sample.key, sample.rows)
         if need <= self._usable(self._free):
             return None
         size = f"{request.width}x{request.height}"
@@ -136,10 +136,10 @@ class MemoryGuard:
             retry_after=MEMORY_RETRY_SECONDS,
         )
 
-    def need(self, group: Group, rows: int) -> int:
+    def need(self, key: BatchKey, rows: int) -> int:
         """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
         fixed, per_row = self._line()
-        scale = group.area / self._area
+        scale = key.size / self._size
         return int(max(fixed + rows * per_row * scale, self._kept + self._decode * scale))
 
     def _line(self) -> tuple[float, float]:

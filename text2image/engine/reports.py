@@ -31,26 +31,27 @@ class Reports:
     def stepped(self, sample: Sample) -> float:
         """Reports a sample's step, if that was asked for; the seconds that its preview took."""
         started = self._clock()
-        due = self._preview_due(sample, started)
+        every, total = sample.generation.options.progress_every, sample.steps
+        before = sample.steps_after(sample.step - 1)
+        step = total if sample.done else sample.steps_after(sample.step)
+        due = self._preview_due(sample, before, step, started)
         preview = self._preview(sample) if due else None
-        every = sample.generation.options.progress_every
-        if due or (every and (sample.step % every == 0 or not sample.remaining)):
-            progress = Progress(sample.index, sample.step, sample.steps, preview)
-            self._emit(sample.generation, progress)
+        if due or (every and (sample.done or _passed(every, before, step))):
+            self._emit(sample.generation, Progress(sample.index, step, total, preview))
         return self._clock() - started if due else 0.0
 
     @staticmethod
-    def _preview_due(sample: Sample, now: float) -> bool:
+    def _preview_due(sample: Sample, before: int, step: int, now: float) -> bool:
         generation = sample.generation
         every = generation.options.preview_every
-        if not every or sample.step % every or not sample.remaining:
+        if sample.done or not every or not _passed(every, before, step):
             return False
         if generation.request.n * ((sample.steps - 1) // every) <= PREVIEWS_PER_SECOND:
             return True
         if now < generation.previewed_at + 1 / PREVIEWS_PER_SECOND:
             return False
         # Pictures of one request take turns, or the first one would have all the previews.
-        stepping = (each for each in generation.samples if each.step and each.remaining)
+        stepping = (each for each in generation.samples if each.step and not each.done)
         return all(sample.previewed_at <= each.previewed_at for each in stepping)
 
     def _preview(self, sample: Sample) -> Pixels | None:
@@ -63,3 +64,8 @@ class Reports:
             # A picture is worth more than the look at it on the way.
             logger.exception("a preview could not be drawn")
             return None
+
+
+def _passed(every: int, before: int, step: int) -> bool:
+    """Whether a multiple of `every` lies between; a pass may be less than a step, or several."""
+    return step // every > before // every

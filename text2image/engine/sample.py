@@ -1,7 +1,8 @@
-"""A request in flight and the samples that it asked for. Plain Python: what tensors there are is the model's."""
+"""A request in flight, its plan and its samples. Plain Python: what tensors there are is the model's."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,15 +10,35 @@ from text2image.core.messages import Request, Share, StreamOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Samples of one group may share a forward pass. Sides are in latent pixels."""
+class BatchKey:
+    """Samples with equal keys may share a forward pass.
 
-    height: int
-    width: int
+    Attributes:
+        value: the family's own; nobody else looks into it.
+        size: what one row takes, in time and memory, against a row of the model's other keys, in any unit: latent
+            pixels, for instance. It foretells the cost of a key that was never measured.
+    """
 
-    @property
-    def area(self) -> int:
-        return self.height * self.width
+    value: Hashable
+    size: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What each sample of a request will take of the device.
+
+    Attributes:
+        key: of its first pass.
+        rows: rows that it takes in a forward pass; they bound memory.
+        passes: forward passes until it is done, or the best guess: samplers that evaluate the network twice a step take
+            more than the request has steps, pictures that begin from another one fewer.
+        load: time that one row takes against a plain one of the same key, as a mean over the passes.
+    """
+
+    key: BatchKey
+    rows: int
+    passes: int
+    load: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -25,18 +46,23 @@ class Sample:
     """One picture in flight. Compared by identity: two equal requests are still two samples.
 
     Attributes:
-        rows: rows that it takes in a forward pass.
-        step: steps taken, of `steps`.
-        state: embeddings, latents, scheduler and generator; None until it is prepared.
+        key, rows, load: of its next pass. Planned at first, set anew by the model when it has advanced the sample.
+        passes: forward passes planned.
+        step: forward passes taken.
+        done: whether it needs no more of them, which the model alone decides.
+        state: the model's own; None until its prompt is encoded.
         started_at, encoded_at, denoised_at: seconds on the loop's clock; None until then.
         previewed_at: when its last preview was drawn.
     """
 
     generation: Generation
     index: int
-    group: Group
+    key: BatchKey
     rows: int
+    passes: int
+    load: float = 1.0
     step: int = 0
+    done: bool = False
     state: Any = None
     started_at: float | None = None
     encoded_at: float | None = None
@@ -44,13 +70,23 @@ class Sample:
     previewed_at: float = float("-inf")
 
     @property
-    def steps(self) -> int:
-        return self.generation.request.steps
+    def work(self) -> float:
+        """What its next pass takes, in plain rows of its key."""
+        return self.rows * self.load
 
     @property
     def remaining(self) -> int:
-        """Steps left."""
-        return self.steps - self.step
+        """Passes left, as far as is known."""
+        return 0 if self.done else max(1, self.passes - self.step)
+
+    @property
+    def steps(self) -> int:
+        """Steps that the request asked for."""
+        return self.generation.request.steps
+
+    def steps_after(self, passes: int) -> int:
+        """The steps that so many passes amount to; never the last one, which only `done` can tell."""
+        return min(self.steps - 1, self.steps * passes // self.passes)
 
     @property
     def owner(self) -> str:
@@ -92,13 +128,12 @@ class Generation:
         request: Request,
         options: StreamOptions,
         *,
-        group: Group,
-        rows: int,
+        plan: Plan,
         now: float,
         deadline: float,
         share: Share | None = None,
     ) -> Generation:
-        """A generation with its n samples, none of them prepared."""
+        """A generation with its n samples, none of them started."""
         generation = cls(
             request,
             options,
@@ -107,5 +142,8 @@ class Generation:
             share=share or Share(),
             pending=request.n,
         )
-        generation.samples = [Sample(generation, index, group, rows) for index in range(request.n)]
+        generation.samples = [
+            Sample(generation, index, plan.key, plan.rows, plan.passes, plan.load)
+            for index in range(request.n)
+        ]
         return generation

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
-from text2image.core.messages import Request, StreamOptions
+from text2image.core.messages import ModelInfo, Request, StreamOptions
 from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import Model, OutOfMemory
@@ -26,7 +27,7 @@ def measure(
     clock: Callable[[], float],
     report: Callable[[str], None],
 ) -> StepCosts:
-    """Step times at 1, 2, 4, ... rows at the model's own size, as far as larger batches fit and are not too slow.
+    """Step times of 1, 2, 4, ... samples of the model's own size, as far as larger batches fit and are not too slow.
 
     Args:
         memory: learns what steps take, and ends the series before it is full.
@@ -36,25 +37,36 @@ def measure(
         OutOfMemory: not even one picture fits.
     """
     highest = min(model.max_rows, max_rows) if max_rows else model.max_rows
-    batches, points = _grow(model, memory, highest, clock, report)
-    report("measuring once more")
-    for _ in range(ROUNDS - 1):
-        for rows, samples in batches.items():
-            if points[rows] <= MAX_STEP_SECONDS:
-                points[rows] = min(points[rows], _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
-    one = batches[1]
-    memory.restart()
-    model.decode(one)
-    memory.learn_decode()
-    decode_seconds = min(_timed(lambda: model.decode(one), clock) for _ in range(ROUNDS))
+    batches: list[list[Sample]] = []
+    try:
+        points, encode_seconds = _grow(model, memory, highest, batches, clock, report)
+        report("measuring once more")
+        for _ in range(ROUNDS - 1):
+            for samples, (work, seconds) in zip(batches, points.items(), strict=False):
+                if seconds <= MAX_STEP_SECONDS:
+                    points[work] = min(seconds, _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
+        one = batches[0]
+        memory.restart()
+        model.decode(one)
+        memory.learn_decode()
+        decode_seconds = min(_timed(lambda: model.decode(one), clock) for _ in range(ROUNDS))
+    finally:
+        for sample in (each for batch in batches for each in batch):
+            model.release(sample)
     costs = StepCosts(
-        one[0].group, points, max_rows=highest, decode_seconds=decode_seconds, memory=memory
+        one[0].key,
+        points,
+        max_rows=highest,
+        decode_seconds=decode_seconds,
+        encode_seconds=encode_seconds,
+        memory=memory,
     )
     logger.info(
-        "steps measured (rows: ms): %s; decoding %.1f ms; batch cap %d rows",
-        ", ".join(f"{rows}: {1000 * seconds:.1f}" for rows, seconds in points.items()),
+        "steps measured (rows: ms): %s; encoding %.1f ms, decoding %.1f ms; batch cap %d rows",
+        ", ".join(f"{rows:g}: {1000 * seconds:.1f}" for rows, seconds in points.items()),
+        1000 * encode_seconds,
         1000 * decode_seconds,
-        costs.cap(one[0].group),
+        costs.cap(one[0].key),
     )
     return costs
 
@@ -63,60 +75,67 @@ def _grow(
     model: Model,
     memory: MemoryGuard,
     highest: int,
+    batches: list[list[Sample]],
     clock: Callable[[], float],
     report: Callable[[str], None],
-) -> tuple[dict[int, list[Sample]], dict[int, float]]:
-    """Batches of doubling size and a first measurement of each, until one is too slow or too large."""
-    batches: dict[int, list[Sample]] = {}
-    points: dict[int, float] = {}
-    rows = 1
+) -> tuple[dict[float, float], float]:
+    """Starts batches of doubling size until one is too slow or too large.
+
+    Returns the seconds of a step by plain rows, as first measured, and those of encoding a prompt.
+    """
+    points: dict[float, float] = {}
+    encoding: list[float] = []
     memory.restart()
-    while rows <= highest:
+    count = 1
+    while True:
+        samples = _samples(model, count)
+        rows = sum(sample.rows for sample in samples)
         memory.refresh(clock())
         # One step alone does not tell what rows take from what any step does.
-        if rows > 2 and rows > memory.rows(batches[1][0].group):
+        if points and (rows > highest or (count > 2 and rows > memory.rows(samples[0].key))):
             break
         report(f"measuring a step of {rows} rows")
-        samples = _samples(model, rows)
         try:
-            model.prepare(samples)
+            encoding.append(_timed(lambda s=samples: model.encode(s), clock))  # type: ignore[misc]
+            model.start(samples)
+            batches.append(samples)
             # The first run pays for what is set up once.
             model.predict(samples)
-            points[rows] = _timed(lambda s=samples: model.predict(s), clock)  # type: ignore[misc]
+            seconds = _timed(lambda s=samples: model.predict(s), clock)  # type: ignore[misc]
         except OutOfMemory:
             model.free_memory()
             if not points:
                 raise
             break
-        memory.learn_step(samples[0].group, rows)
-        batches[rows] = samples
-        if points[rows] > MAX_STEP_SECONDS:
+        points[sum(sample.work for sample in samples)] = seconds
+        memory.learn_step(samples[0].key, rows)
+        if seconds > MAX_STEP_SECONDS:
             break
-        rows *= 2
-    return batches, points
+        count *= 2
+    return points, min(encoding)
 
 
-def _samples(model: Model, rows: int) -> list[Sample]:
-    """Samples without guidance, one row each, at the model's own size."""
-    info = model.info
-    request = Request(
-        prompt="warm-up",
+def usual_request(info: ModelInfo) -> Request:
+    """What asks for a picture of the model's own kind."""
+    return Request(
+        prompt="",
         negative_prompt="",
         width=info.width,
         height=info.height,
         steps=info.steps,
-        guidance_scale=1.0,
+        guidance_scale=info.guidance_scale,
         seed=0,
-        n=rows,
+        n=1,
         sampler=info.sampler,
     )
+
+
+def _samples(model: Model, count: int) -> list[Sample]:
+    """Samples without guidance at the model's own size, with a prompt that was not encoded before."""
+    usual = usual_request(model.info)
+    request = replace(usual, prompt=f"warm-up {count}", guidance_scale=1.0, n=count)
     generation = Generation.create(
-        request,
-        StreamOptions(),
-        group=model.group_of(request),
-        rows=model.rows_of(request),
-        now=0.0,
-        deadline=0.0,
+        request, StreamOptions(), plan=model.plan(request), now=0.0, deadline=0.0
     )
     return generation.samples
 

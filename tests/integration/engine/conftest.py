@@ -55,8 +55,8 @@ def draw_alone(model: Model, request: Request) -> np.ndarray:
     return array(image)
 
 
-def settings_for(model: str) -> Settings:
-    return Settings(model=model, device=DEVICE, dtype="float32")
+def settings_for(model: str, runtime: str = "torch") -> Settings:
+    return Settings(model=model, device=DEVICE, dtype="float32", runtime=runtime)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -73,9 +73,10 @@ def device() -> str:
     return DEVICE
 
 
-@pytest.fixture(scope="session")
-def embedded(device: str) -> Model:
-    return load_model(settings_for("embedded"), 0, lambda detail: None)
+@pytest.fixture(scope="session", params=("torch", "openvino") if DEVICE == "cpu" else ("torch",))
+def embedded(request: pytest.FixtureRequest, device: str) -> Model:
+    """The embedded model, executed by each runtime that the device has."""
+    return load_model(settings_for("embedded", request.param), 0, lambda detail: None)
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from text2image.engine.models.packing import MOST_ORDERS, PackedConv2d, pack
 from torch import nn
 
 from tests.integration.engine.conftest import DEVICE, settings_for
-from text2image.engine.models import packing
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
+from text2image.engine.runtimes import packing
+from text2image.engine.runtimes.packing import MOST_ORDERS, PackedConv2d, pack
 
 # Sums of a few hundred products in fp32, in another order.
 TOLERANCE = 1e-5
@@ -77,17 +77,18 @@ def packed_in(part: Any) -> int:
     return sum(isinstance(module, PackedConv2d) for module in part.modules())
 
 
+@pytest.mark.parametrize("embedded", ["torch"], indirect=True)
 @pytest.mark.skipif(DEVICE != "cpu", reason="it is for a CPU's kernels")
 def test_a_model_on_a_cpu_is_packed_as_far_as_it_draws(embedded: Any) -> None:
-    assert packed_in(embedded._unet)
-    assert packed_in(embedded._vae.decoder)
-    assert not packed_in(embedded._vae.encoder)
+    assert packed_in(embedded._networks._unet)
+    assert packed_in(embedded._networks._vae.decoder)
+    assert not packed_in(embedded._networks._vae.encoder)
 
 
 def test_a_model_in_half_precision_stays_as_it_is() -> None:
     settings = settings_for("embedded").model_copy(update={"dtype": "bfloat16"})
     model: Model = load_model(settings, 0, lambda detail: None)
-    assert not packed_in(model._unet)  # type: ignore[attr-defined]
+    assert not packed_in(model._networks._unet)  # type: ignore[attr-defined]
 
 
 def test_nothing_is_packed_where_memory_is_short() -> None:

@@ -26,7 +26,7 @@ from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.validation import resolve
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
-from text2image.engine.samplers.registry import COUNTS_CALLS, limit_steps, scheduler_for
+from text2image.engine.samplers.registry import limit_steps, scheduler_for
 
 
 def draw_with_pipeline(pipeline: Any, request: Request) -> np.ndarray:
@@ -68,7 +68,8 @@ def embedded_pipeline() -> Any:
 @pytest.mark.parametrize(
     ("sampler", "schedule"),
     [
-        *((sampler, None) for sampler in OFFERED),
+        # From this model's first noise level, 4096, the first step of that one cancels all but three digits of fp32.
+        *((sampler, None) for sampler in OFFERED if sampler is not Sampler.DPM2_ANCESTRAL),
         *((Sampler.DPMPP_2M, schedule) for schedule in SCHEDULES_OF[Sampler.DPMPP_2M]),
         (Sampler.LMS, Schedule.BETA),
     ],
@@ -88,6 +89,7 @@ def test_the_same_seed_gives_the_pipelines_picture_with_every_sampler(
     ("kind", "request_"),
     [
         ("sd1", make_request("a cat", steps=5, seed=1, negative_prompt="a dog")),
+        ("sd1", make_request("a cat", steps=5, seed=1, sampler=Sampler.DPM2_ANCESTRAL)),
         ("sd2", make_request("a cat", steps=5, seed=2, guidance_scale=7.5)),
         (
             "turbo",
@@ -112,7 +114,7 @@ def test_every_kind_of_the_family_gives_its_pipelines_picture(
     ("kind", "steps", "rows", "sampler"),
     [
         # Its own is PNDM, which makes more calls than steps.
-        ("sd1", 25, 2, Sampler.PNDM if COUNTS_CALLS else Sampler.DPMPP_2M),
+        ("sd1", 25, 2, Sampler.PNDM),
         ("sd2", 25, 2, Sampler.DDIM),
         ("turbo", 1, 1, Sampler.EULER_ANCESTRAL),
         ("lcm", 4, 1, Sampler.LCM),
@@ -123,7 +125,7 @@ def test_defaults_suit_the_kind_of_model(
 ) -> None:
     model = load_model(settings_for(str(pipeline_folder(kind))), 0, lambda detail: None)
     assert (model.info.steps, model.info.sampler) == (steps, sampler)
-    assert model.rows_of(make_request(guidance_scale=model.info.guidance_scale)) == rows
+    assert model.plan(make_request(guidance_scale=model.info.guidance_scale)).rows == rows
 
 
 def test_a_default_sampler_that_does_not_fit_the_model_is_named(
@@ -148,8 +150,8 @@ def test_an_unguided_and_a_guided_lcm_sample_share_a_batch_of_one_row_each(
     pipeline_folder: Callable[[str], Path],
 ) -> None:
     model = load_model(settings_for(str(pipeline_folder("lcm"))), 0, lambda detail: None)
-    assert model.rows_of(make_request(guidance_scale=8.5)) == 1
-    assert model.rows_of(make_request(guidance_scale=0.0)) == 1
+    assert model.plan(make_request(guidance_scale=8.5)).rows == 1
+    assert model.plan(make_request(guidance_scale=0.0)).rows == 1
 
 
 @pytest.mark.parametrize("sampler", OFFERED)

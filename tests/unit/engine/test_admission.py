@@ -12,7 +12,7 @@ from tests.harness import NATIVE, Harness
 from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.messages import Completed, Request
 from text2image.engine.costs import StepCosts
-from text2image.engine.sample import Generation, Group
+from text2image.engine.sample import BatchKey, Generation
 
 
 def fill_up(harness: Harness, request: Request) -> Unavailable:
@@ -141,9 +141,9 @@ def test_the_prediction_for_few_steps_is_near_what_it_takes_among_many(steps: in
 
 def test_predictions_follow_the_clock_where_steps_and_decoding_do_not_explain_it() -> None:
     class Sluggish(TimedModel):
-        def prepare(self, samples):  # type: ignore[no-untyped-def]
+        def start(self, samples):  # type: ignore[no-untyped-def]
             self.clock.now += 0.5 * len(samples)
-            return super().prepare(samples)
+            return super().start(samples)
 
     harness = Harness(Sluggish())
     for _ in range(60):
@@ -221,10 +221,10 @@ def test_admission_looks_a_size_up_as_often_for_many_owners_as_for_one(
         harness.submit(make_request(steps=20), owner=f"owner {number % owners}")
     looked_up = 0
 
-    def cap(costs: StepCosts, group: Group) -> int:
+    def cap(costs: StepCosts, key: BatchKey) -> int:
         nonlocal looked_up
         looked_up += 1
-        return original(costs, group)
+        return original(costs, key)
 
     original = StepCosts.cap
     monkeypatch.setattr(StepCosts, "cap", cap)

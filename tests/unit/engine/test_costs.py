@@ -11,15 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.doubles import NATIVE, key_of
 from text2image.engine.costs import (
     STEPS_BEFORE_RAISE,
     STEPS_BETWEEN_PROBES,
     Curve,
     StepCosts,
 )
-from text2image.engine.sample import Group
-
-NATIVE = Group(16, 16)
 
 
 def make_costs(points: dict[int, float], max_rows: int = 64) -> StepCosts:
@@ -56,7 +54,7 @@ def test_invariant_8_the_cap_follows_what_later_steps_measure() -> None:
 
 def test_invariant_8_each_size_has_its_own_cap() -> None:
     costs = make_costs({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1, 16: 0.1})
-    large = Group(32, 32)
+    large = key_of(32, 32)
     assert costs.cap(large) == 4, "four times the pixels fill the device with a quarter of the rows"
     for _ in range(60 * STEPS_BETWEEN_PROBES):
         limits = costs.limits(large)
@@ -183,7 +181,7 @@ def test_invariant_8_probes_are_rare_and_keep_within_what_fits() -> None:
 
 def test_a_size_that_has_not_stepped_follows_what_the_native_one_learns() -> None:
     costs = make_costs({1: 0.1, 2: 0.11, 4: 0.13, 8: 0.17})
-    larger, turned = Group(16, 32), Group(32, 16)
+    larger, turned = key_of(16, 32), key_of(32, 16)
     before, cap = costs.seconds(larger, 2), costs.cap(NATIVE)
     for _ in range(200):
         costs.observe_step(NATIVE, 8, 1.7)
@@ -195,7 +193,7 @@ def test_a_size_that_has_not_stepped_follows_what_the_native_one_learns() -> Non
 
 def test_two_sizes_of_one_area_learn_apart() -> None:
     costs = make_costs({1: 0.1, 2: 0.11, 4: 0.13, 8: 0.17})
-    wide, tall = Group(16, 32), Group(32, 16)
+    wide, tall = key_of(16, 32), key_of(32, 16)
     before = costs.seconds(wide, 4)
     costs.observe_step(tall, 4, 10 * before)
     assert costs.seconds(tall, 4) > costs.seconds(wide, 4) == before

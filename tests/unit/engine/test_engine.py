@@ -40,9 +40,9 @@ class GatedModel(TimedModel):
         self.gate.set()
         self.threads: set[int] = set()
 
-    def prepare(self, samples: Any) -> list[str]:
+    def encode(self, samples: Any) -> list[str]:
         self.threads.add(threading.get_ident())
-        return super().prepare(samples)
+        return super().encode(samples)
 
     def predict(self, samples: Any) -> list[Any]:
         self.threads.add(threading.get_ident())

@@ -10,25 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.doubles import TimedModel, make_request
+from tests.doubles import TimedModel, key_of, make_request
 from tests.harness import NATIVE, Harness
 from text2image.core.errors import Unavailable
 from text2image.core.messages import Share, StreamOptions
-from text2image.engine.sample import Generation, Group, Sample
+from text2image.engine.sample import BatchKey, Generation, Plan, Sample
 from text2image.engine.scheduler import BatchLimits, Scheduler
 
-SIZES = [Group(8, 8), NATIVE, Group(32, 32)]
+SIZES = [key_of(8, 8), NATIVE, key_of(32, 32)]
 OVERHEAD = 64
 
 
 def make_sample(
-    owner: str = "", *, weight: int = 1, group: Group = NATIVE, rows: int = 2, steps: int = 4
+    owner: str = "", *, weight: int = 1, key: BatchKey = NATIVE, rows: int = 2, steps: int = 4
 ) -> Sample:
     generation = Generation.create(
         make_request(steps=steps),
         StreamOptions(),
-        group=group,
-        rows=rows,
+        plan=Plan(key, rows, steps),
         now=0.0,
         deadline=1e9,
         share=Share(owner, weight),
@@ -52,18 +51,19 @@ class Device:
         return sample
 
     def step(self) -> list[Sample]:
-        batch = self.scheduler.select(lambda group: BatchLimits(self.cap))
-        rows, group = sum(sample.rows for sample in batch), batch[0].group
-        seconds = float(OVERHEAD + rows * group.area)
+        batch = self.scheduler.select(lambda key: BatchLimits(self.cap))
+        rows, key = sum(sample.rows for sample in batch), batch[0].key
+        seconds = float(OVERHEAD + rows * key.size)
         for sample in batch:
             if sample.step == 0:
                 self.begun.append(sample)
             sample.step += 1
+            sample.done = sample.step == sample.passes
             self.row_steps[sample.owner] += sample.rows
             self.seconds[sample.owner] += seconds * sample.rows / rows
         self.now += seconds
-        alone = float(OVERHEAD + batch[0].rows * group.area)
-        self.scheduler.charge(group, seconds, self.now, alone)
+        alone = float(OVERHEAD + batch[0].rows * key.size)
+        self.scheduler.charge(key, seconds, self.now, alone)
         for sample in batch:
             if sample.remaining == 0:
                 self.scheduler.remove(sample)
@@ -87,21 +87,21 @@ shapes = st.tuples(st.sampled_from(SIZES), st.integers(1, 2), st.integers(1, 20)
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 9), shapes), min_size=1, max_size=4), shapes)
 def test_nobody_starves_whatever_the_others_send(
-    others: list[tuple[int, tuple[Group, int, int]]], shape: tuple[Group, int, int]
+    others: list[tuple[int, tuple[BatchKey, int, int]]], shape: tuple[BatchKey, int, int]
 ) -> None:
     """All others always have more waiting and weigh more; steps of the largest size take 64 times the smallest's."""
 
-    def maker(number: int, weight: int, shape: tuple[Group, int, int]) -> Callable[[], Sample]:
-        group, rows, steps = shape
+    def maker(number: int, weight: int, shape: tuple[BatchKey, int, int]) -> Callable[[], Sample]:
+        key, rows, steps = shape
         return lambda: make_sample(
-            f"other {number}", weight=weight, group=group, rows=rows, steps=steps
+            f"other {number}", weight=weight, key=key, rows=rows, steps=steps
         )
 
     makers = [maker(number, *other) for number, other in enumerate(others)]
     device = Device()
     device.keep_busy(50, *makers)
-    group, rows, steps = shape
-    one = device.add(make_sample("one", group=group, rows=rows, steps=steps))
+    key, rows, steps = shape
+    one = device.add(make_sample("one", key=key, rows=rows, steps=steps))
     for _ in range(5000):
         if one not in device.scheduler:
             return
@@ -145,11 +145,11 @@ def test_two_owners_who_always_wait_get_shares_in_proportion_to_their_weights(
 def test_sizes_that_come_anew_for_each_picture_do_not_keep_another_from_its_turns() -> None:
     device = Device()
     one = device.add(make_sample("one", steps=20))
-    fickle: dict[Group, Sample] = {}
+    fickle: dict[BatchKey, Sample] = {}
     for _ in range(100):
-        for group in (Group(8, 8), Group(8, 16)):
-            if group not in fickle or fickle[group].step:
-                fickle[group] = device.add(make_sample("fickle", group=group, steps=1))
+        for key in (key_of(8, 8), key_of(8, 16)):
+            if key not in fickle or fickle[key].step:
+                fickle[key] = device.add(make_sample("fickle", key=key, steps=1))
         device.step()
     assert one.step == 20
 
@@ -174,8 +174,8 @@ def test_weights_hold_across_sizes_too() -> None:
     small, large = SIZES[0], SIZES[2]
     device.keep_busy(
         2000,
-        lambda: make_sample("light", weight=1, group=small),
-        lambda: make_sample("heavy", weight=4, group=large),
+        lambda: make_sample("light", weight=1, key=small),
+        lambda: make_sample("heavy", weight=4, key=large),
     )
     assert device.seconds["heavy"] / device.seconds["light"] == pytest.approx(4, rel=0.1)
 
@@ -185,7 +185,7 @@ def test_an_owner_gets_no_more_by_sending_many_sizes() -> None:
     sizes = iter(range(10**9))
     device.keep_busy(
         3000,
-        lambda: make_sample("many", group=Group(16, 8 + next(sizes) % 50)),
+        lambda: make_sample("many", key=key_of(16, 8 + next(sizes) % 50)),
         lambda: make_sample("one"),
     )
     assert device.seconds["one"] >= 0.45 * device.seconds.total()

@@ -47,10 +47,10 @@ def test_invariant_6_a_poisoned_sample_fails_alone() -> None:
 
 def test_invariant_6_a_prompt_that_cannot_be_encoded_fails_alone() -> None:
     class Illiterate(TimedModel):
-        def prepare(self, samples):  # type: ignore[no-untyped-def]
+        def encode(self, samples):  # type: ignore[no-untyped-def]
             if any(POISON in sample.generation.request.prompt for sample in samples):
                 raise ValueError("no such token")
-            return super().prepare(samples)
+            return super().encode(samples)
 
     harness = Harness(Illiterate())
     good = [harness.submit(make_request(seed=seed)) for seed in range(3)]
@@ -112,10 +112,10 @@ def test_invariant_6_a_sample_that_fails_after_its_sibling_stepped_takes_only_it
     None
 ):
     class Broken(TimedModel):
-        def advance(self, sample, prediction):  # type: ignore[no-untyped-def]
+        def advance_one(self, sample, prediction):  # type: ignore[no-untyped-def]
             if sample.generation.request.prompt == "broken" and sample.index == 1:
-                raise ValueError("a scheduler failed")
-            super().advance(sample, prediction)
+                return ValueError("a scheduler failed")
+            return super().advance_one(sample, prediction)
 
     harness = Harness(Broken())
     every_step = StreamOptions(progress_every=1, preview_every=1)
@@ -331,8 +331,7 @@ def test_what_ended_before_the_loop_was_told_of_it_leaves_nothing_behind() -> No
     generation = Generation.create(
         make_request(steps=3),
         StreamOptions(),
-        group=NATIVE,
-        rows=2,
+        plan=harness.model.plan(make_request(steps=3)),
         now=0.0,
         deadline=1e6,
     )

@@ -111,6 +111,7 @@ def test_invariants_4_5_6_every_admitted_request_ends_once_and_neighbours_are_sp
     assert sum(counters[name] for name in ends) == len(admitted)
     assert harness.backlog.samples() == 0
     assert abs(harness.backlog.seconds()) < 1e-9
+    assert harness.model.released == dict.fromkeys(harness.model.started, 1)
 
 
 @settings(max_examples=200)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles import NATIVE, Clock, TimedModel, make_request
+from tests.doubles import NATIVE, Clock, TimedModel, key_of, make_request
 from tests.harness import LoopHarness
 from tests.unit.engine.test_engine import collect, running
 from text2image.core.errors import InvalidRequest, Unavailable
@@ -17,7 +17,7 @@ from text2image.core.messages import Completed, Queued, StreamOptions
 from text2image.engine import memory
 from text2image.engine.host_memory import HostMemory
 from text2image.engine.memory import READING_PAUSE, MemoryGuard
-from text2image.engine.sample import Group, Sample
+from text2image.engine.sample import Sample
 from text2image.engine.warmup import measure
 
 MIB = 1 << 20
@@ -190,7 +190,7 @@ def test_decoding_that_takes_more_than_a_step_counts() -> None:
     card.take(90 * MIB)
     guard.learn_decode()
     assert guard.need(NATIVE, 2) == 90 * MIB
-    assert guard.need(Group(32, 32), 2) == 360 * MIB
+    assert guard.need(key_of(32, 32), 2) == 360 * MIB
 
 
 def test_what_steps_keep_does_not_grow_with_the_picture_that_is_decoded() -> None:
@@ -204,9 +204,9 @@ def test_what_steps_keep_does_not_grow_with_the_picture_that_is_decoded() -> Non
     card.take(400 * MIB)
     guard.learn_decode()
     assert guard.need(NATIVE, 1) == 400 * MIB
-    assert guard.need(Group(32, 32), 1) == 700 * MIB
+    assert guard.need(key_of(32, 32), 1) == 700 * MIB
     guard.refresh(0.0)
-    assert guard.pictures(Group(32, 32)) == 1
+    assert guard.pictures(key_of(32, 32)) == 1
     assert guard.pictures(NATIVE) == 7
 
 

@@ -7,20 +7,19 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.doubles import make_request
+from tests.doubles import key_of, make_request
 from text2image.core.messages import Share, StreamOptions
-from text2image.engine.sample import Generation, Group, Sample
+from text2image.engine.sample import BatchKey, Generation, Plan, Sample
 from text2image.engine.scheduler import BatchLimits, Scheduler, fill
 
-SMALL, LARGE = Group(8, 8), Group(32, 32)
+SMALL, LARGE = key_of(8, 8), key_of(32, 32)
 
 
-def make_sample(group: Group = SMALL, rows: int = 2, steps: int = 4, owner: str = "") -> Sample:
+def make_sample(key: BatchKey = SMALL, rows: int = 2, steps: int = 4, owner: str = "") -> Sample:
     generation = Generation.create(
         make_request(steps=steps),
         StreamOptions(),
-        group=group,
-        rows=rows,
+        plan=Plan(key, rows, steps),
         now=0.0,
         deadline=1e9,
         share=Share(owner),
@@ -34,7 +33,7 @@ def test_a_sample_that_leaves_gives_its_rows_to_the_next_in_line() -> None:
     for sample in samples:
         scheduler.add(sample)
     scheduler.remove(samples[0])
-    assert scheduler.select(lambda group: BatchLimits(4)) == samples[1:]
+    assert scheduler.select(lambda key: BatchLimits(4)) == samples[1:]
     assert samples[0] not in scheduler
 
 
@@ -43,9 +42,9 @@ def test_a_cap_that_falls_takes_no_rows_from_what_has_begun_but_memory_does() ->
     samples = [make_sample() for _ in range(5)]
     for sample in samples:
         scheduler.add(sample)
-    scheduler.select(lambda group: BatchLimits(6))
-    assert scheduler.select(lambda group: BatchLimits(2)) == samples[:3]
-    assert scheduler.select(lambda group: BatchLimits(6, fit=4)) == samples[:2]
+    scheduler.select(lambda key: BatchLimits(6))
+    assert scheduler.select(lambda key: BatchLimits(2)) == samples[:3]
+    assert scheduler.select(lambda key: BatchLimits(6, fit=4)) == samples[:2]
 
 
 def test_of_two_owners_charged_alike_the_one_with_fewer_rows_is_next() -> None:
@@ -53,28 +52,28 @@ def test_of_two_owners_charged_alike_the_one_with_fewer_rows_is_next() -> None:
     first, second, newcomer = make_sample(), make_sample(), make_sample(owner="newcomer")
     scheduler.add(first)
     scheduler.add(second)
-    assert scheduler.select(lambda group: BatchLimits(2)) == [first]
+    assert scheduler.select(lambda key: BatchLimits(2)) == [first]
     scheduler.add(newcomer)
-    assert scheduler.select(lambda group: BatchLimits(4)) == [first, newcomer]
+    assert scheduler.select(lambda key: BatchLimits(4)) == [first, newcomer]
 
 
 def test_only_samples_of_one_size_share_a_batch() -> None:
     scheduler = Scheduler()
-    for group in (SMALL, LARGE, SMALL, LARGE):
-        scheduler.add(make_sample(group))
-    assert len({sample.group for sample in scheduler.select(lambda group: BatchLimits(100))}) == 1
+    for key in (SMALL, LARGE, SMALL, LARGE):
+        scheduler.add(make_sample(key))
+    assert len({sample.key for sample in scheduler.select(lambda key: BatchLimits(100))}) == 1
 
 
 def test_sizes_share_the_time_so_that_large_pictures_do_not_block_small_ones() -> None:
     scheduler = Scheduler()
     scheduler.add(make_sample(LARGE))
     scheduler.add(make_sample(SMALL))
-    turns: Counter[Group] = Counter()
+    turns: Counter[BatchKey] = Counter()
     for _ in range(110):
-        (sample,) = scheduler.select(lambda group: BatchLimits(2))
-        turns[sample.group] += 1
-        seconds = 1.0 if sample.group == LARGE else 0.1
-        scheduler.charge(sample.group, seconds, now=0.0, alone=seconds)
+        (sample,) = scheduler.select(lambda key: BatchLimits(2))
+        turns[sample.key] += 1
+        seconds = 1.0 if sample.key == LARGE else 0.1
+        scheduler.charge(sample.key, seconds, now=0.0, alone=seconds)
     assert turns[SMALL] >= 9 * turns[LARGE]
 
 
@@ -85,11 +84,11 @@ def test_a_size_that_was_away_has_saved_up_no_claim() -> None:
     for _ in range(100):
         scheduler.charge(LARGE, 1.0, now=0.0, alone=1.0)
     scheduler.add(make_sample(SMALL))
-    turns: Counter[Group] = Counter()
+    turns: Counter[BatchKey] = Counter()
     for _ in range(10):
-        (sample,) = scheduler.select(lambda group: BatchLimits(2))
-        turns[sample.group] += 1
-        scheduler.charge(sample.group, 1.0, now=0.0, alone=1.0)
+        (sample,) = scheduler.select(lambda key: BatchLimits(2))
+        turns[sample.key] += 1
+        scheduler.charge(sample.key, 1.0, now=0.0, alone=1.0)
     assert turns[LARGE] >= 4
 
 
@@ -101,7 +100,7 @@ def test_removing_what_is_not_there_changes_nothing() -> None:
     scheduler.remove(sample)
     scheduler.remove(sample)
     assert len(scheduler) == 0
-    assert scheduler.select(lambda group: BatchLimits(8)) == []
+    assert scheduler.select(lambda key: BatchLimits(8)) == []
 
 
 @given(st.lists(st.sampled_from([1, 2]), min_size=1), st.integers(2, 40))

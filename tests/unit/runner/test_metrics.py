@@ -23,9 +23,9 @@ CAP = 8
 class Reader(TimedModel):
     """A model that takes its time for prompts."""
 
-    def prepare(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
         self.clock.now += ENCODE_SECONDS
-        return super().prepare(samples)
+        return super().encode(samples)
 
 
 class Measured:
@@ -52,7 +52,7 @@ class Measured:
         request = make_request(n=pictures, steps=steps)
         now = self.model.clock()
         generation = Generation.create(
-            request, StreamOptions(), group=NATIVE, rows=2, now=now, deadline=now + 1e6
+            request, StreamOptions(), plan=self.model.plan(request), now=now, deadline=now + 1e6
         )
         self.backlog.admit(generation)
         self.loop.add(generation)

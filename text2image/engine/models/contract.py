@@ -1,7 +1,8 @@
-"""What the engine asks of a model. A new family is one new file that keeps this contract.
+"""What the engine asks of a model. A new family is one new file that keeps this contract, and a line in `loading.py`.
 
-The loop calls every method from the engine's one thread, the one that loaded the model. It never looks into
-`Sample.state`: that is the model's own.
+A picture's way is `plan`, `encode`, `start`, then `predict` and `advance` until it is `done`, `decode`, `release`.
+The loop calls all but `plan` from the engine's one thread, the one that loaded the model. It never looks into
+`BatchKey.value` or `Sample.state`: they are the model's own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from text2image.core.messages import ModelInfo, Pixels, Request
     from text2image.engine.memory import DeviceMemory
-    from text2image.engine.sample import Group, Sample
+    from text2image.engine.sample import Plan, Sample
 
 
 class OutOfMemory(Exception):
@@ -32,23 +33,30 @@ class Model(Protocol):
     # What its steps take of the device; None where that cannot be told.
     memory: DeviceMemory | None
 
-    def group_of(self, request: Request) -> Group:
-        """What must be equal for samples to share a forward pass."""
-        ...
+    def plan(self, request: Request) -> Plan:
+        """What each picture of a request will take. Called by the event loop at admission: at once, and without torch.
 
-    def rows_of(self, request: Request) -> int:
-        """Rows that one sample of this request takes in a forward pass: two with guidance, one without."""
-        ...
-
-    def prepare(self, samples: Sequence[Sample]) -> list[str]:
-        """Gives each sample its state: embeddings, initial latents, scheduler, generator.
-
-        Returns, for each sample, the end of its prompt that the text encoder did not read.
+        Raises:
+            InvalidRequest: the model cannot do this.
         """
         ...
 
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
+        """Encodes the prompts of samples, each distinct one once, and keeps the result in their `state`.
+
+        Returns, for each sample, the end of its prompt that the text encoder did not read.
+
+        Raises:
+            OutOfMemory: with fewer samples it may fit.
+        """
+        ...
+
+    def start(self, samples: Sequence[Sample]) -> None:
+        """Makes encoded samples ready for their first pass: latents from the seed. One that raises has started none."""
+        ...
+
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
-        """One forward pass over samples of one group; the guided prediction of each, in their order.
+        """One forward pass over samples of one key; the guided prediction of each, in their order.
 
         Changes no sample, so that it may be tried again with fewer of them. Returns when the device is done.
 
@@ -58,12 +66,17 @@ class Model(Protocol):
         """
         ...
 
-    def advance(self, sample: Sample, prediction: Any) -> None:
-        """Takes one step of the sample's own trajectory. Counting the step is the caller's."""
+    def advance(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
+        """Takes each sample's own step, and sets its `key`, `rows`, `load` and `done` for what comes next.
+
+        Returns what went wrong with each, or None; it is never tried again. Counting the pass is the caller's.
+        """
         ...
 
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
-        """Pictures of samples of one group that have taken their last step.
+        """Pictures of samples of one key that are done; the warm-up's have only started.
 
         Raises:
             ValueError: a sample's latents or picture hold numbers that are not finite.
@@ -71,12 +84,19 @@ class Model(Protocol):
         """
         ...
 
-    def decode_limit(self, group: Group) -> int:
-        """Samples to decode at once without stalling the others for long."""
+    def decode_limit(self, sample: Sample) -> int:
+        """Samples like this one to decode at once without stalling the others for long."""
         ...
 
     def preview(self, sample: Sample) -> Pixels:
         """What the sample is turning into, at latent resolution, for little work."""
+        ...
+
+    def release(self, sample: Sample) -> None:
+        """Frees what `start` took besides `state`, which the caller drops.
+
+        Called once for each sample that was started, however it ends, unless the device is lost.
+        """
         ...
 
     def free_memory(self) -> None:

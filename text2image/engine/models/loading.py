@@ -1,4 +1,4 @@
-"""From the setting T2I_MODEL to a loaded model: where it lies, which family it is, and what its defaults are."""
+"""From the setting T2I_MODEL to a loaded model: where it lies, and which family loads it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -21,26 +21,47 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
-from text2image.core.messages import ModelInfo, Sampler, Schedule
-from text2image.core.samplers import SCHEDULES_OF
-from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, MODELS, Settings
-from text2image.core.validation import MAX_STEPS
+from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
+from text2image.engine.models import stable_diffusion
 from text2image.engine.models.contract import Model
-from text2image.engine.models.stable_diffusion import StableDiffusion
 from text2image.engine.runtimes import openvino
-from text2image.engine.runtimes.choice import LEFT_OUT, networks_of
-from text2image.engine.samplers.registry import limit_steps, own_sampler
-from text2image.engine.samplers.tables import offered
+from text2image.engine.runtimes.choice import LEFT_OUT
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_PATH = MODELS / EMBEDDED_MODEL
 
-# Pipelines that a family's file takes apart, by the `_class_name` of their model_index.json.
-FAMILIES: dict[str, tuple[str, Any]] = {
-    "StableDiffusionPipeline": ("stable-diffusion", StableDiffusion),
-    "LatentConsistencyModelPipeline": ("stable-diffusion", StableDiffusion),
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's files, and how a family is to load them.
+
+    Attributes:
+        folder: a diffusers pipeline, with its model_index.json.
+        revision: what the model's `info` tells of these files.
+        settings: whose defaults go before the model's own.
+        report: told in words what is being done.
+    """
+
+    folder: Path
+    revision: str
+    settings: Settings
+    device: torch.device
+    dtype: torch.dtype
+    report: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        """What clients may know the model by: a hub id, or a folder's name without the way to it."""
+        model = self.settings.model
+        return Path(model).name if Path(model).expanduser().is_dir() else model
+
+
+# What loads a pipeline, in the engine's thread, by the `_class_name` of its model_index.json.
+FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
+    "StableDiffusionPipeline": stable_diffusion.load,
+    "LatentConsistencyModelPipeline": stable_diffusion.load,
 }
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.
@@ -72,16 +93,12 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
         raise ValueError(
             f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
         )
-    family, make = FAMILIES[pipeline_class]
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    revision = revision_of(folder)
-    with devices.device_errors():
-        pipeline, networks = networks_of(settings, folder, revision, device, dtype, report)
-    info = describe(pipeline, settings, family, revision, device, dtype)
-    model: Model = make(pipeline, networks, info, device)
-    return model
+    return FAMILIES[pipeline_class](
+        Checkpoint(folder, revision_of(folder), settings, device, dtype, report)
+    )
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:
@@ -158,78 +175,3 @@ def revision_of(folder: Path) -> str:
                 file.seek(start)
                 digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()[:12]
-
-
-def describe(
-    pipeline: Any,
-    settings: Settings,
-    family: str,
-    revision: str,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> ModelInfo:
-    """The model's limits and defaults, as its configuration implies them and the settings override them."""
-    scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    side = int(pipeline.unet.config.sample_size) * scale
-    steps, guidance, suited = _defaults(pipeline, settings.model)
-    samplers = offered(pipeline.scheduler.config)
-    limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
-    return ModelInfo(
-        id=_public_name(settings.model),
-        revision=revision,
-        family=family,
-        width=side,
-        height=side,
-        min_side=min(64, side),
-        max_side=settings.max_side or min(2 * side, MAX_SIDE),
-        steps=settings.default_steps or steps,
-        guidance_scale=guidance
-        if settings.default_guidance_scale is None
-        else settings.default_guidance_scale,
-        sampler=_default_sampler(settings, suited, samplers),
-        samplers=samplers,
-        schedules=tuple(
-            each for each in Schedule if any(each in SCHEDULES_OF[sampler] for sampler in samplers)
-        ),
-        max_steps=tuple((each, limit) for each, limit in limits.items() if limit < MAX_STEPS),
-        max_prompt_tokens=int(pipeline.tokenizer.model_max_length),
-        device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
-    )
-
-
-def _default_sampler(settings: Settings, suited: Sampler, samplers: tuple[Sampler, ...]) -> Sampler:
-    """The sampler of requests that name none: the one that is set, or else the one that suits the model.
-
-    Raises:
-        ValueError: the model cannot be drawn with the one that is set, or with any.
-    """
-    if not samplers:
-        raise ValueError(f"{settings.model} has a scheduler that no sampler here can stand in for")
-    if settings.default_sampler is None:
-        return suited if suited in samplers else samplers[0]
-    if settings.default_sampler not in samplers:
-        raise ValueError(
-            f"T2I_DEFAULT_SAMPLER is {settings.default_sampler}; {settings.model} is drawn with one of "
-            f"{', '.join(samplers)}"
-        )
-    return settings.default_sampler
-
-
-def _public_name(model: str) -> str:
-    """What clients may know a model by: a hub id, or a folder's name without the way to it."""
-    return Path(model).name if Path(model).expanduser().is_dir() else model
-
-
-def _defaults(pipeline: Any, name: str) -> tuple[int, float, Sampler]:
-    """Steps, guidance scale and sampler that suit the model."""
-    if pipeline.unet.config.time_cond_proj_dim is not None:
-        return 4, 8.5, Sampler.LCM
-    if type(pipeline.scheduler).__name__ == "LCMScheduler":
-        return 4, 1.0, Sampler.LCM
-    if "turbo" in name.lower():
-        # Adversarially distilled: few steps, and guidance would burn the picture.
-        return 1, 0.0, Sampler.EULER_ANCESTRAL
-    if name == EMBEDDED_MODEL:
-        return 20, 3.0, Sampler.DPMPP_2M
-    return 25, 7.5, own_sampler(pipeline.scheduler.config) or Sampler.DPMPP_2M

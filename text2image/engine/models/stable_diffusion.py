@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import ModelInfo, Pixels, Request
+from text2image.core.samplers import network_calls
 from text2image.engine import devices
+from text2image.engine.models.contract import DeviceLost
+from text2image.engine.models.description import describe
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
-from text2image.engine.models.samplers import Samplers, Trajectory
+from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import Networks
-from text2image.engine.sample import Group, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
+from text2image.engine.samplers import update
+from text2image.engine.samplers.tables import Tables
+from text2image.engine.samplers.update import Trajectory
+
+if TYPE_CHECKING:
+    from text2image.engine.models.loading import Checkpoint
 
 # Latent pixels to decode at once on a GPU: four pictures of 512 x 512.
 _DECODE_AREA = 4 * 64 * 64
@@ -26,16 +37,13 @@ _DECODE_AREA = 4 * 64 * 64
 
 @dataclass(slots=True)
 class State:
-    """A sample's tensors. `latents` and `predicted` are (1, C, h, w), `embeddings` (rows, tokens, width).
+    """A sample's tensors: its latents are the trajectory's, `embeddings` are (rows, tokens, width).
 
     Latents stay in fp32 whatever the network's precision is: what half of it loses adds up over the steps.
     """
 
-    latents: torch.Tensor
-    predicted: torch.Tensor
-    embeddings: torch.Tensor
     trajectory: Trajectory
-    generator: torch.Generator
+    embeddings: torch.Tensor
     guidance_embedding: torch.Tensor | None
 
 
@@ -59,43 +67,53 @@ class StableDiffusion:
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._scaling_factor = float(pipeline.vae.config.scaling_factor)
         self._latent_scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-        self._samplers = Samplers(pipeline.scheduler.config)
+        self._tables = Tables(pipeline.scheduler.config)
         self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
         self._projection = Projection(self._config.in_channels)
 
-    def group_of(self, request: Request) -> Group:
-        return Group(request.height // self._latent_scale, request.width // self._latent_scale)
-
-    def rows_of(self, request: Request) -> int:
+    def plan(self, request: Request) -> Plan:
+        height, width = request.height // self._latent_scale, request.width // self._latent_scale
         # A network that takes the scale as an input (LCM) needs no second, unconditional row.
         embeds_guidance = self._config.time_cond_proj_dim is not None
-        return 1 if embeds_guidance or request.guidance_scale <= 1 else 2
+        rows = 1 if embeds_guidance or request.guidance_scale <= 1 else 2
+        passes = network_calls(request.sampler, request.steps)
+        return Plan(BatchKey((height, width), size=height * width), rows, passes)
 
     @torch.inference_mode()
-    def prepare(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
         requests = [sample.generation.request for sample in samples]
+        prompts = [request.prompt for request in requests]
         with devices.device_errors():
-            positive = self._prompts.encode([request.prompt for request in requests])
-            negative = self._prompts.encode([request.negative_prompt for request in requests])
-            for sample, prompt, unwanted in zip(samples, positive, negative, strict=True):
-                sample.state = self._initial(sample, prompt, unwanted)
-        return [self._prompts.truncated(request.prompt) for request in requests]
+            embeddings = self._prompts.encode(prompts + [each.negative_prompt for each in requests])
+        for number, sample in enumerate(samples):
+            positive, negative = embeddings[number], embeddings[len(samples) + number]
+            sample.state = torch.cat([negative, positive]) if sample.rows == 2 else positive
+        unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
+        return [unread[prompt] for prompt in prompts]
 
-    def _initial(self, sample: Sample, positive: torch.Tensor, negative: torch.Tensor) -> State:
+    @torch.inference_mode()
+    def start(self, samples: Sequence[Sample]) -> None:
+        with devices.device_errors():
+            states = [self._initial(sample) for sample in samples]
+        for sample, state in zip(samples, states, strict=True):
+            sample.state = state
+
+    def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
-        trajectory = self._samplers.trajectory(request.sampler, request.schedule, request.steps)
+        try:
+            table = self._tables.table(request.sampler, request.steps, request.schedule)
+        except ValueError as error:
+            raise InvalidRequest(FieldViolation("sampler", str(error))) from error
         # On the CPU, so that a seed means the same noise on every device.
         generator = torch.Generator("cpu").manual_seed(sample.seed)
-        shape = (1, self._config.in_channels, sample.group.height, sample.group.width)
+        height, width = request.height // self._latent_scale, request.width // self._latent_scale
+        shape = (1, self._config.in_channels, height, width)
         noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self._device)
-        latents = noise.float() * trajectory.noise_scale
-        guided = sample.rows == 2
+        # For a few numbers of steps the sampler makes one more than its formula says.
+        sample.passes = table.calls
         return State(
-            latents=latents,
-            predicted=latents,
-            embeddings=torch.cat([negative, positive]) if guided else positive,
-            trajectory=trajectory,
-            generator=generator,
+            Trajectory(table, noise.float() * table.noise_scale, generator, self._dtype),
+            embeddings=sample.state,
             guidance_embedding=self._embed_guidance(request.guidance_scale),
         )
 
@@ -118,32 +136,19 @@ class StableDiffusion:
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
-        repeats = torch.tensor([sample.rows for sample in samples])
+        trajectories = [state.trajectory for state in states]
+        # The place of each row's sample. Lists, since to count the repeats of a tensor on a GPU waits for it.
+        owners = [place for place, sample in enumerate(samples) for _ in range(sample.rows)]
         with devices.device_errors():
-            inputs = torch.cat(
-                [
-                    state.trajectory.scale(state.latents, sample.step)
-                    for sample, state in zip(samples, states, strict=True)
-                ]
-            )
-            timesteps = torch.tensor(
-                [
-                    state.trajectory.timestep(sample.step)
-                    for sample, state in zip(samples, states, strict=True)
-                ]
-            )
             output = self._networks.predict(
-                inputs.repeat_interleave(repeats.to(self._device), 0),
-                timesteps.repeat_interleave(repeats),
+                update.inputs_of(trajectories)[owners],
+                update.timesteps_of(trajectories)[owners],
                 torch.cat([state.embeddings for state in states]),
                 self._guidance_rows(states),
             )
-            predictions = [
-                _guided(rows.float(), sample.generation.request.guidance_scale)
-                for sample, rows in zip(samples, torch.split(output, repeats.tolist()), strict=True)
-            ]
+            predictions = _guided(output.float(), samples)
             devices.wait(self._device)
-        return predictions
+        return list(torch.split(predictions, 1))
 
     @staticmethod
     def _guidance_rows(states: Sequence[State]) -> torch.Tensor | None:
@@ -153,45 +158,72 @@ class StableDiffusion:
         return torch.cat(rows) if rows else None
 
     @torch.inference_mode()
-    def advance(self, sample: Sample, prediction: Any) -> None:
-        state: State = sample.state
-        with devices.device_errors():
-            state.latents, state.predicted = state.trajectory.step(
-                prediction, sample.step, state.latents, state.generator
-            )
+    def advance(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
+        failures = self._advanced(samples, predictions)
+        for sample, failure in zip(samples, failures, strict=True):
+            sample.done = failure is None and sample.state.trajectory.done
+        return failures
+
+    def _advanced(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
+        trajectories = [sample.state.trajectory for sample in samples]
+        try:
+            with devices.device_errors():
+                update.advance(trajectories, predictions)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            if len(samples) == 1:
+                return [error]
+            # Nothing has changed, and the noise is drawn: alone only those fail that must.
+            return [
+                self._advanced([sample], [prediction])[0]
+                for sample, prediction in zip(samples, predictions, strict=True)
+            ]
+        return [None] * len(samples)
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
         with devices.device_errors():
-            latents = torch.cat([sample.state.latents for sample in samples])
+            latents = torch.cat([sample.state.trajectory.latents for sample in samples])
             decoded = self._networks.decode(latents / self._scaling_factor)
             # Catches a decoder that overflows in half precision as well as latents that were broken before.
             if not bool(torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
                 raise ValueError("the picture holds numbers that are not finite")
             pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
             # The warm-up decodes noise, from which no preview is to be learned.
-            if all(sample.remaining == 0 for sample in samples):
+            if all(sample.done for sample in samples):
                 self._projection.learn(latents, pictures)
             return [_pixels(picture.movedim(0, -1)) for picture in pictures]
 
-    def decode_limit(self, group: Group) -> int:
+    def decode_limit(self, sample: Sample) -> int:
         # On a CPU one picture fills the cores; more at once would only keep the steps waiting.
-        return 1 if self._device.type == "cpu" else max(1, _DECODE_AREA // group.area)
+        return 1 if self._device.type == "cpu" else max(1, int(_DECODE_AREA / sample.key.size))
 
     @torch.inference_mode()
     def preview(self, sample: Sample) -> Pixels:
-        return _pixels(self._projection.draw(sample.state.predicted))
+        return _pixels(self._projection.draw(sample.state.trajectory.predicted))
+
+    def release(self, sample: Sample) -> None:
+        """Nothing is held but the state."""
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)
 
 
-def _guided(rows: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022): (2, C, h, w) unconditional and conditional to (1, C, h, w)."""
-    if len(rows) == 1:
-        return rows
-    unconditional, conditional = rows.chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+def _guided(output: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022): the rows (N, C, h, w) of all samples to one for each sample.
+
+    A sample's first row is unconditional and its last conditional; one that has a single row keeps it as it is.
+    """
+    last = list(accumulate(sample.rows for sample in samples))
+    first = [end - sample.rows for end, sample in zip(last, samples, strict=True)]
+    unconditional, conditional = output[first], output[[end - 1 for end in last]]
+    scales = torch.tensor([sample.generation.request.guidance_scale for sample in samples])
+    return unconditional + scales.to(output).view(-1, 1, 1, 1) * (conditional - unconditional)
 
 
 def _pixels(picture: torch.Tensor) -> Pixels:
@@ -199,3 +231,16 @@ def _pixels(picture: torch.Tensor) -> Pixels:
     height, width, _ = picture.shape
     rgb = (picture * 255).round().to("cpu", torch.uint8).contiguous()
     return Pixels(width, height, rgb.numpy().tobytes())
+
+
+def load(checkpoint: Checkpoint) -> StableDiffusion:
+    """Loads a pipeline of this family, without the parts that do not draw.
+
+    Raises:
+        ValueError, OSError: a part of the pipeline is missing or cannot be read, or the settings do not fit it.
+        OutOfMemory: it does not fit on the device.
+    """
+    with devices.device_errors():
+        pipeline, networks = networks_of(checkpoint)
+    info = describe(pipeline, checkpoint, "stable-diffusion")
+    return StableDiffusion(pipeline, networks, info, checkpoint.device)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -16,6 +15,9 @@ from text2image.engine import devices
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.eager import TorchNetworks
 from text2image.engine.runtimes.networks import Networks
+
+if TYPE_CHECKING:
+    from text2image.engine.models.loading import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +43,7 @@ def runtime_of(settings: Settings, device: torch.device) -> str:
     return asked
 
 
-def networks_of(
-    settings: Settings,
-    folder: Path,
-    revision: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    report: Callable[[str], None],
-) -> tuple[Any, Networks]:
+def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
     """A diffusers pipeline, and what executes its U-Net and decoder.
 
     Where OpenVINO does, the pipeline's own have no weights. Unless the settings name it, a model that it cannot execute
@@ -57,26 +52,27 @@ def networks_of(
     Raises:
         ValueError: as `runtime_of` says, or OpenVINO was named and cannot execute this model.
     """
+    settings, folder, device = checkpoint.settings, checkpoint.folder, checkpoint.device
     runtime = runtime_of(settings, device)
     if runtime == "openvino":
         try:
-            converted = openvino.converted(folder, revision, settings, report)
-            report("compiling for OpenVINO")
-            networks = openvino.OpenVinoNetworks(converted, dtype, torch.get_num_threads())
+            converted = openvino.converted(folder, checkpoint.revision, settings, checkpoint.report)
+            checkpoint.report("compiling for OpenVINO")
+            threads = torch.get_num_threads()
+            networks: Networks = openvino.OpenVinoNetworks(converted, checkpoint.dtype, threads)
             return _without_networks(folder, device), networks
         except openvino.NotConverted as error:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
             logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
-    if runtime == "compile":
-        report("compiling the U-Net")
-    pipeline = _load(folder, dtype).to(device)
+    compiled = runtime == "compile"
+    if compiled:
+        checkpoint.report("compiling the U-Net")
+    pipeline = _load(folder, checkpoint.dtype).to(device)
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    compiled = runtime == "compile"
-    return pipeline, TorchNetworks(
-        pipeline.unet, pipeline.vae, device, compiled=compiled, free=free
-    )
+    networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
+    return pipeline, networks
 
 
 def _load(folder: Path, dtype: torch.dtype, **without: None) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,10 @@ def _write(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> 
         )
         for each in inputs
     ]
-    model = openvino.convert_model(network, example_input=inputs, input=shapes)
+    with warnings.catch_warnings():
+        # What a trace holds fast is compared below, at a size that it has not seen.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        model = openvino.convert_model(network, example_input=inputs, input=shapes)
     openvino.save_model(model, path, compress_to_fp16=False)
 
 

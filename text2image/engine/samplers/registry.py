@@ -17,8 +17,6 @@ from text2image.core.samplers import SCHEDULES_OF, TITLES
 from text2image.core.validation import MAX_STEPS
 from text2image.engine.samplers.closed_forms import beta_sigmas, lms_coefficient
 
-# Whether whoever draws counts network calls. Until then samplers that make more of them than steps are not offered.
-COUNTS_CALLS = False
 # Each schedule is an option of its own, of which at most one may be set.
 _OPTIONS = {
     Schedule.KARRAS: "use_karras_sigmas",

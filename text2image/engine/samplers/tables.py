@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from text2image.core.messages import Sampler, Schedule
-from text2image.core.samplers import TITLES, network_calls
+from text2image.core.samplers import TITLES
 from text2image.engine.samplers.ancestral import is_ancestral, use_double_precision
 from text2image.engine.samplers.probing import NoNumber, Response, probe
-from text2image.engine.samplers.registry import COUNTS_CALLS, KINDS, limit_steps, scheduler_for
+from text2image.engine.samplers.registry import KINDS, limit_steps, scheduler_for
 
 # How many calls a table may look back on.
 REACH = 4
@@ -222,8 +222,6 @@ def offered(config: Mapping[str, Any]) -> tuple[Sampler, ...]:
 
 
 def _fits(sampler: Sampler, config: Mapping[str, Any]) -> bool:
-    if not (COUNTS_CALLS or network_calls(sampler, 2) == 2):
-        return False
     steps = min(2, limit_steps(sampler, config))
     # A shift by size is not known before there is one.
     mu = 1.0 if config.get("use_dynamic_shifting") else None

@@ -296,10 +296,6 @@ def test_a_model_offers_what_it_can_be_drawn_with(
     assert set(offered(FLOW)) <= {Sampler.FLOW_EULER, Sampler.FLOW_HEUN}
 
 
-def test_samplers_of_more_calls_than_steps_are_offered_where_calls_are_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for counts in (False, True):
-        monkeypatch.setattr("text2image.engine.samplers.tables.COUNTS_CALLS", counts)
-        for sampler in (Sampler.HEUN, Sampler.DPM2, Sampler.DPM2_ANCESTRAL, Sampler.PNDM):
-            assert (sampler in offered(STABLE_DIFFUSION)) == counts
+def test_samplers_of_more_calls_than_steps_are_offered() -> None:
+    twice = {Sampler.HEUN, Sampler.DPM2, Sampler.DPM2_ANCESTRAL, Sampler.PNDM}
+    assert twice <= set(offered(STABLE_DIFFUSION))
