@@ -136,7 +136,7 @@ clean: ## Remove the virtual environment and all caches
 	@touch $@
 
 # Other models are converted when they are first loaded.
-$(CONVERTED): models/embedded/unet/config.json requirements/serve.txt
+$(CONVERTED): requirements/serve.txt text2image/engine/models/loading.py $(wildcard text2image/engine/runtimes/*.py)
 	@$(BIN)/python -m text2image.engine.runtimes.conversion models/embedded 2> .venv/converted.log \
 		|| tail -1 .venv/converted.log
 	@touch $@

@@ -135,7 +135,7 @@ def _write(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> 
     ]
     with warnings.catch_warnings():
         # What a trace holds fast is compared below, at a size that it has not seen.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         model = openvino.convert_model(network, example_input=inputs, input=shapes)
     openvino.save_model(model, path, compress_to_fp16=False)
 
