@@ -29,6 +29,7 @@ from text2image.gateway import metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
 from text2image.gateway.singleflight import Flight, SingleFlight
@@ -87,6 +88,7 @@ class Gateway:
         self.work = work
         self._store = store
         self._cache = cache
+        self._overhead = Overhead()
         self._locks = locks
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
@@ -224,8 +226,14 @@ class Gateway:
         completed = Completed("")
         work = work_of(context.request)
         async with self._quotas.reserved(context.caller, work, context) as reservation:
+            clock = asyncio.get_running_loop().time
+            asked = clock()
             events = self.runners.generate(
-                context.request, context.options, flight.deadline, context.caller.share
+                context.request,
+                context.options,
+                flight.deadline - self._overhead.of(context.timeout),
+                context.caller.share,
+                patience=context.timeout,
             )
             async with aclosing(events):
                 async for event, model in events:
@@ -238,6 +246,7 @@ class Gateway:
                         picture = await asyncio.to_thread(self._finish, event, context, model)
                         drawn.append((picture, model))
                         flight.emit(picture)
+                        self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:

@@ -9,7 +9,8 @@ alone is too long, the like of it is anything that the owner asks for, so that n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,13 +38,27 @@ class Kind:
         return cls(None, share.owner, round(patience, 1))
 
 
+@dataclass(slots=True, eq=False)
+class _Refusal:
+    """One that lasts.
+
+    Attributes:
+        until: on the clock.
+        again: makes the error anew: one that was raised holds on to all that its request had.
+        probed: whether a request is on its way to find out if it still holds.
+    """
+
+    until: float
+    again: Callable[[], Unavailable]
+    probed: bool = False
+
+
 class Refusals:
     """Refusals of one runner that last; `clock` is in seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # Until when, and what makes the error anew: one that was raised holds on to all that its request had.
-        self._lasting: dict[Kind, tuple[float, Callable[[], Unavailable]]] = {}
+        self._lasting: dict[Kind, _Refusal] = {}
 
     def __len__(self) -> int:
         return len(self._lasting)
@@ -51,22 +66,41 @@ class Refusals:
     def keep(self, kind: Kind, refusal: Unavailable) -> None:
         """Remembers a refusal for as long as it lasts."""
         now = self._clock()
-        self._lasting = {known: held for known, held in self._lasting.items() if held[0] > now}
+        self._lasting = {
+            known: held for known, held in self._lasting.items() if held.until > now or held.probed
+        }
         if refusal.lasts > 0:
             retry_after = refusal.retry_after or 0.0
             again = partial(
                 Unavailable, refusal.message, reason=refusal.reason, retry_after=retry_after
             )
-            self._lasting[kind] = (now + refusal.lasts, again)
+            self._lasting[kind] = _Refusal(now + refusal.lasts, again)
             if refusal.anything:
-                self._lasting[replace(kind, request=None)] = (now + refusal.lasts, again)
+                self._lasting[replace(kind, request=None)] = _Refusal(now + refusal.lasts, again)
 
     def check(self, kind: Kind) -> None:
-        """Refuses what was refused a moment ago.
+        """Refuses what was refused a moment ago, or is being asked for once more just now.
 
         Raises:
             Unavailable: in the words of that refusal.
         """
         held = self._lasting.get(kind)
-        if held and self._clock() < held[0]:
-            raise held[1]()
+        if held and (held.probed or self._clock() < held.until):
+            raise held.again()
+
+    @contextmanager
+    def probe(self, kind: Kind) -> Iterator[None]:
+        """Has the like of a request stay refused until the runner has answered it; after that what it said counts.
+
+        Otherwise all that arrives in the moment in which a refusal ends would be sent to the runner.
+        """
+        kinds = (kind, replace(kind, request=None))
+        probed = {each: held for each in kinds if (held := self._lasting.get(each))}
+        for held in probed.values():
+            held.probed = True
+        try:
+            yield
+        finally:
+            for each, held in probed.items():
+                if self._lasting.get(each) is held:
+                    del self._lasting[each]

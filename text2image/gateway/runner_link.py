@@ -155,16 +155,25 @@ class RunnerLink:
         return self.status in _LOST and not self.calls
 
     async def generate(
-        self, request: Request, options: StreamOptions, deadline: float, share: Share
+        self,
+        request: Request,
+        options: StreamOptions,
+        deadline: float,
+        share: Share,
+        *,
+        patience: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Streams a request's events; closing the generator ends the runner's work on it.
+
+        `patience` is what the client gave for it, the seconds to the deadline if that is not known.
 
         Raises:
             RunnerLost: the runner went away before the end.
             Text2ImageError: as the runner says, or said a moment ago, or because the deadline passed.
         """
         seconds = max(0.0, deadline - asyncio.get_running_loop().time())
-        kind = Kind.of(request, seconds, share)
+        # By what the client gave: what is left of it here is another number each time.
+        kind = Kind.of(request, seconds if patience is None else patience, share)
         self.refusals.check(kind)
         span = tracing.start("runner", SpanKind.CLIENT)
         span.set_attribute("text2image.runner", self.name)
@@ -176,10 +185,13 @@ class RunnerLink:
         self.calls += 1
         self.load.sent(call, work_of(request))
         completed = False
+        probing = contextlib.ExitStack()
+        probing.enter_context(self.refusals.probe(kind))
         try:
             async for message in call:
                 event = wire.event_from(message)
                 if isinstance(event, Queued):
+                    probing.close()
                     self.load.admitted(call, event.predicted_seconds)
                 elif isinstance(event, Completed):
                     completed = True
@@ -201,6 +213,7 @@ class RunnerLink:
             raise failure from None
         finally:
             call.cancel()
+            probing.close()
             self.load.over(call)
             span.end()
             self.calls -= 1

@@ -190,12 +190,19 @@ class Runners:
             raise refusal
 
     async def generate(
-        self, request: Request, options: StreamOptions, deadline: float, share: Share
+        self,
+        request: Request,
+        options: StreamOptions,
+        deadline: float,
+        share: Share,
+        *,
+        patience: float | None = None,
     ) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
         """Streams a request's events from the runner that will finish it first, each with the model that it serves.
 
         When that runner dies, the request is sent again: it is complete down to its seed, so the pictures are the
-        same; none is reported twice, but what else was reported may be. `deadline` is in the event loop's time.
+        same; none is reported twice, but what else was reported may be. `deadline` is in the event loop's time, and
+        `patience` what the client gave, in seconds.
 
         Raises:
             Text2ImageError: what the runner refused it with, or that none could finish it.
@@ -209,7 +216,8 @@ class Runners:
             assert link.model, "a ready runner has told its model"
             model = link.model
             try:
-                async with aclosing(link.generate(request, options, deadline, share)) as events:
+                asked = link.generate(request, options, deadline, share, patience=patience)
+                async with aclosing(asked) as events:
                     async for event in events:
                         if isinstance(event, GeneratedImage):
                             if event.index in drawn:

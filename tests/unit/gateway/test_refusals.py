@@ -98,6 +98,21 @@ def test_what_is_over_takes_no_memory(memory: Memory) -> None:
     assert len(memory.refusals) <= 12
 
 
+def test_one_asks_whether_it_still_holds_and_all_others_wait_for_the_answer(memory: Memory) -> None:
+    memory.now += 1.0
+    with memory.refusals.probe(KIND):
+        assert memory.refuses(KIND)
+    assert not memory.refuses(KIND), "it was admitted"
+    assert len(memory.refusals) == 0
+
+
+def test_what_the_one_is_told_counts_for_all(memory: Memory) -> None:
+    memory.now += 1.0
+    with memory.refusals.probe(KIND):
+        memory.refusals.keep(KIND, refusal(lasts=0.5))
+    assert memory.refuses(KIND)
+
+
 async def draw(link: RunnerLink, share: Share) -> None:
     deadline = asyncio.get_running_loop().time() + PATIENCE
     async for _ in link.generate(REQUEST, StreamOptions(), deadline, share):
