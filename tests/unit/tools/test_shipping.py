@@ -22,6 +22,8 @@ def test_a_variant_is_a_set_of_requirements(variant: str) -> None:
     lines = requirements.read_text().splitlines()
     assert {f"-r {part}.txt" for part in ("serve", "page", "redis", "s3", "otlp")} <= set(lines)
     assert any("whl/cpu" in line for line in lines) == (variant == "cpu")
+    left_out = "models/embedded/openvino/**" in config["exclude"]
+    assert left_out == (variant != "cpu"), "what OpenVINO reads is for a CPU"
 
 
 def test_another_model_takes_the_place_of_the_embedded_one() -> None:

@@ -25,7 +25,7 @@ from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
 from text2image.engine.models import stable_diffusion
 from text2image.engine.models.contract import Model
-from text2image.engine.runtimes import openvino
+from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import LEFT_OUT
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def revision_of(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".json", ".safetensors", ".bin", ".txt"} or not path.is_file():
             continue
-        if path.is_relative_to(folder / openvino.SHIPPED):
+        if path.is_relative_to(folder / SHIPPED):
             continue
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)}:{size}\n".encode())

@@ -20,7 +20,8 @@ from torch import nn
 
 from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
-from text2image.engine.runtimes.openvino import DECODER, SHIPPED, UNET, OpenVinoNetworks, name_of
+from text2image.engine.runtimes import SHIPPED
+from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
 # Of the largest number that the network puts out.
 _TOLERANCE = 1e-3

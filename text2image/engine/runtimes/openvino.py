@@ -21,11 +21,10 @@ import torch
 from filelock import FileLock
 
 from text2image.core.settings import Settings
+from text2image.engine.runtimes import SHIPPED
 
 logger = logging.getLogger(__name__)
 
-# Beside a model's other folders, in a Bento that was built with it converted.
-SHIPPED = "openvino"
 UNET, DECODER = "unet.xml", "decoder.xml"
 # What is written changes with this, or with the version of OpenVINO.
 _FORMAT = 1
