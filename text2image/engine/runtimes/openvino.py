@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import subprocess
+import subprocess  # nosec B404
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -80,7 +80,8 @@ def _convert(folder: Path, target: Path) -> None:
     # In a process of its own, since what tracing a network leaves behind in memory stays there.
     command = [sys.executable, "-m", "text2image.engine.runtimes.conversion", str(folder)]
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
+    # Of this very Python, with two paths.
+    done = subprocess.run(  # nosec B603
         [*command, str(target)],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
