@@ -28,7 +28,7 @@ PARTS = {
     "service.py",
     "text2image",
 }
-LARGEST_BYTES = 30_000_000
+LARGEST_BYTES = 60_000_000
 HUB_MODEL = "somebody/small-sd"
 
 

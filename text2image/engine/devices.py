@@ -23,7 +23,13 @@ logger = logging.getLogger(__name__)
 
 # Rows up to which a growing batch can pay off: on a CPU the cores are full soon.
 _MAX_ROWS = {"cpu": 32, "mps": 32, "cuda": 128}
-_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
+_MEMORY_MESSAGES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "bad allocation",
+)
 
 
 def pick_device(name: str, index: int = 0) -> torch.device:

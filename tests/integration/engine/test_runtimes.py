@@ -13,6 +13,7 @@ from tests.doubles import make_request
 from tests.integration.engine.conftest import DEVICE, TOLERANCE, draw_alone
 from text2image.core.messages import Sampler
 from text2image.core.settings import Settings
+from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.models.loading import load_model, revision_of
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.choice import runtime_of
@@ -97,3 +98,20 @@ def test_what_openvino_cannot_execute_is_left_to_torch_unless_it_was_named(
     assert draw_alone(model, make_request("a cat", steps=1)).shape == (128, 128, 3)
     with pytest.raises(ValueError, match=r"T2I_RUNTIME=openvino: .*file"):
         load_model(Settings(model=folder, device="cpu", runtime="openvino"), 0, nothing)
+
+
+def test_an_output_that_openvino_did_not_write_is_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it happens when an allocation in the middle fails: the call returns, and the output stays as it was."""
+    model = load_model(Settings(model="embedded", device="cpu", runtime="openvino"), 0, nothing)
+
+    class Silent:
+        def set_output_tensor(self, tensor: object) -> None: ...
+
+        def infer(self, inputs: object, share_inputs: bool) -> None: ...
+
+    monkeypatch.setattr(model._networks, "_unet", Silent())  # type: ignore[attr-defined]
+    latents = torch.zeros(2, 8, 16, 16)
+    with pytest.raises(OutOfMemory):
+        model._networks.predict(latents, torch.ones(2), torch.zeros(2, 24, 192), None)  # type: ignore[attr-defined]

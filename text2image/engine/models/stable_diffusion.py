@@ -211,7 +211,7 @@ class StableDiffusion:
         """Nothing is held but the state."""
 
     def free_memory(self) -> None:
-        devices.free_memory(self._device)
+        self._networks.free_memory()
 
 
 def _guided(output: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from text2image.engine import devices
 from text2image.engine.runtimes import packing
 
 
@@ -47,6 +48,9 @@ class TorchNetworks:
             return_dict=False,
         )[0]
         return output
+
+    def free_memory(self) -> None:
+        devices.free_memory(self._device)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         scaled = latents.to(self._vae.dtype, memory_format=torch.channels_last)

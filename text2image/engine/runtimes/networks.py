@@ -31,3 +31,7 @@ class Networks(Protocol):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures (N, 3, H, W), about -1 to 1, of latents (N, C, h, w) as the decoder scales them."""
         ...
+
+    def free_memory(self) -> None:
+        """Gives memory that is kept for later back."""
+        ...

@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 
 from text2image.core.settings import Settings
+from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.runtimes import SHIPPED
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ UNET, DECODER = "unet.xml", "decoder.xml"
 _FORMAT = 1
 # What `T2I_DTYPE` means here. Inputs and outputs stay in fp32.
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+# What stands in an output before a network runs. Out of memory, OpenVINO may return without a word and leave it there.
+# Exact in fp32, and no number of a network's.
+_UNTOUCHED = -(2.0**120)
 _ROOT = Path(__file__).parents[3]
 
 
@@ -114,10 +118,12 @@ class OpenVinoNetworks:
             # A core that another process is busy on is left to it.
             "ENABLE_CPU_PINNING": False,
         }
-        self._unet, self._decoder = (
-            core.compile_model(folder / name, "CPU", options).create_infer_request()
-            for name in (UNET, DECODER)
-        )
+        self._compiled = [
+            core.compile_model(folder / name, "CPU", options) for name in (UNET, DECODER)
+        ]
+        self._unet, self._decoder = (each.create_infer_request() for each in self._compiled)
+        self._tensor: Any = openvino.Tensor
+        self._scale: int | None = None
 
     def predict(
         self,
@@ -127,13 +133,30 @@ class OpenVinoNetworks:
         guidance: torch.Tensor | None,
     ) -> torch.Tensor:
         inputs = (latents, timesteps, embeddings, guidance)
-        return _run(self._unet, [each for each in inputs if each is not None])
+        return self._run(self._unet, [each for each in inputs if each is not None], latents.shape)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return _run(self._decoder, [latents])
+        rows, _, height, width = latents.shape
+        if self._scale is None:
+            # Nothing tells it but a first picture.
+            array = latents[:1].float().contiguous().numpy()
+            self._scale = self._decoder.infer([array])[0].shape[-1] // width
+        sides = (height * self._scale, width * self._scale)
+        return self._run(self._decoder, [latents], (rows, 3, *sides))
 
+    def free_memory(self) -> None:
+        for each in self._compiled:
+            each.release_memory()
 
-def _run(network: Any, inputs: list[torch.Tensor]) -> torch.Tensor:
-    arrays = [each.float().contiguous().numpy() for each in inputs]
-    # Inputs are read where they are; the output is a copy, since the next call writes over it.
-    return torch.from_numpy(network.infer(arrays, share_inputs=True)[0])
+    def _run(
+        self, network: Any, inputs: list[torch.Tensor], shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        # A tensor of ours, since the network's own would be written over by the next call.
+        output = torch.empty(shape)
+        output.view(-1)[[0, -1]] = _UNTOUCHED
+        network.set_output_tensor(self._tensor(output.numpy(), shared_memory=True))
+        arrays = [each.float().contiguous().numpy() for each in inputs]
+        network.infer(arrays, share_inputs=True)
+        if _UNTOUCHED in output.view(-1)[[0, -1]].tolist():
+            raise OutOfMemory("OpenVINO put nothing out")
+        return output
