@@ -2,8 +2,8 @@
 
 Draws the judge's questions with the server's engine, exactly and then as fast pictures, from the same seeds, and prints
 a table in points of a hundred. A question is met when all that it asks for is recognised: the object as the judge's
-first guess, its colour, its background; of two objects each half's. `differs` is the mean difference from the exact
-pictures, of 255.
+first guess, its colour, its background; of two objects each half's. `sure` is the mean probability, in percent,
+that the judge gives the objects; `differs` the mean difference from the exact pictures, of 255.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def _sample(model: Model, prompt: str, seed: int, quality: Quality) -> Sample:
 
 
 @torch.inference_mode()
-def met(pictures: torch.Tensor, asked: Sequence[Question]) -> torch.Tensor:
-    """Which of the questions the pictures meet."""
+def judged(pictures: torch.Tensor, asked: Sequence[Question]) -> tuple[int, float]:
+    """How many of the questions the pictures meet, and the mean probability of the objects in percent."""
     judge = court.trained()
     whole, left, right = (
         [answer.cpu() for answer in judge(part)]
@@ -68,26 +68,24 @@ def met(pictures: torch.Tensor, asked: Sequence[Question]) -> torch.Tensor:
             court.half(pictures, right=True),
         )
     )
-    return torch.tensor([_is_met(q, i, whole, left, right) for i, q in enumerate(asked)])
-
-
-def _is_met(
-    question: Question,
-    place: int,
-    whole: list[torch.Tensor],
-    left: list[torch.Tensor],
-    right: list[torch.Tensor],
-) -> bool:
-    scene = question.scene
-    if len(scene.objects) == 2:
-        return scene.objects == tuple(int(half[0][place].argmax()) for half in (left, right))
-    names, paint, behind = (answer[place] for answer in whole)
-    return (
-        int(names.argmax()) == scene.objects[0]
-        # A red apple has "its own" colour too: the question is which of the eleven it is nearest to.
-        and (not scene.colour or court.PAINT[int(paint[1:].argmax()) + 1] == scene.colour)
-        and (not scene.background or court.BEHIND[int(behind.argmax())] == scene.background)
-    )
+    met, sure = 0, 0.0
+    for place, question in enumerate(asked):
+        scene = question.scene
+        parts = [whole[0]] if len(scene.objects) == 1 else [left[0], right[0]]
+        named = [
+            part[place].softmax(0)[each] for part, each in zip(parts, scene.objects, strict=True)
+        ]
+        sure += 100 * float(sum(named)) / len(named) / len(asked)
+        met += (
+            all(
+                int(part[place].argmax()) == each
+                for part, each in zip(parts, scene.objects, strict=True)
+            )
+            # A red apple has "its own" colour too: the question is which of the eleven it is nearest to.
+            and scene.colour in (None, court.PAINT[int(whole[1][place, 1:].argmax()) + 1])
+            and scene.background in (None, court.BEHIND[int(whole[2][place].argmax())])
+        )
+    return met, sure
 
 
 def main() -> int:
@@ -98,8 +96,10 @@ def main() -> int:
     arguments = parser.parse_args()
     asked = questions()[:: arguments.every]
     prompts = [question.prompt for question in asked]
-    print(f"| guided passes | met of {len(asked)} | lost, of 100 | differs | rows | seconds |")
-    print("|---|---|---|---|---|---|")
+    print(
+        f"| guided passes | met of {len(asked)} | lost, of 100 | sure | differs | rows | seconds |"
+    )
+    print("|---|---|---|---|---|---|---|")
     exact: tuple[int, int, torch.Tensor] | None = None
     for interval in ("0-1", *arguments.intervals):
         settings = Settings(model=EMBEDDED_MODEL, guidance_interval=interval)
@@ -107,12 +107,12 @@ def main() -> int:
         started = time.process_time()
         pictures, rows = draw(model, prompts, Quality.FAST)
         seconds = time.process_time() - started
-        hits = int(met(pictures, asked).sum())
+        hits, sure = judged(pictures, asked)
         exact = exact or (hits, rows, pictures)
         lost = 100 * (exact[0] - hits) / len(asked)
         share = rows / exact[1]
         differs = float((pictures - exact[2]).abs().mean()) * 127.5
-        row = f"{hits} | {lost:.1f} | {differs:.1f} | {share:.2f} | {seconds:.1f}"
+        row = f"{hits} | {lost:.1f} | {sure:.2f} | {differs:.1f} | {share:.2f} | {seconds:.1f}"
         print(f"| {interval} | {row} |", flush=True)
     return 0
 

@@ -45,7 +45,8 @@ SCHEDULE = documented(
     examples=[Schedule.KARRAS.value],
 )
 QUALITY = documented(
-    description=f"One of {', '.join(Quality)}: whether to draw as the model does to the last step, or to leave out "
-    "work that changes little; the server's own choice if left out.",
+    description="Whether to draw as the model does to the last step, or to leave out work that changes little; the "
+    "server's own choice if left out.",
+    enum=[*(quality.value for quality in Quality), None],
     examples=[Quality.FAST.value],
 )

@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         description="Quality when a request names none: `exact`, or `fast`, which approximates.",
     )
     guidance_interval: str = Field(
-        "0-0.6",
+        "0-0.3",
         description="Part of its passes in which a `fast` picture is guided, as in `0.1-0.6`: 0 is before the first, 1 "
         "after the last; with `0-1` it is the exact one.",
     )

@@ -171,7 +171,7 @@ class _Checks:
         """How a picture is drawn; exactly, where the model has nothing to leave out."""
         # One that only a runner of a later version knows means what it says to that runner.
         known = {quality.value: quality for quality in (*Quality, model.quality)}
-        quality = known.get(value.strip().lower()) if value and value.strip() else model.quality
+        quality = model.quality if value is None else known.get(value.lower())
         if quality is None:
             self.refuse(
                 "quality", f"is {(value or '')[:40]!r}; it must be one of {', '.join(Quality)}"
