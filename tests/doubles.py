@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from text2image.core.messages import ModelInfo, Pixels, Request, Sampler, Schedule
+from text2image.core.messages import ModelInfo, Pixels, Quality, Request, Sampler, Schedule
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.sample import BatchKey, Plan, Sample
@@ -50,6 +50,7 @@ def make_request(
     sampler: Sampler = Sampler.DPMPP_2M,
     schedule: Schedule | None = None,
     negative_prompt: str = "",
+    quality: Quality = Quality.EXACT,
 ) -> Request:
     return Request(
         prompt=prompt,
@@ -62,6 +63,7 @@ def make_request(
         n=n,
         sampler=sampler,
         schedule=schedule,
+        quality=quality,
     )
 
 

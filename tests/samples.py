@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler, Schedule
+from text2image.core.messages import ModelInfo, Quality, Request, RequestParams, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from text2image.gateway.rate_limits import Spending
@@ -27,6 +27,7 @@ MODEL = ModelInfo(
     device="cpu",
     dtype="float32",
     schedules=tuple(Schedule),
+    fast="guidance outside of 0-0.6 of the passes",
 )
 REQUEST = Request(
     prompt="a red fox",
@@ -69,6 +70,7 @@ requests = st.builds(
     guidance_scale=st.floats(0, MAX_GUIDANCE),
     seed=st.integers(0, MAX_SEED),
     n=st.just(1),
+    quality=st.sampled_from(Quality),
 )
 
 

@@ -34,6 +34,7 @@ FIELDS = {
     "n": 2,
     "sampler": "dpm++ 2m sde",
     "schedule": "exponential",
+    "quality": "fast",
 }
 
 
@@ -62,6 +63,7 @@ def test_a_picture_is_drawn_again_from_its_parameters(server: Server, client: Cl
         seed=params.seed,
         sampler=params.sampler,
         schedule=params.schedule,
+        quality=params.quality,
     )
     assert_same(second, image_of(again[0].png))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from text2image.core import validation
-from text2image.core.messages import Sampler, Schedule
+from text2image.core.messages import Quality, Sampler, Schedule
 
 
 def _whole(value: Any) -> Any:
@@ -43,4 +43,10 @@ SCHEDULE = documented(
     description=f"How noise levels are spread over the steps: one of {', '.join(Schedule)}, as far as the sampler can "
     "be drawn with it; the model's own way if left out.",
     examples=[Schedule.KARRAS.value],
+)
+QUALITY = documented(
+    description="Whether to draw as the model does to the last step, or to leave out work that changes little; the "
+    "server's own choice if left out.",
+    enum=[*(quality.value for quality in Quality), None],
+    examples=[Quality.FAST.value],
 )

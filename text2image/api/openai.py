@@ -1,7 +1,8 @@
 """The dialect of OpenAI's image API: `POST /v1/images/generations` and `GET /v1/models`.
 
-Beyond it a request may name seed, steps, guidance_scale, negative_prompt, sampler and schedule. What has no meaning
-here (quality, style, moderation, user) is taken and ignored, so that existing clients need no change.
+Beyond it a request may name seed, steps, guidance_scale, negative_prompt, sampler and schedule, and as quality `exact`
+or `fast`. What has no meaning here (other qualities, style, moderation, user) is taken and ignored, so that existing
+clients need no change.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from text2image.core.errors import (
     ModelNotFound,
     Text2ImageError,
 )
-from text2image.core.messages import ModelInfo, RequestParams
+from text2image.core.messages import ModelInfo, Quality, RequestParams
 
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 # What our fields are called in this dialect, where it is not the same.
@@ -53,8 +53,11 @@ class ImagesRequest(BaseModel):
     seed: fields.Integer | None = fields.SEED
     sampler: str | None = fields.SAMPLER
     schedule: str | None = fields.SCHEDULE
+    quality: str | None = Field(
+        None,
+        description=f"`{Quality.EXACT}` or `{Quality.FAST}`; what OpenAI's models know is ignored.",
+    )
 
-    quality: str | None = Field(None, description="Ignored.")
     style: str | None = Field(None, description="Ignored.")
     moderation: str | None = Field(None, description="Ignored.")
     output_compression: fields.Integer | None = Field(None, description="Ignored: PNG is lossless.")
@@ -81,6 +84,7 @@ class ImagesRequest(BaseModel):
             n=self.n,
             sampler=self.sampler,
             schedule=self.schedule,
+            quality=_quality(self.quality),
         )
 
 
@@ -189,6 +193,11 @@ def _violations(body: ImagesRequest, model: ModelInfo) -> Iterator[FieldViolatio
 def _sides(size: str | None) -> tuple[int | None, int | None]:
     match = _SIZE.fullmatch(size or "")
     return (int(match[1]), int(match[2])) if match else (None, None)
+
+
+def _quality(named: str | None) -> str | None:
+    """Our own words; OpenAI's, as `auto` and `hd`, say nothing of how a picture is drawn here."""
+    return named if named in tuple(Quality) else None
 
 
 def error_body(error: Text2ImageError) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class GenerateRequest(BaseModel):
     n: fields.Integer | None = fields.N
     sampler: str | None = fields.SAMPLER
     schedule: str | None = fields.SCHEDULE
+    quality: str | None = fields.QUALITY
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )

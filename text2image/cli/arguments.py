@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import ModelInfo, RequestParams, Sampler, Schedule
+from text2image.core.messages import ModelInfo, Quality, RequestParams, Sampler, Schedule
 from text2image.core.settings import MAX_SIDE
 from text2image.core.validation import SIDE_MULTIPLE, check_context, compose_prompt, resolve
 
@@ -39,6 +39,7 @@ _ANY_MODEL = ModelInfo(
     max_prompt_tokens=1,
     device="",
     dtype="",
+    fast="a part",
 )
 
 
@@ -113,6 +114,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         n=given.n,
         sampler=given.sampler,
         schedule=given.schedule,
+        quality=given.quality,
     )
 
 
@@ -163,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--sampler", f"one of {samplers}, as far as the model can be drawn with it")
     schedules = ", ".join(Schedule)
     _add(picture, "--schedule", f"how noise levels are spread over the steps: one of {schedules}")
+    qualities = f"{Quality.EXACT}, or {Quality.FAST}, which leaves out work that changes little"
+    _add(picture, "--quality", qualities)
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

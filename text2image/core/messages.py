@@ -59,12 +59,20 @@ class Schedule(_Open):
     LU = "lu"
 
 
+class Quality(_Open):
+    """Whether a picture is the model's own to the last step, or may be approximated for less work."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What a served model can do, and the defaults of what a request leaves out.
 
     Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
     be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
+    `fast` tells what a fast picture leaves out, and is empty where that is nothing.
     """
 
     id: str
@@ -83,6 +91,8 @@ class ModelInfo:
     dtype: str
     schedules: tuple[Schedule, ...] = ()
     max_steps: tuple[tuple[Sampler, int], ...] = ()
+    quality: Quality = Quality.EXACT
+    fast: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +109,7 @@ class RequestParams:
     n: int | None = None
     sampler: str | None = None
     schedule: str | None = None
+    quality: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +117,7 @@ class Request:
     """A valid request with nothing left open: equal requests to the same model give equal pictures.
 
     Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
-    `schedule` noise levels are those of the model's own configuration.
+    `schedule` noise levels are those of the model's own configuration. What a fast one leaves out the model says.
     """
 
     prompt: str
@@ -119,6 +130,7 @@ class Request:
     n: int
     sampler: Sampler
     schedule: Schedule | None = None
+    quality: Quality = Quality.EXACT
 
     def seed_of(self, index: int) -> int:
         """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""

@@ -23,8 +23,9 @@ from text2image.core.addresses import (
     split_port,
 )
 from text2image.core.folders import own_folder
+from text2image.core.guidance import parse_interval
 from text2image.core.limits import parse_limits
-from text2image.core.messages import Sampler
+from text2image.core.messages import Quality, Sampler
 from text2image.core.samplers import sampler_of
 
 # What lies here is found by its name: the embedded model, or the one that a Bento was built with in its place.
@@ -113,6 +114,15 @@ class Settings(BaseSettings):
     )
     default_sampler: Sampler | None = Field(
         None, description="Sampler when a request names none; the model's own if unset."
+    )
+    quality: Quality = Field(
+        Quality.EXACT,
+        description="Quality when a request names none: `exact`, or `fast`, which approximates.",
+    )
+    guidance_interval: str = Field(
+        "0-0.3",
+        description="Part of its passes in which a `fast` picture is guided, as in `0.1-0.6`: 0 is before the first, 1 "
+        "after the last; with `0-1` it is the exact one.",
     )
     max_side: int | None = Field(
         None,
@@ -282,6 +292,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_sampler(cls, value: str | None) -> str | None:
         return (sampler_of(value) or value) if value else None
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _check_interval(cls, value: str) -> str:
+        return str(parse_interval(value))
 
     @field_validator("runners")
     @classmethod

@@ -7,7 +7,14 @@ import secrets
 from typing import TypeVar
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import ModelInfo, Request, RequestParams, Sampler, Schedule
+from text2image.core.messages import (
+    ModelInfo,
+    Quality,
+    Request,
+    RequestParams,
+    Sampler,
+    Schedule,
+)
 from text2image.core.samplers import (
     SCHEDULES_OF,
     is_own_schedule,
@@ -74,6 +81,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         n=checks.integer("n", _or(params.n, 1), 1, MAX_IMAGES),
         sampler=sampler,
         schedule=checks.schedule(params.schedule, ending, sampler, model),
+        quality=checks.quality(params.quality, model),
     )
     if checks.violations:
         raise InvalidRequest(*checks.violations)
@@ -158,6 +166,18 @@ class _Checks:
             # Drawing it all the same would give another picture without a word.
             self.refuse(field, _no_schedule(asked, sampler, model))
         return schedule
+
+    def quality(self, value: str | None, model: ModelInfo) -> Quality:
+        """How a picture is drawn; exactly, where the model has nothing to leave out."""
+        # One that only a runner of a later version knows means what it says to that runner.
+        known = {quality.value: quality for quality in (*Quality, model.quality)}
+        quality = model.quality if value is None else known.get(value.lower())
+        if quality is None:
+            self.refuse(
+                "quality", f"is {(value or '')[:40]!r}; it must be one of {', '.join(Quality)}"
+            )
+            return model.quality
+        return Quality.EXACT if quality is Quality.FAST and not model.fast else quality
 
 
 def _schedules(sampler: Sampler, model: ModelInfo) -> tuple[Schedule, ...]:

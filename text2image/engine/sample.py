@@ -29,7 +29,7 @@ class Plan:
 
     Attributes:
         key: of its first pass.
-        rows: rows that it takes in a forward pass; they bound memory.
+        rows: most rows that it takes in a forward pass; they bound memory.
         passes: forward passes until it is done, or the best guess: samplers that evaluate the network twice a step take
             more than the request has steps, pictures that begin from another one fewer.
         load: time that one row takes against a plain one of the same key, as a mean over the passes.
@@ -46,7 +46,8 @@ class Sample:
     """One picture in flight. Compared by identity: two equal requests are still two samples.
 
     Attributes:
-        key, rows, load: of its next pass. Planned at first, set anew by the model when it has advanced the sample.
+        key, rows, load: of its next pass. Planned at first, set anew by the model when it has started or advanced the
+            sample.
         passes: forward passes planned.
         step: forward passes taken.
         done: whether it needs no more of them, which the model alone decides.

@@ -127,6 +127,7 @@ def usual_request(info: ModelInfo) -> Request:
         seed=0,
         n=1,
         sampler=info.sampler,
+        quality=info.quality,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from text2image import __version__
-from text2image.core.messages import ModelInfo, Picture, Request, Timings
+from text2image.core.messages import ModelInfo, Picture, Quality, Request, Timings
 from text2image.gateway.cache_backends import Backend
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         "revision": model.revision,
         "dtype": model.dtype,
         "version": __version__,
+        # What it was spared, which a setting decides.
+        "fast": "" if request.quality is Quality.EXACT else model.fast,
         **asdict(alone),
     }
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))

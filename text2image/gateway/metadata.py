@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
-from text2image.core.messages import ModelInfo, Pixels, Request, RequestParams
+from text2image.core.messages import ModelInfo, Pixels, Quality, Request, RequestParams
 from text2image.core.samplers import (
     SCHEDULE_TITLES,
     TITLES,
@@ -53,6 +53,7 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
         "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
+        **({} if request.quality is Quality.EXACT else {"Quality": request.quality.value}),
         "Model": model.id,
         "Model hash": model.revision,
         "Version": f"text2image {__version__}",
@@ -88,6 +89,8 @@ def parse(parameters: str) -> RequestParams:
             n=1,
             sampler=sampler,
             schedule=schedule,
+            # Where nothing is said, as by other tools, nothing was left out.
+            quality=settings.get("Quality", Quality.EXACT),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None

@@ -319,7 +319,7 @@ def _unavailable(message: str, reason: str = Unavailable.NO_RUNNER) -> Unavailab
 
 def _pictures_of(model: ModelInfo) -> ModelInfo:
     """What decides how pictures look: all of a model but the device it is on, and what other pictures it could draw."""
-    return replace(model, device="", samplers=(), schedules=(), max_steps=())
+    return replace(model, device="", samplers=(), schedules=(), max_steps=(), fast="")
 
 
 def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
@@ -334,6 +334,8 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
         samplers=_in_all([each.samplers for each in serving]),
         schedules=_in_all([each.schedules for each in serving]),
         max_steps=tuple(least.items()),
+        # Where they do not mean the same by it, all of them draw exactly.
+        fast=serving[0].fast if len({each.fast for each in serving}) == 1 else "",
     )
 
 

@@ -15,6 +15,7 @@ from text2image.core.messages import (
     Picture,
     Pixels,
     Progress,
+    Quality,
     Queued,
     Request,
     RequestParams,
@@ -55,9 +56,10 @@ _OPTIONAL_FIELDS = (
     "n",
     "sampler",
     "schedule",
+    "quality",
 )
 # Of a model: names that a later version may know more of, and limits by such a name.
-_NAMES = {"sampler", "samplers", "schedules", "max_steps"}
+_NAMES = {"sampler", "samplers", "schedules", "max_steps", "quality"}
 
 
 def stub(channel: Any) -> Any:
@@ -239,6 +241,7 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
         samplers=[sampler.value for sampler in model.samplers],
         schedules=[schedule.value for schedule in model.schedules],
         max_steps={sampler.value: steps for sampler, steps in model.max_steps},
+        quality=model.quality.value,
     )
 
 
@@ -252,6 +255,8 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     values["max_steps"] = tuple(
         (Sampler.named(name), steps) for name, steps in sorted(message.max_steps.items())
     )
+    # A runner of an earlier version draws exactly, and does not say so.
+    values["quality"] = Quality.named(message.quality or Quality.EXACT)
     return ModelInfo(**values)
 
 

@@ -21,7 +21,7 @@ STATE_DRAINING: State
 STATE_FAILED: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule")
+    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class GenerateRequest(_message.Message):
     PROGRESS_EVERY_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_EVERY_FIELD_NUMBER: _ClassVar[int]
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     width: int
@@ -46,7 +47,8 @@ class GenerateRequest(_message.Message):
     progress_every: int
     preview_every: int
     schedule: str
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ...) -> None: ...
+    quality: str
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("queued", "progress", "image", "completed")
@@ -133,7 +135,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps")
+    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast")
     class MaxStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +159,8 @@ class GetModelResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SCHEDULES_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    FAST_FIELD_NUMBER: _ClassVar[int]
     id: str
     revision: str
     family: str
@@ -173,7 +177,9 @@ class GetModelResponse(_message.Message):
     dtype: str
     schedules: _containers.RepeatedScalarFieldContainer[str]
     max_steps: _containers.ScalarMap[str, int]
-    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    quality: str
+    fast: str
+    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ...) -> None: ...
 
 class WatchStatusRequest(_message.Message):
     __slots__ = ()

@@ -125,6 +125,7 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         "--sampler": request.sampler.value,
         "-n": request.n,
         **({"--schedule": request.schedule.value} if request.schedule else {}),
+        "--quality": request.quality.value,
     }
     options = [f"{name}{'' if name == '-n' else '='}{value}" for name, value in typed.items()]
     params = parse([*options, "--", request.prompt]).params
@@ -147,6 +148,7 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
             "fox --sampler ddim --schedule karras",
             "--schedule: asks for the schedule 'karras'; with ddim it must be left out",
         ),
+        ("fox --quality best", "--quality: is 'best'; it must be one of exact, fast"),
         ("fox --size big", "--size: is 'big'; write width and height as in 512x512"),
         ("fox --size 64x64 --width 64", "--size: says the same as --width and --height"),
         ("fox --timeout 0", "--timeout: is 0.0; it must be a number of seconds above 0"),

@@ -43,7 +43,14 @@ def test_a_default_sampler_may_be_written_as_requests_write_it(
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("PORT", "abc"), ("GRPC_PORT", "70000"), ("T2I_DTYPE", "int8"), ("T2I_DEFAULT_STEPS", "0")],
+    [
+        ("PORT", "abc"),
+        ("GRPC_PORT", "70000"),
+        ("T2I_DTYPE", "int8"),
+        ("T2I_DEFAULT_STEPS", "0"),
+        ("T2I_QUALITY", "best"),
+        ("T2I_GUIDANCE_INTERVAL", "0.6-0.1"),
+    ],
 )
 def test_a_bad_value_is_named_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str

@@ -54,6 +54,29 @@ class Planned(TimedModel):
         return failure
 
 
+@dataclass
+class Limited(TimedModel):
+    """Takes the second of two rows in the middle third of the passes alone; the plan tells the mean."""
+
+    def plan(self, request: Request) -> Plan:
+        return replace(super().plan(request), rows=2, load=2 / 3)
+
+    def start(self, samples: Sequence[Sample]) -> None:
+        super().start(samples)
+        for sample in samples:
+            self._set_rows(sample)
+
+    def advance_one(self, sample: Sample, prediction: Any) -> Exception | None:
+        failure = super().advance_one(sample, prediction)
+        self._set_rows(sample)
+        return failure
+
+    @staticmethod
+    def _set_rows(sample: Sample) -> None:
+        third = sample.passes // 3
+        sample.rows, sample.load = (2 if third <= sample.state < 2 * third else 1), 1.0
+
+
 def reported(harness: Harness, generation: Generation) -> list[tuple[int, int]]:
     events = [out for out in harness.outcomes[generation] if isinstance(out, Progress)]
     return [(event.step, event.steps) for event in events]
@@ -116,6 +139,42 @@ def test_predictions_hold_for_rows_that_carry_a_load(others: int) -> None:
         harness.loop.tick()
     assert harness.predicted[generation] == pytest.approx(harness.clock() - before, rel=0.3)
     assert harness.costs.overhead == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("others", [0, 6, 40])
+def test_predictions_hold_for_samples_whose_rows_come_and_go(others: int) -> None:
+    harness = Harness(Limited())
+    for _ in range(others):
+        harness.submit(make_request(steps=30))
+    before = harness.clock()
+    generation = harness.submit(make_request(steps=30))
+    while not generation.ended:
+        harness.loop.tick()
+    taken = harness.clock() - before
+    assert 0.95 * taken <= harness.predicted[generation] <= 1.4 * taken
+    assert harness.costs.overhead == pytest.approx(1.0, rel=0.05)
+    harness.finish()
+    assert harness.backlog.seconds() == 0
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_samples_whose_rows_grow_beyond_the_memory_take_turns_and_all_end(rows: int) -> None:
+    harness = Harness(Limited(memory_rows=rows), max_rows=rows)
+    generations = [harness.submit(make_request(steps=6, seed=seed)) for seed in range(7)]
+    harness.finish()
+    assert all(isinstance(harness.ending(each), Completed) for each in generations)
+    assert harness.loop.counters["out_of_memory"] == 0
+    assert harness.backlog.seconds() == 0
+    assert harness.model.released == dict.fromkeys(harness.model.started, 1)
+
+
+def test_costs_are_learned_from_the_rows_that_a_pass_had() -> None:
+    harness = Harness(Limited(overhead=0.0))
+    known = harness.costs.seconds(NATIVE, 2)
+    for _ in range(40):
+        harness.submit(make_request(steps=9))
+        harness.finish()
+    assert harness.costs.seconds(NATIVE, 2) == pytest.approx(known, rel=0.02)
 
 
 async def test_the_pace_that_a_runner_tells_counts_passes_and_loads() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.redis import RedisServer
 from tests.samples import MODEL, REQUEST, requests
-from text2image.core.messages import Picture, Request, Timings
+from text2image.core.messages import Picture, Quality, Request, Timings
 from text2image.core.settings import Settings
 from text2image.gateway.cache import NotAnEntry, PictureCache, key_of, pack, unpack
 from text2image.gateway.cache_backends import DiskBackend
@@ -59,6 +59,13 @@ def test_two_pictures_have_one_key_only_where_nothing_tells_them_apart(
 @pytest.mark.parametrize("field", ["id", "revision", "dtype"])
 def test_another_model_draws_another_picture(field: str) -> None:
     assert key_of(REQUEST, 0, replace(MODEL, **{field: "other"})) != KEY
+
+
+def test_what_fast_pictures_are_spared_makes_another_picture_of_those_alone() -> None:
+    other = replace(MODEL, fast="guidance outside of 0-0.3 of the passes")
+    fast = replace(REQUEST, quality=Quality.FAST)
+    assert key_of(fast, 0, other) != key_of(fast, 0, MODEL)
+    assert key_of(REQUEST, 0, other) == KEY
 
 
 @given(requests, st.integers(1, 8))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.samples import MODEL, REQUEST, params_of, requests
-from text2image.core.messages import Pixels, Request, RequestParams, Sampler, Schedule
+from text2image.core.messages import Pixels, Quality, Request, RequestParams, Sampler, Schedule
 from text2image.gateway import metadata
 
 
@@ -59,6 +59,7 @@ def test_parameters_of_other_tools_are_read() -> None:
         seed=1,
         n=1,
         sampler="dpm++ 2m",
+        quality="exact",
     )
 
 
@@ -88,6 +89,15 @@ def test_a_schedule_is_written_as_other_tools_read_it() -> None:
     karras = replace(REQUEST, sampler=Sampler.DPMPP_2M, schedule=Schedule.KARRAS)
     assert "Sampler: DPM++ 2M, Schedule type: Karras, " in metadata.describe(karras, 7, MODEL)
     assert "Schedule" not in metadata.describe(replace(karras, schedule=None), 7, MODEL)
+
+
+def test_only_a_picture_that_is_not_exact_says_its_quality() -> None:
+    fast = replace(REQUEST, quality=Quality.FAST)
+    assert "Size: 128x96, Quality: fast, " in metadata.describe(fast, 7, MODEL)
+    exact = metadata.describe(REQUEST, 7, MODEL)
+    assert "Quality" not in exact
+    # Else a server whose pictures are fast by default would draw another one.
+    assert metadata.parse(exact).quality == "exact"
 
 
 @pytest.mark.parametrize("text", ["", "a fox", "Steps: many"])

@@ -40,6 +40,7 @@ from text2image.core.messages import (
     Picture,
     Pixels,
     Progress,
+    Quality,
     Queued,
     Request,
     RequestParams,
@@ -67,6 +68,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
 LATER = 500
 LATER_SAMPLER = "res multistep"
 LATER_SCHEDULE = "cosine"
+LATER_QUALITY = "sketch"
 LATER_STATE = 9
 
 
@@ -90,13 +92,13 @@ def message_in(file: FileDescriptorProto, name: str) -> DescriptorProto:
 
 def lacking_what_came_last(file: FileDescriptorProto) -> None:
     lacks = {
-        "GenerateRequest": ["preview_every", "schedule"],
+        "GenerateRequest": ["preview_every", "schedule", "quality"],
         "Progress": ["preview"],
         "Image": ["cached"],
         "Timings": ["encoding"],
         "Counters": ["dropped", "out_of_memory"],
         "WatchStatusResponse": ["pace"],
-        "GetModelResponse": ["schedules", "max_steps"],
+        "GetModelResponse": ["schedules", "max_steps", "quality", "fast"],
     }
     for name, fields in lacks.items():
         message = message_in(file, name)
@@ -294,6 +296,45 @@ async def test_an_older_runner_is_asked_for_no_schedule(tmp_path: Path) -> None:
         assert runners.model.schedules == ()
         with pytest.raises(errors.InvalidRequest, match="'karras'; with euler it must be left out"):
             await draw(runners, sampler="euler", schedule="karras")
+
+
+async def test_a_runner_that_knows_nothing_of_fast_pictures_is_asked_for_the_exact_one(
+    tmp_path: Path,
+) -> None:
+    """It would draw it all the same, and it would be kept as another picture."""
+    async with Peer(OLDER, tmp_path / "0").serving() as peer, gateway_of(peer) as runners:
+        assert (runners.model.quality, runners.model.fast) == (Quality.EXACT, "")
+        request, _ = await draw(runners, quality="fast")
+        assert request.quality is Quality.EXACT
+        assert "Quality" not in metadata.describe(request, request.seed, runners.model)
+
+
+async def test_a_gateway_leaves_open_a_quality_that_only_its_runner_knows(tmp_path: Path) -> None:
+    model = replace(MODEL, quality=Quality.named(LATER_QUALITY))
+    async with (
+        Peer(NEWER, tmp_path / "0", model=model).serving() as peer,
+        gateway_of(peer) as runners,
+    ):
+        request, _ = await draw(runners)
+        await draw(runners, quality="fast")
+        assert [asked.quality for asked in peer.requests] == [LATER_QUALITY, "fast"]
+        described = metadata.describe(request, request.seed, runners.model)
+        assert metadata.parse(described).quality == LATER_QUALITY
+        assert wire.model_to(runners.model).quality == LATER_QUALITY
+
+
+async def test_runners_that_leave_out_different_things_all_draw_exactly(tmp_path: Path) -> None:
+    async with (
+        Peer(NEWER, tmp_path / "0").serving() as one,
+        Peer(NEWER, tmp_path / "1", model=replace(MODEL, fast="much more")).serving() as other,
+        gateway_of(one, other) as runners,
+    ):
+        assert runners.model.fast == ""
+        for _ in range(20):
+            await draw(runners, quality="fast")
+        assert {asked.quality for peer in (one, other) for asked in peer.requests} == {"exact"}
+        assert one.requests
+        assert other.requests
 
 
 async def test_the_least_of_the_runners_limits_counts(tmp_path: Path) -> None:

@@ -52,7 +52,10 @@ class Model(Protocol):
         ...
 
     def start(self, samples: Sequence[Sample]) -> None:
-        """Makes encoded samples ready for their first pass: latents from the seed. One that raises has started none."""
+        """Makes encoded samples ready for their first pass: latents from the seed. One that raises has started none.
+
+        What a sample's plan could only guess, as its `passes`, or tell as a mean, as its `load`, is set to what it is.
+        """
         ...
 
     def predict(self, samples: Sequence[Sample]) -> list[Any]:

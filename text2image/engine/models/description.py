@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from text2image.core.guidance import EVERYWHERE, parse_interval
 from text2image.core.messages import ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
@@ -48,7 +49,17 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         max_prompt_tokens=int(pipeline.tokenizer.model_max_length),
         device=str(checkpoint.device),
         dtype=str(checkpoint.dtype).removeprefix("torch."),
+        quality=settings.quality,
+        fast=_fast(pipeline, settings),
     )
+
+
+def _fast(pipeline: Any, settings: Settings) -> str:
+    """What fast pictures leave out; nothing, where a network that takes the scale as an input has no second row."""
+    interval = parse_interval(settings.guidance_interval)
+    if interval == EVERYWHERE or pipeline.unet.config.time_cond_proj_dim is not None:
+        return ""
+    return f"guidance outside of {interval} of the passes"
 
 
 def _default_sampler(settings: Settings, suited: Sampler, samplers: tuple[Sampler, ...]) -> Sampler:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import ModelInfo, Pixels, Request
+from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
+from text2image.core.messages import ModelInfo, Pixels, Quality, Request
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
 from text2image.engine.models.contract import DeviceLost
@@ -39,12 +40,14 @@ _DECODE_AREA = 4 * 64 * 64
 class State:
     """A sample's tensors: its latents are the trajectory's, `embeddings` are (rows, tokens, width).
 
+    `guided` are the network calls, counted from 0, that take all of these rows; the others take the last alone.
     Latents stay in fp32 whatever the network's precision is: what half of it loses adds up over the steps.
     """
 
     trajectory: Trajectory
     embeddings: torch.Tensor
     guidance_embedding: torch.Tensor | None
+    guided: range
 
 
 class StableDiffusion:
@@ -56,12 +59,18 @@ class StableDiffusion:
         networks: Networks,
         info: ModelInfo,
         device: torch.device,
+        interval: Interval = EVERYWHERE,
     ) -> None:
-        """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone."""
+        """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
+
+        Args:
+            interval: where fast pictures are guided.
+        """
         self.info = info
         self.max_rows = devices.max_rows(device)
         self.memory = devices.memory_of(device)
         self._device = device
+        self._interval = interval
         self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
@@ -73,11 +82,19 @@ class StableDiffusion:
 
     def plan(self, request: Request) -> Plan:
         height, width = request.height // self._latent_scale, request.width // self._latent_scale
-        # A network that takes the scale as an input (LCM) needs no second, unconditional row.
-        embeds_guidance = self._config.time_cond_proj_dim is not None
-        rows = 1 if embeds_guidance or request.guidance_scale <= 1 else 2
         passes = network_calls(request.sampler, request.steps)
-        return Plan(BatchKey((height, width), size=height * width), rows, passes)
+        guided = len(self._guided(request, passes))
+        rows = 2 if guided else 1
+        load = (passes + guided) / (rows * passes)
+        return Plan(BatchKey((height, width), size=height * width), rows, passes, load)
+
+    def _guided(self, request: Request, passes: int) -> range:
+        """Those of so many passes that take a second, unconditional row, counted from 0."""
+        # A network that takes the scale as an input (LCM) needs none.
+        if self._config.time_cond_proj_dim is not None or request.guidance_scale <= 1:
+            return range(0)
+        interval = self._interval if request.quality is Quality.FAST else EVERYWHERE
+        return interval.passes(passes)
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[str]:
@@ -97,6 +114,7 @@ class StableDiffusion:
             states = [self._initial(sample) for sample in samples]
         for sample, state in zip(samples, states, strict=True):
             sample.state = state
+            _set_rows(sample)
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
@@ -115,6 +133,7 @@ class StableDiffusion:
             Trajectory(table, noise.float() * table.noise_scale, generator, self._dtype),
             embeddings=sample.state,
             guidance_embedding=self._embed_guidance(request.guidance_scale),
+            guided=self._guided(request, table.calls),
         )
 
     def _embed_guidance(self, scale: float) -> torch.Tensor | None:
@@ -143,7 +162,7 @@ class StableDiffusion:
             output = self._networks.predict(
                 update.inputs_of(trajectories)[owners],
                 update.timesteps_of(trajectories)[owners],
-                torch.cat([state.embeddings for state in states]),
+                torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 self._guidance_rows(states),
             )
             predictions = _guided(output.float(), samples)
@@ -164,6 +183,7 @@ class StableDiffusion:
         failures = self._advanced(samples, predictions)
         for sample, failure in zip(samples, failures, strict=True):
             sample.done = failure is None and sample.state.trajectory.done
+            _set_rows(sample)
         return failures
 
     def _advanced(
@@ -214,6 +234,13 @@ class StableDiffusion:
         self._networks.free_memory()
 
 
+def _set_rows(sample: Sample) -> None:
+    """Sets what the next pass takes, of which the plan knew the mean alone."""
+    state: State = sample.state
+    sample.rows = 2 if state.trajectory.call in state.guided else 1
+    sample.load = 1.0
+
+
 def _guided(output: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
     """Classifier-free guidance (Ho & Salimans 2022): the rows (N, C, h, w) of all samples to one for each sample.
 
@@ -243,4 +270,5 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
     with devices.device_errors():
         pipeline, networks = networks_of(checkpoint)
     info = describe(pipeline, checkpoint, "stable-diffusion")
-    return StableDiffusion(pipeline, networks, info, checkpoint.device)
+    interval = parse_interval(checkpoint.settings.guidance_interval)
+    return StableDiffusion(pipeline, networks, info, checkpoint.device, interval)
