@@ -86,10 +86,10 @@ SHIPPED := $(if $(CUDA),--variant cuda) $(if $(MODEL),--model $(MODEL)) $(if $(R
 coldstart: .venv/.dev $(CONVERTED) ## Measure a start up to the first picture; writes docs/cold-start.md
 	$(BIN)/python -m loadtests.coldstart
 
-bento: .venv/.serve $(CONVERTED) ## Build the Bento
+bento: .venv/.serve ## Build the Bento
 	@$(BIN)/python -m tools.bento $(SHIPPED)
 
-container: .venv/.serve $(CONVERTED) ## Build the container's image, with docker, podman or buildah
+container: .venv/.serve ## Build the container's image, with docker, podman or buildah
 	@$(BIN)/python -m tools.container $(SHIPPED) $(BUILDER_OPTIONS:%=--opt %)
 
 train: .venv/.dev .venv/.training ## Train the embedded model; stop it at any time, the next call goes on

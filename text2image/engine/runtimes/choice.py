@@ -68,14 +68,15 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
     compiled = runtime == "compile"
     if compiled:
         checkpoint.report("compiling the U-Net")
-    pipeline = _load(folder, checkpoint.dtype).to(device)
+    pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
     networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
     return pipeline, networks
 
 
-def _load(folder: Path, dtype: torch.dtype, **without: None) -> Any:
+def load_pipeline(folder: Path, dtype: torch.dtype, **without: None) -> Any:
+    """A diffusers pipeline of what draws, less the parts that are named."""
     return StableDiffusionPipeline.from_pretrained(
         folder,
         dtype=dtype,
@@ -88,7 +89,7 @@ def _load(folder: Path, dtype: torch.dtype, **without: None) -> Any:
 
 def _without_networks(folder: Path, device: torch.device) -> Any:
     """The pipeline with a U-Net and an autoencoder that are configurations alone."""
-    pipeline = _load(folder, torch.float32, unet=None, vae=None).to(device)
+    pipeline = load_pipeline(folder, torch.float32, unet=None, vae=None).to(device)
     index = StableDiffusionPipeline.load_config(folder)
     for part in ("unet", "vae"):
         kind = getattr(diffusers, index[part][1])

@@ -21,6 +21,7 @@ from torch import nn
 from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
+from text2image.engine.runtimes.choice import load_pipeline
 from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
 # Of the largest number that the network puts out.
@@ -68,28 +69,19 @@ def convert(folder: Path, target: Path) -> None:
     Raises:
         ValueError: what OpenVINO puts out is not what torch does.
     """
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder,
-        text_encoder=None,
-        tokenizer=None,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-        local_files_only=True,
-    )
+    pipeline = load_pipeline(folder, torch.float32, text_encoder=None, tokenizer=None)
     unet, decoder = _UNet(pipeline.unet).eval(), _Decoder(pipeline.vae).eval()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as parts:
-        _write(unet, _unet_inputs(pipeline.unet.config, *_TRACED), Path(parts, UNET))
-        _write(decoder, _decoder_inputs(pipeline.vae.config, *_TRACED), Path(parts, DECODER))
-        networks = OpenVinoNetworks(Path(parts), torch.float32, torch.get_num_threads())
+    with tempfile.TemporaryDirectory(dir=target.parent) as around:
+        parts = Path(around, "parts")
+        parts.mkdir()
+        _write(unet, _unet_inputs(pipeline.unet.config, *_TRACED), parts / UNET)
+        _write(decoder, _decoder_inputs(pipeline.vae.config, *_TRACED), parts / DECODER)
+        networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads())
         side = int(pipeline.unet.config.sample_size)
         _compare(unet, _unet_inputs(pipeline.unet.config, side, side), networks.predict)
         _compare(decoder, _decoder_inputs(pipeline.vae.config, side, side), networks.decode)
-        shutil.copytree(parts, target, dirs_exist_ok=True)
+        parts.rename(target)
 
 
 def _unet_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
