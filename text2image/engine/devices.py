@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,11 +139,15 @@ class CudaMemory:
         return int(torch.cuda.max_memory_allocated(self._device)) - self._held
 
 
-def memory_of(device: torch.device) -> DeviceMemory | None:
-    """The memory that steps on this device take; None where it cannot be read."""
+def memory_of(device: torch.device, held: Callable[[], int] = lambda: 0) -> DeviceMemory | None:
+    """The memory that steps on this device take; None where it cannot be read.
+
+    Args:
+        held: on a CPU, bytes that were taken for good since the first steps.
+    """
     if device.type == "cuda":
         return CudaMemory(device)
-    return HostMemory() if device.type == "cpu" else None
+    return HostMemory(held=held) if device.type == "cpu" else None
 
 
 @contextmanager

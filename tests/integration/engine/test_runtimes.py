@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.doubles import make_request
-from tests.integration.engine.conftest import DEVICE, TOLERANCE, draw_alone
+from tests.integration.engine.conftest import (
+    DEVICE,
+    TOLERANCE,
+    array,
+    draw_alone,
+    harness_for,
+)
 from text2image.core.messages import Sampler
 from text2image.core.settings import Settings
-from text2image.engine.models.contract import OutOfMemory
+from text2image.engine.models.contract import Model, OutOfMemory
 from text2image.engine.models.loading import load_model, revision_of
-from text2image.engine.runtimes import openvino
+from text2image.engine.runtimes import graphs, openvino
 from text2image.engine.runtimes.choice import runtime_of
 from text2image.engine.runtimes.conversion import ship
 
@@ -100,18 +107,96 @@ def test_what_openvino_cannot_execute_is_left_to_torch_unless_it_was_named(
         load_model(Settings(model=folder, device="cpu", runtime="openvino"), 0, nothing)
 
 
+@pytest.fixture
+def pieced(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The embedded model with graphs of fixed sizes for most batches, as after a while of work."""
+    monkeypatch.setattr(graphs, "WORTH", 1)
+    monkeypatch.setattr(graphs, "PIECES", (4, 2))
+    settings = Settings(model="embedded", device="cpu", runtime="openvino")
+    model: Any = load_model(settings, 0, nothing)
+    for rows in (4, 2):
+        side = model.info.width // model._latent_scale
+        model._networks.predict(*inputs(rows, side), None)
+        model._networks.settle()
+    assert set(model._networks._unet._fixed) == {4, 2}
+    return model
+
+
+def inputs(rows: int, side: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Latents, timesteps and embeddings for the embedded model."""
+    generator = torch.Generator().manual_seed(rows)
+    latents = torch.randn(rows, 8, side, side, generator=generator)
+    embeddings = torch.randn(rows, 24, 192, generator=generator)
+    return latents, torch.linspace(1.0, 900.0, rows), embeddings
+
+
+def test_invariant_1_a_batch_in_pieces_gives_the_pictures_of_one_that_is_whole(
+    pieced: Any, embedded: Model
+) -> None:
+    requests = [
+        make_request("a cat", steps=3, seed=seed, guidance_scale=scale, width=width)
+        for seed, (scale, width) in enumerate([(3.0, 128), (1.0, 128), (3.0, 128), (3.0, 192)])
+    ]
+    harness = harness_for(pieced)
+    generations = [harness.submit(request) for request in requests]
+    harness.finish()
+    for request, generation in zip(requests, generations, strict=True):
+        (image,) = harness.images(generation)
+        assert np.abs(array(image) - draw_alone(embedded, request)).max() <= TOLERANCE
+
+
+def test_graphs_of_fixed_sizes_take_what_they_have_and_the_open_one_the_rest(pieced: Any) -> None:
+    unet = pieced._networks._unet
+    parts = [(part.stop - part.start, request) for part, request in unet._parts(11)]
+    assert parts == [(4, unet._fixed[4])] * 2 + [(2, unet._fixed[2]), (1, unet._open)]
+    del unet._fixed[4]
+    parts = [(part.stop - part.start, request) for part, request in unet._parts(11)]
+    assert parts == [(2, unet._fixed[2]), (9, unet._open)]
+
+
+def test_a_graph_of_a_fixed_size_that_was_not_asked_for_often_or_has_no_memory_is_not_compiled(
+    pieced: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = pieced._networks
+    held = networks.held()
+    assert held > 0
+    monkeypatch.setattr(graphs, "PIECES", (8, 4, 2))
+    monkeypatch.setattr(graphs, "WORTH", 3)
+    networks.predict(*inputs(8), None)
+    networks.settle()
+    monkeypatch.setattr(graphs, "WORTH", 1)
+    monkeypatch.setattr(networks._room, "left", 1 << 20)
+    networks.predict(*inputs(8), None)
+    networks.settle()
+    assert set(networks._unet._fixed) == {4, 2}
+    assert networks.held() == held
+
+
+def test_a_graph_that_cannot_be_compiled_leaves_the_open_one(
+    pieced: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    networks = pieced._networks
+    monkeypatch.setattr(graphs, "PIECES", (3,))
+    monkeypatch.setattr(networks._unet, "_path", Path("/nowhere"))
+    networks.predict(*inputs(3), None)
+    networks.settle()
+    assert "no graph of 3 rows" in caplog.text
+    assert networks.predict(*inputs(3), None).isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [4, 3], ids=["fixed", "open"])
 def test_an_output_that_openvino_did_not_write_is_a_lack_of_memory(
-    monkeypatch: pytest.MonkeyPatch,
+    pieced: Any, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it happens when an allocation in the middle fails: the call returns, and the output stays as it was."""
-    model = load_model(Settings(model="embedded", device="cpu", runtime="openvino"), 0, nothing)
 
     class Silent:
         def set_output_tensor(self, tensor: object) -> None: ...
 
         def infer(self, inputs: object, share_inputs: bool) -> None: ...
 
-    monkeypatch.setattr(model._networks, "_unet", Silent())  # type: ignore[attr-defined]
-    latents = torch.zeros(2, 8, 16, 16)
+    unet = pieced._networks._unet
+    monkeypatch.setattr(unet, "_open", Silent())
+    monkeypatch.setattr(unet, "_fixed", {4: Silent(), 2: unet._fixed[2]})
     with pytest.raises(OutOfMemory):
-        model._networks.predict(latents, torch.ones(2), torch.zeros(2, 24, 192), None)  # type: ignore[attr-defined]
+        pieced._networks.predict(*inputs(rows), None)

@@ -68,7 +68,7 @@ class StableDiffusion:
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
-        self.memory = devices.memory_of(device)
+        self.memory = devices.memory_of(device, networks.held)
         self._device = device
         self._interval = interval
         self._networks = networks

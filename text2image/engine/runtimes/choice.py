@@ -54,13 +54,22 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
     """
     settings, folder, device = checkpoint.settings, checkpoint.folder, checkpoint.device
     runtime = runtime_of(settings, device)
+    memory = devices.memory_of(device)
+    free = memory.free() if memory else None
     if runtime == "openvino":
         try:
             converted = openvino.converted(folder, checkpoint.revision, settings, checkpoint.report)
             checkpoint.report("compiling for OpenVINO")
-            threads = torch.get_num_threads()
-            networks: Networks = openvino.OpenVinoNetworks(converted, checkpoint.dtype, threads)
-            return _without_networks(folder, device), networks
+            pipeline = _without_networks(folder, device)
+            side = int(pipeline.unet.config.sample_size)
+            networks: Networks = openvino.OpenVinoNetworks(
+                converted,
+                checkpoint.dtype,
+                torch.get_num_threads(),
+                own_size=(side, side),
+                free=free,
+            )
+            return pipeline, networks
         except openvino.NotConverted as error:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
@@ -69,8 +78,6 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
     if compiled:
         checkpoint.report("compiling the U-Net")
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
-    memory = devices.memory_of(device)
-    free = memory.free() if memory else None
     networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
     return pipeline, networks
 

@@ -52,6 +52,9 @@ class TorchNetworks:
     def free_memory(self) -> None:
         devices.free_memory(self._device)
 
+    def held(self) -> int:
+        return 0
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         scaled = latents.to(self._vae.dtype, memory_format=torch.channels_last)
         pictures: torch.Tensor = self._vae.decode(scaled, return_dict=False)[0]

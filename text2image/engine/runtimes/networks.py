@@ -35,3 +35,7 @@ class Networks(Protocol):
     def free_memory(self) -> None:
         """Gives memory that is kept for later back."""
         ...
+
+    def held(self) -> int:
+        """Bytes of memory that were taken for good since they were loaded."""
+        ...

@@ -1,8 +1,8 @@
 """Networks executed by OpenVINO on a CPU.
 
 GNU OpenMP's threads, which torch computes with, spin while they wait for each other: beside one other busy process a
-step takes ten times as long and more. OpenVINO's threads take over each other's work instead. A lone picture is also
-half as much work, since layers are fused; a full batch is about the same.
+step takes ten times as long and more. OpenVINO's threads take over each other's work instead. Pictures are also less
+work, since layers are fused (`graphs.py`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
 
 from text2image.core.settings import Settings
-from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.runtimes import SHIPPED
+from text2image.engine.runtimes.graphs import Graphs, Room
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +30,8 @@ UNET, DECODER = "unet.xml", "decoder.xml"
 _FORMAT = 1
 # What `T2I_DTYPE` means here. Inputs and outputs stay in fp32.
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-# What stands in an output before a network runs. Out of memory, OpenVINO may return without a word and leave it there.
-# Exact in fp32, and no number of a network's.
-_UNTOUCHED = -(2.0**120)
+# Graphs of fixed sizes take this share of the free memory at the most.
+MEMORY_SHARE = 0.25
 _ROOT = Path(__file__).parents[3]
 
 
@@ -101,12 +99,22 @@ def _convert(folder: Path, target: Path) -> None:
 class OpenVinoNetworks:
     """A converted U-Net and decoder."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        threads: int,
+        *,
+        own_size: tuple[int, int] | None = None,
+        free: int | None = None,
+    ) -> None:
         """Compiles them for this CPU.
 
         Args:
             dtype: the precision of the arithmetic, where this CPU has it.
             threads: those that compute, the calling one included.
+            own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
+            free: bytes of memory that are free, where that is known.
         """
         import openvino
 
@@ -118,11 +126,11 @@ class OpenVinoNetworks:
             # A core that another process is busy on is left to it.
             "ENABLE_CPU_PINNING": False,
         }
-        self._compiled = [
-            core.compile_model(folder / name, "CPU", options) for name in (UNET, DECODER)
-        ]
-        self._unet, self._decoder = (each.create_infer_request() for each in self._compiled)
-        self._tensor: Any = openvino.Tensor
+        self._room = Room(int(MEMORY_SHARE * (free or 0)))
+        self._unet, self._decoder = (
+            Graphs(core, folder / name, options, own_size=own_size, room=self._room)
+            for name in (UNET, DECODER)
+        )
         self._scale: int | None = None
 
     def predict(
@@ -133,30 +141,23 @@ class OpenVinoNetworks:
         guidance: torch.Tensor | None,
     ) -> torch.Tensor:
         inputs = (latents, timesteps, embeddings, guidance)
-        return self._run(self._unet, [each for each in inputs if each is not None], latents.shape)
+        return self._unet.run([each for each in inputs if each is not None], latents.shape[1:])
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        rows, _, height, width = latents.shape
+        height, width = latents.shape[2:]
         if self._scale is None:
             # Nothing tells it but a first picture.
-            array = latents[:1].float().contiguous().numpy()
-            self._scale = self._decoder.infer([array])[0].shape[-1] // width
-        sides = (height * self._scale, width * self._scale)
-        return self._run(self._decoder, [latents], (rows, 3, *sides))
+            self._scale = self._decoder.width_of(latents[:1]) // width
+        return self._decoder.run([latents], (3, height * self._scale, width * self._scale))
 
     def free_memory(self) -> None:
-        for each in self._compiled:
-            each.release_memory()
+        for each in (self._unet, self._decoder):
+            each.free_memory()
 
-    def _run(
-        self, network: Any, inputs: list[torch.Tensor], shape: tuple[int, ...]
-    ) -> torch.Tensor:
-        # A tensor of ours, since the network's own would be written over by the next call.
-        output = torch.empty(shape)
-        output.view(-1)[[0, -1]] = _UNTOUCHED
-        network.set_output_tensor(self._tensor(output.numpy(), shared_memory=True))
-        arrays = [each.float().contiguous().numpy() for each in inputs]
-        network.infer(arrays, share_inputs=True)
-        if _UNTOUCHED in output.view(-1)[[0, -1]].tolist():
-            raise OutOfMemory("OpenVINO put nothing out")
-        return output
+    def held(self) -> int:
+        return self._room.held
+
+    def settle(self) -> None:
+        """Returns when no graph is being compiled."""
+        for each in (self._unet, self._decoder):
+            each.settle()

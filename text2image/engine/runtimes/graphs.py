@@ -1,0 +1,174 @@
+"""A converted network: one graph for batches of any shape, and faster ones for the batches that come most.
+
+OpenVINO fuses a group normalization with the activation after it only where every shape is known; such a graph takes a
+quarter less time. So at the model's own size batches are cut into pieces of a few fixed numbers of rows: eleven rows
+are 8 + 2 + 1. Those that are asked for often get a graph of their own, which is compiled beside the steps; the others
+go through the open graph together. Nothing is padded, so that the time of a step grows with its rows as before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+
+from text2image.engine.models.contract import OutOfMemory
+
+logger = logging.getLogger(__name__)
+
+# Rows of the pieces. Larger ones gain nothing more: their tensors leave the caches.
+PIECES = (8, 4, 2, 1)
+# Calls after which a piece gets a graph of its own: they gain about the time that compiling one takes.
+WORTH = 50
+# A graph keeps the weights in the order of its kernels beside the mapped file, and the kernels.
+_WEIGHT_COPIES, _KERNEL_BYTES = 2, 64 << 20
+# What stands in an output before a network runs. Out of memory, OpenVINO may return without a word and leave it there.
+# Exact in fp32, and no number of a network's.
+_UNTOUCHED = -(2.0**120)
+
+
+@dataclass(slots=True)
+class Room:
+    """Memory for graphs of fixed sizes, shared by a model's networks: bytes that are left of it, and that they hold."""
+
+    left: int = 0
+    held: int = 0
+
+    def take(self, size: int) -> bool:
+        """Takes so many bytes for good, if there are as many."""
+        if size > self.left:
+            return False
+        self.left -= size
+        self.held += size
+        return True
+
+
+class Graphs:
+    """One network and its compiled graphs. Called from one thread; each fixed graph is compiled in another."""
+
+    def __init__(
+        self,
+        core: Any,
+        path: Path,
+        options: dict[str, Any],
+        *,
+        own_size: tuple[int, int] | None = None,
+        room: Room | None = None,
+    ) -> None:
+        """Compiles the open graph.
+
+        Args:
+            core: OpenVINO's.
+            path: the network as OpenVINO reads it. Its first input is of latents (rows, C, h, w).
+            options: what it is compiled with.
+            own_size: (h, w) of the latents that fixed graphs are for; None for no such graphs.
+            room: what they may hold.
+        """
+        self._core, self._path, self._options = core, path, options
+        self._own_size, self._room = own_size, room or Room()
+        compiled = core.compile_model(path, "CPU", options)
+        self._compiled = [compiled]
+        self._open = compiled.create_infer_request()
+        self._each = _WEIGHT_COPIES * path.with_suffix(".bin").stat().st_size + _KERNEL_BYTES
+        # By rows: graphs that are ready, and the calls that could have used one. Replaced as a whole, since another
+        # thread adds to it.
+        self._fixed: dict[int, Any] = {}
+        self._asked: Counter[int] = Counter()
+        self._compiling: Thread | None = None
+
+    def run(self, inputs: Sequence[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+        """The network's output (rows, *shape), in a tensor that no later call touches.
+
+        Raises:
+            OutOfMemory: with fewer rows it may fit.
+        """
+        arrays = [each.float().contiguous().numpy() for each in inputs]
+        rows, sides = len(arrays[0]), arrays[0].shape[2:]
+        output = torch.empty((rows, *shape))
+        whole = [(slice(rows), self._open)]
+        for part, request in self._parts(rows) if sides == self._own_size else whole:
+            _infer(request, [each[part] for each in arrays], output[part])
+        return output
+
+    def width_of(self, latents: torch.Tensor) -> int:
+        """The last side of what comes out for latents (rows, C, h, w)."""
+        return int(self._open.infer([latents.float().contiguous().numpy()])[0].shape[-1])
+
+    def free_memory(self) -> None:
+        """Gives back what was kept for later calls."""
+        for each in self._compiled:
+            each.release_memory()
+
+    def settle(self) -> None:
+        """Returns when nothing is being compiled."""
+        if self._compiling is not None:
+            self._compiling.join()
+
+    def _parts(self, rows: int) -> Iterator[tuple[slice, Any]]:
+        """The rows of each call for a batch, and what executes it."""
+        fixed, start = self._fixed, 0
+        left = rows
+        for piece in PIECES:
+            count, left = divmod(left, piece)
+            if count and piece not in fixed:
+                self._ask(piece)
+                continue
+            for _ in range(count):
+                yield slice(start, start + piece), fixed[piece]
+                start += piece
+        if start < rows:
+            yield slice(start, rows), self._open
+
+    def _ask(self, piece: int) -> None:
+        """Counts a call without a graph of its own, and begins to compile one when it is time."""
+        self._asked[piece] += 1
+        busy = self._compiling is not None and self._compiling.is_alive()
+        if self._asked[piece] < WORTH or busy or not self._room.take(self._each):
+            return
+        # Not a daemon: a process that ended in the middle of it would crash.
+        self._compiling = Thread(target=self._compile, args=(piece,), name="compiling")
+        self._compiling.start()
+
+    def _compile(self, rows: int) -> None:
+        try:
+            model = self._core.read_model(self._path)
+            shapes = {}
+            for place, port in enumerate(model.inputs):
+                shape = port.partial_shape
+                shape[0] = rows
+                if not place:
+                    for axis, side in enumerate(self._own_size or (), start=2):
+                        shape[axis] = side
+                shapes[port] = shape
+            model.reshape(shapes)
+            compiled = self._core.compile_model(model, "CPU", self._options)
+            request = compiled.create_infer_request()
+        except Exception as error:
+            # The open graph does as well, and what failed once is not tried again.
+            logger.warning("no graph of %d rows, steps are slower without: %s", rows, error)
+            self._room.left = 0
+            return
+        self._compiled.append(compiled)
+        self._fixed = {**self._fixed, rows: request}
+
+
+def _infer(request: Any, inputs: list[np.ndarray], output: torch.Tensor) -> None:
+    """Has the network write its output to a contiguous tensor.
+
+    Raises:
+        OutOfMemory: it did not.
+    """
+    import openvino
+
+    output.view(-1)[[0, -1]] = _UNTOUCHED
+    request.set_output_tensor(openvino.Tensor(output.numpy(), shared_memory=True))
+    request.infer(inputs, share_inputs=True)
+    if _UNTOUCHED in output.view(-1)[[0, -1]].tolist():
+        raise OutOfMemory("OpenVINO put nothing out")
