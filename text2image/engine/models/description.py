@@ -55,11 +55,15 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
 
 
 def _fast(pipeline: Any, settings: Settings) -> str:
-    """What fast pictures leave out; nothing, where a network that takes the scale as an input has no second row."""
+    """What fast pictures leave out."""
+    left_out = []
     interval = parse_interval(settings.guidance_interval)
-    if interval == EVERYWHERE or pipeline.unet.config.time_cond_proj_dim is not None:
-        return ""
-    return f"guidance outside of {interval} of the passes"
+    # A network that takes the scale as an input has no second row.
+    if interval != EVERYWHERE and pipeline.unet.config.time_cond_proj_dim is None:
+        left_out.append(f"guidance outside of {interval} of the passes")
+    if settings.deep_cache > 1:
+        left_out.append(f"deep features in all but one of {settings.deep_cache} passes")
+    return ", ".join(left_out)
 
 
 def _default_sampler(settings: Settings, suited: Sampler, samplers: tuple[Sampler, ...]) -> Sampler:

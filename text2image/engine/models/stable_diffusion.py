@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Quality, Request
+from text2image.core.passes import Pass, schedule, work
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
 from text2image.engine.models.contract import DeviceLost
@@ -23,6 +24,7 @@ from text2image.engine.models.description import describe
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.runtimes.choice import networks_of
+from text2image.engine.runtimes.deep import outer_share
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import BatchKey, Plan, Sample
 from text2image.engine.samplers import update
@@ -40,14 +42,28 @@ _DECODE_AREA = 4 * 64 * 64
 class State:
     """A sample's tensors: its latents are the trajectory's, `embeddings` are (rows, tokens, width).
 
-    `guided` are the network calls, counted from 0, that take all of these rows; the others take the last alone.
+    Of the `passes` those with one row take the last of these. `features` are the deep ones (rows, D, h, w) of the last
+    whole pass, if a later one takes them.
     Latents stay in fp32 whatever the network's precision is: what half of it loses adds up over the steps.
     """
 
     trajectory: Trajectory
     embeddings: torch.Tensor
     guidance_embedding: torch.Tensor | None
-    guided: range
+    passes: tuple[Pass, ...]
+    features: torch.Tensor | None = None
+
+    @property
+    def next(self) -> Pass:
+        """The pass that comes next."""
+        return self.passes[self.trajectory.call]
+
+
+class Prediction(NamedTuple):
+    """A sample's: `guided` is (1, C, h, w), `features` those to be kept in its state."""
+
+    guided: torch.Tensor
+    features: torch.Tensor | None
 
 
 class StableDiffusion:
@@ -60,17 +76,21 @@ class StableDiffusion:
         info: ModelInfo,
         device: torch.device,
         interval: Interval = EVERYWHERE,
+        whole_every: int = 1,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
         Args:
             interval: where fast pictures are guided.
+            whole_every: of so many passes of a fast picture, one computes the deep part of the network.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
         self.memory = devices.memory_of(device, networks.held)
         self._device = device
         self._interval = interval
+        self._whole_every = whole_every
+        self._outer_load = outer_share(pipeline.unet) if whole_every > 1 else 1.0
         self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
@@ -82,19 +102,20 @@ class StableDiffusion:
 
     def plan(self, request: Request) -> Plan:
         height, width = request.height // self._latent_scale, request.width // self._latent_scale
-        passes = network_calls(request.sampler, request.steps)
-        guided = len(self._guided(request, passes))
-        rows = 2 if guided else 1
-        load = (passes + guided) / (rows * passes)
-        return Plan(BatchKey((height, width), size=height * width), rows, passes, load)
+        passes = self._passes(request, network_calls(request.sampler, request.steps))
+        rows = max(each.rows for each in passes)
+        load = work(passes, self._outer_load) / (rows * len(passes))
+        return Plan(BatchKey((height, width), size=height * width), rows, len(passes), load)
 
-    def _guided(self, request: Request, passes: int) -> range:
-        """Those of so many passes that take a second, unconditional row, counted from 0."""
-        # A network that takes the scale as an input (LCM) needs none.
+    def _passes(self, request: Request, total: int) -> tuple[Pass, ...]:
+        """What so many passes of a picture compute."""
+        fast = request.quality is Quality.FAST
+        # A network that takes the scale as an input (LCM) needs no second, unconditional row.
         if self._config.time_cond_proj_dim is not None or request.guidance_scale <= 1:
-            return range(0)
-        interval = self._interval if request.quality is Quality.FAST else EVERYWHERE
-        return interval.passes(passes)
+            guided = range(0)
+        else:
+            guided = (self._interval if fast else EVERYWHERE).passes(total)
+        return schedule(total, guided, self._whole_every if fast else 1)
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[str]:
@@ -114,7 +135,7 @@ class StableDiffusion:
             states = [self._initial(sample) for sample in samples]
         for sample, state in zip(samples, states, strict=True):
             sample.state = state
-            _set_rows(sample)
+            self._set_next(sample)
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
@@ -133,7 +154,7 @@ class StableDiffusion:
             Trajectory(table, noise.float() * table.noise_scale, generator, self._dtype),
             embeddings=sample.state,
             guidance_embedding=self._embed_guidance(request.guidance_scale),
-            guided=self._guided(request, table.calls),
+            passes=self._passes(request, table.calls),
         )
 
     def _embed_guidance(self, scale: float) -> torch.Tensor | None:
@@ -154,20 +175,46 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
+        outer = [sample for sample in samples if not sample.state.next.whole]
+        whole = [sample for sample in samples if sample.state.next.whole]
+        predictions: dict[Sample, Prediction] = {}
+        with devices.device_errors():
+            for part, predict in ((whole, self._predict_whole), (outer, self._predict_outer)):
+                if part:
+                    predictions.update(zip(part, predict(part), strict=True))
+            devices.wait(self._device)
+        return [predictions[sample] for sample in samples]
+
+    def _predict_whole(self, samples: Sequence[Sample]) -> list[Prediction]:
+        inputs, guidance = self._inputs(samples)
+        if self._whole_every == 1:
+            output = self._networks.predict(*inputs, guidance)
+            return _predictions(output, samples, [None] * len(samples))
+        output, features = self._networks.predict_whole(*inputs, guidance)
+        each = torch.split(features, [sample.rows for sample in samples])
+        # Copies, since a part of the batch's would keep all of it in memory.
+        return _predictions(output, samples, [own.clone() for own in each])
+
+    def _predict_outer(self, samples: Sequence[Sample]) -> list[Prediction]:
+        inputs, guidance = self._inputs(samples)
+        features = torch.cat([sample.state.features[-sample.rows :] for sample in samples])
+        output = self._networks.predict_outer(*inputs, features, guidance)
+        return _predictions(output, samples, [sample.state.features for sample in samples])
+
+    def _inputs(
+        self, samples: Sequence[Sample]
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None]:
+        """Latents, timesteps and embeddings of all rows, and what guidance the network takes as an input."""
         states: list[State] = [sample.state for sample in samples]
         trajectories = [state.trajectory for state in states]
         # The place of each row's sample. Lists, since to count the repeats of a tensor on a GPU waits for it.
         owners = [place for place, sample in enumerate(samples) for _ in range(sample.rows)]
-        with devices.device_errors():
-            output = self._networks.predict(
-                update.inputs_of(trajectories)[owners],
-                update.timesteps_of(trajectories)[owners],
-                torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
-                self._guidance_rows(states),
-            )
-            predictions = _guided(output.float(), samples)
-            devices.wait(self._device)
-        return list(torch.split(predictions, 1))
+        inputs = (
+            update.inputs_of(trajectories)[owners],
+            update.timesteps_of(trajectories)[owners],
+            torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
+        )
+        return inputs, self._guidance_rows(states)
 
     @staticmethod
     def _guidance_rows(states: Sequence[State]) -> torch.Tensor | None:
@@ -180,11 +227,18 @@ class StableDiffusion:
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        failures = self._advanced(samples, predictions)
-        for sample, failure in zip(samples, failures, strict=True):
+        failures = self._advanced(samples, [each.guided for each in predictions])
+        for sample, prediction, failure in zip(samples, predictions, failures, strict=True):
             sample.done = failure is None and sample.state.trajectory.done
-            _set_rows(sample)
+            sample.state.features = prediction.features
+            self._set_next(sample)
         return failures
+
+    def _set_next(self, sample: Sample) -> None:
+        """Sets what the next pass takes, of which the plan knew the mean alone; a picture that is done keeps it."""
+        if not sample.done:
+            sample.rows, whole = sample.state.next
+            sample.load = 1.0 if whole else self._outer_load
 
     def _advanced(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
@@ -234,11 +288,16 @@ class StableDiffusion:
         self._networks.free_memory()
 
 
-def _set_rows(sample: Sample) -> None:
-    """Sets what the next pass takes, of which the plan knew the mean alone."""
-    state: State = sample.state
-    sample.rows = 2 if state.trajectory.call in state.guided else 1
-    sample.load = 1.0
+def _predictions(
+    output: torch.Tensor, samples: Sequence[Sample], features: Sequence[torch.Tensor | None]
+) -> list[Prediction]:
+    """Of the rows (N, C, h, w) of all samples; features are kept for those whose next pass takes them."""
+    guided = torch.split(_guided(output.float(), samples), 1)
+    following = (sample.state.passes[sample.state.trajectory.call + 1 :] for sample in samples)
+    return [
+        Prediction(own, None if not after or after[0].whole else kept)
+        for own, kept, after in zip(guided, features, following, strict=True)
+    ]
 
 
 def _guided(output: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
@@ -271,4 +330,6 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
         pipeline, networks = networks_of(checkpoint)
     info = describe(pipeline, checkpoint, "stable-diffusion")
     interval = parse_interval(checkpoint.settings.guidance_interval)
-    return StableDiffusion(pipeline, networks, info, checkpoint.device, interval)
+    return StableDiffusion(
+        pipeline, networks, info, checkpoint.device, interval, checkpoint.settings.deep_cache
+    )

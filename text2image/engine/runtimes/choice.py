@@ -66,6 +66,7 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
                 converted,
                 checkpoint.dtype,
                 torch.get_num_threads(),
+                deep=settings.deep_cache > 1,
                 own_size=(side, side),
                 free=free,
             )
@@ -78,7 +79,14 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
     if compiled:
         checkpoint.report("compiling the U-Net")
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
-    networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
+    networks = TorchNetworks(
+        pipeline.unet,
+        pipeline.vae,
+        device,
+        compiled=compiled,
+        free=free,
+        deep=settings.deep_cache > 1,
+    )
     return pipeline, networks
 
 

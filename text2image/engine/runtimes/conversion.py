@@ -8,6 +8,7 @@ written is run once, and compared with torch at another size than the traced one
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 import tempfile
@@ -22,35 +23,14 @@ from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import load_pipeline
-from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
+from text2image.engine.runtimes.deep import OuterPass, WholePass
+from text2image.engine.runtimes.openvino import DECODER, OUTER, UNET, OpenVinoNetworks, name_of
 
 # Of the largest number that the network puts out.
 _TOLERANCE = 1e-3
 _ROWS = 2
 # Sides of the traced latents. Not even in any U-Net's halves, so that the trace scales to the size that comes.
 _TRACED = (17, 19)
-
-
-class _UNet(nn.Module):
-    def __init__(self, unet: Any) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        embeddings: torch.Tensor,
-        guidance: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        output: torch.Tensor = self.unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=embeddings,
-            timestep_cond=guidance,
-            return_dict=False,
-        )[0]
-        return output
 
 
 class _Decoder(nn.Module):
@@ -70,16 +50,20 @@ def convert(folder: Path, target: Path) -> None:
         ValueError: what OpenVINO puts out is not what torch does.
     """
     pipeline = load_pipeline(folder, torch.float32, text_encoder=None, tokenizer=None)
-    unet, decoder = _UNet(pipeline.unet).eval(), _Decoder(pipeline.vae).eval()
+    whole, outer = WholePass(pipeline.unet).eval(), OuterPass(pipeline.unet).eval()
+    decoder = _Decoder(pipeline.vae).eval()
+    config = pipeline.unet.config
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as around:
         parts = Path(around, "parts")
         parts.mkdir()
-        _write(unet, _unet_inputs(pipeline.unet.config, *_TRACED), parts / UNET)
+        _write(whole, _unet_inputs(config, *_TRACED), parts / UNET)
+        _write(outer, _outer_inputs(whole, config, *_TRACED), parts / OUTER)
         _write(decoder, _decoder_inputs(pipeline.vae.config, *_TRACED), parts / DECODER)
-        networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads())
-        side = int(pipeline.unet.config.sample_size)
-        _compare(unet, _unet_inputs(pipeline.unet.config, side, side), networks.predict)
+        networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads(), deep=True)
+        side = int(config.sample_size)
+        _compare(whole, _unet_inputs(config, side, side), networks.predict_whole)
+        _compare(outer, _outer_inputs(whole, config, side, side), networks.predict_outer)
         _compare(decoder, _decoder_inputs(pipeline.vae.config, side, side), networks.decode)
         parts.rename(target)
 
@@ -95,18 +79,33 @@ def _unet_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ..
     return (*inputs, torch.randn(_ROWS, config.time_cond_proj_dim))
 
 
+@torch.no_grad()
+def _outer_inputs(
+    whole: WholePass, config: Any, height: int, width: int
+) -> tuple[torch.Tensor, ...]:
+    latents, timesteps, embeddings, *guidance = _unet_inputs(config, height, width)
+    _, features = whole(latents, timesteps, embeddings, *guidance)
+    return (latents, timesteps, embeddings, features, *guidance)
+
+
 def _decoder_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
     return (torch.randn(1, config.latent_channels, height, width),)
 
 
 @torch.inference_mode()
 def _compare(network: nn.Module, inputs: tuple[torch.Tensor, ...], converted: Any) -> None:
-    expected = network(*inputs)
-    missing = (None,) * (4 - len(inputs)) if len(inputs) > 1 else ()
-    off = (converted(*inputs, *missing) - expected).abs().max() / expected.abs().max()
-    # Written this way round so that NaN is refused too.
-    if not off <= _TOLERANCE:
-        raise ValueError(f"OpenVINO's output differs from torch's by {off:.1g} of its range")
+    """Compares a network's outputs with those of a method of `Networks`, whose last input may be missing."""
+    missing = (None,) * (len(inspect.signature(converted).parameters) - len(inputs))
+    expected, given = _listed(network(*inputs)), _listed(converted(*inputs, *missing))
+    for one, other in zip(expected, given, strict=True):
+        off = (other - one).abs().max() / one.abs().max()
+        # Written this way round so that NaN is refused too.
+        if not off <= _TOLERANCE:
+            raise ValueError(f"OpenVINO's output differs from torch's by {off:.1g} of its range")
+
+
+def _listed(output: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
 
 
 @torch.no_grad()

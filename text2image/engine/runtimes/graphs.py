@@ -59,6 +59,7 @@ class Graphs:
         path: Path,
         options: dict[str, Any],
         *,
+        outputs: int = 1,
         own_size: tuple[int, int] | None = None,
         room: Room | None = None,
     ) -> None:
@@ -68,12 +69,13 @@ class Graphs:
             core: OpenVINO's.
             path: the network as OpenVINO reads it. Its first input is of latents (rows, C, h, w).
             options: what it is compiled with.
+            outputs: those that are wanted, from the first on.
             own_size: (h, w) of the latents that fixed graphs are for; None for no such graphs.
             room: what they may hold.
         """
         self._core, self._path, self._options = core, path, options
-        self._own_size, self._room = own_size, room or Room()
-        compiled = core.compile_model(path, "CPU", options)
+        self._outputs, self._own_size, self._room = outputs, own_size, room or Room()
+        compiled = core.compile_model(self._read(), "CPU", options)
         self._compiled = [compiled]
         self._open = compiled.create_infer_request()
         self._each = _WEIGHT_COPIES * path.with_suffix(".bin").stat().st_size + _KERNEL_BYTES
@@ -83,23 +85,29 @@ class Graphs:
         self._asked: Counter[int] = Counter()
         self._compiling: Thread | None = None
 
-    def run(self, inputs: Sequence[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
-        """The network's output (rows, *shape), in a tensor that no later call touches.
+    def run(
+        self, inputs: Sequence[torch.Tensor], *shapes: tuple[int, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        """The network's outputs, each (rows, *shape), in tensors that no later call touches.
 
         Raises:
             OutOfMemory: with fewer rows it may fit.
         """
         arrays = [each.float().contiguous().numpy() for each in inputs]
         rows, sides = len(arrays[0]), arrays[0].shape[2:]
-        output = torch.empty((rows, *shape))
+        outputs = tuple(torch.empty((rows, *shape)) for shape in shapes)
         whole = [(slice(rows), self._open)]
         for part, request in self._parts(rows) if sides == self._own_size else whole:
-            _infer(request, [each[part] for each in arrays], output[part])
-        return output
+            _infer(request, [each[part] for each in arrays], [each[part] for each in outputs])
+        return outputs
 
     def width_of(self, latents: torch.Tensor) -> int:
         """The last side of what comes out for latents (rows, C, h, w)."""
         return int(self._open.infer([latents.float().contiguous().numpy()])[0].shape[-1])
+
+    def channels_of(self, output: int) -> int:
+        """The second side of an output, counted from 0."""
+        return int(self._compiled[0].outputs[output].partial_shape[1].get_length())
 
     def free_memory(self) -> None:
         """Gives back what was kept for later calls."""
@@ -136,14 +144,20 @@ class Graphs:
         self._compiling = Thread(target=self._compile, args=(piece,), name="compiling")
         self._compiling.start()
 
+    def _read(self) -> Any:
+        model = self._core.read_model(self._path)
+        for unwanted in model.get_results()[self._outputs :]:
+            model.remove_result(unwanted)
+        return model
+
     def _compile(self, rows: int) -> None:
         try:
-            model = self._core.read_model(self._path)
-            shapes = {}
-            for place, port in enumerate(model.inputs):
+            model, shapes = self._read(), {}
+            for port in model.inputs:
                 shape = port.partial_shape
                 shape[0] = rows
-                if not place:
+                # Latents, and the features of the same size; embeddings keep their open number of tokens.
+                if len(shape) == 4:
                     for axis, side in enumerate(self._own_size or (), start=2):
                         shape[axis] = side
                 shapes[port] = shape
@@ -159,16 +173,17 @@ class Graphs:
         self._fixed = {**self._fixed, rows: request}
 
 
-def _infer(request: Any, inputs: list[np.ndarray], output: torch.Tensor) -> None:
-    """Has the network write its output to a contiguous tensor.
+def _infer(request: Any, inputs: list[np.ndarray], outputs: list[torch.Tensor]) -> None:
+    """Has the network write its outputs to contiguous tensors.
 
     Raises:
         OutOfMemory: it did not.
     """
     import openvino
 
-    output.view(-1)[[0, -1]] = _UNTOUCHED
-    request.set_output_tensor(openvino.Tensor(output.numpy(), shared_memory=True))
+    for place, output in enumerate(outputs):
+        output.view(-1)[[0, -1]] = _UNTOUCHED
+        request.set_output_tensor(place, openvino.Tensor(output.numpy(), shared_memory=True))
     request.infer(inputs, share_inputs=True)
-    if _UNTOUCHED in output.view(-1)[[0, -1]].tolist():
+    if any(_UNTOUCHED in output.view(-1)[[0, -1]].tolist() for output in outputs):
         raise OutOfMemory("OpenVINO put nothing out")

@@ -25,9 +25,9 @@ from text2image.engine.runtimes.graphs import Graphs, Room
 
 logger = logging.getLogger(__name__)
 
-UNET, DECODER = "unet.xml", "decoder.xml"
+UNET, OUTER, DECODER = "unet.xml", "outer.xml", "decoder.xml"
 # What is written changes with this, or with the version of OpenVINO.
-_FORMAT = 1
+_FORMAT = 2
 # What `T2I_DTYPE` means here. Inputs and outputs stay in fp32.
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 # Graphs of fixed sizes take this share of the free memory at the most.
@@ -105,6 +105,7 @@ class OpenVinoNetworks:
         dtype: torch.dtype,
         threads: int,
         *,
+        deep: bool = False,
         own_size: tuple[int, int] | None = None,
         free: int | None = None,
     ) -> None:
@@ -113,6 +114,7 @@ class OpenVinoNetworks:
         Args:
             dtype: the precision of the arithmetic, where this CPU has it.
             threads: those that compute, the calling one included.
+            deep: whether passes are to take deep features from others.
             own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
             free: bytes of memory that are free, where that is known.
         """
@@ -127,10 +129,15 @@ class OpenVinoNetworks:
             "ENABLE_CPU_PINNING": False,
         }
         self._room = Room(int(MEMORY_SHARE * (free or 0)))
-        self._unet, self._decoder = (
-            Graphs(core, folder / name, options, own_size=own_size, room=self._room)
-            for name in (UNET, DECODER)
-        )
+
+        def graphs(name: str, outputs: int = 1) -> Graphs:
+            return Graphs(
+                core, folder / name, options, outputs=outputs, own_size=own_size, room=self._room
+            )
+
+        self._unet = graphs(UNET, 2 if deep else 1)
+        self._outer = graphs(OUTER) if deep else None
+        self._decoder = graphs(DECODER)
         self._scale: int | None = None
 
     def predict(
@@ -140,18 +147,45 @@ class OpenVinoNetworks:
         embeddings: torch.Tensor,
         guidance: torch.Tensor | None,
     ) -> torch.Tensor:
+        if self._outer:
+            return self.predict_whole(latents, timesteps, embeddings, guidance)[0]
         inputs = (latents, timesteps, embeddings, guidance)
-        return self._unet.run([each for each in inputs if each is not None], latents.shape[1:])
+        return self._unet.run(_given(inputs), latents.shape[1:])[0]
+
+    def predict_whole(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        guidance: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = (latents, timesteps, embeddings, guidance)
+        features_shape = (self._unet.channels_of(1), *latents.shape[2:])
+        output, features = self._unet.run(_given(inputs), latents.shape[1:], features_shape)
+        return output, features
+
+    def predict_outer(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        features: torch.Tensor,
+        guidance: torch.Tensor | None,
+    ) -> torch.Tensor:
+        assert self._outer is not None
+        inputs = (latents, timesteps, embeddings, features, guidance)
+        return self._outer.run(_given(inputs), latents.shape[1:])[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         height, width = latents.shape[2:]
         if self._scale is None:
             # Nothing tells it but a first picture.
             self._scale = self._decoder.width_of(latents[:1]) // width
-        return self._decoder.run([latents], (3, height * self._scale, width * self._scale))
+        sides = (height * self._scale, width * self._scale)
+        return self._decoder.run([latents], (3, *sides))[0]
 
     def free_memory(self) -> None:
-        for each in (self._unet, self._decoder):
+        for each in self._all():
             each.free_memory()
 
     def held(self) -> int:
@@ -159,5 +193,13 @@ class OpenVinoNetworks:
 
     def settle(self) -> None:
         """Returns when no graph is being compiled."""
-        for each in (self._unet, self._decoder):
+        for each in self._all():
             each.settle()
+
+    def _all(self) -> list[Graphs]:
+        return [each for each in (self._unet, self._outer, self._decoder) if each]
+
+
+def _given(inputs: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor]:
+    """The inputs of a network that has no others."""
+    return [each for each in inputs if each is not None]
