@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import (
-    CONFIG,
     DEVICE,
     TOLERANCE,
     array,
@@ -22,10 +20,10 @@ from tests.integration.engine.conftest import (
     harness_for,
     settings_for,
 )
-from text2image.core.messages import Quality, Sampler
+from tests.integration.engine.test_fast import LimitedPipeline, draw_with
+from text2image.core.messages import Quality, Request, Sampler
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
-from text2image.engine.samplers.registry import scheduler_for
 
 FAST = make_request("a cat on a blue background", steps=7, seed=5, quality=Quality.FAST)
 EXACT = replace(FAST, quality=Quality.EXACT)
@@ -47,40 +45,42 @@ def deep(request: pytest.FixtureRequest) -> Model:
 @pytest.fixture(scope="module", params=RUNTIMES)
 def both(request: pytest.FixtureRequest) -> Model:
     """Rows come and go besides, out of step with the whole passes."""
-    return load("0.2-0.6", 2, runtime=request.param)
+    return load("0.2-0.6", 3, runtime=request.param)
 
 
 def greatest(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one - other).max())
 
 
+def draw_with_kept_features(request: Request, guided: range, whole: set[int]) -> np.ndarray:
+    """Diffusers' own U-Net computes everything, and what its last layers are given is put in the place of it."""
+    pipeline = LimitedPipeline.from_pretrained(EMBEDDED_PATH, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    kept: list[torch.Tensor] = []
+
+    def take(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        features, skipped = inputs[0][:, :-64], inputs[0][:, -64:]
+        kept.append(features if len(kept) in whole else kept[-1])
+        return (torch.cat([kept[-1], skipped], 1), *inputs[1:])
+
+    pipeline.unet.up_blocks[-1].resnets[-1].register_forward_pre_hook(take)
+    return draw_with(pipeline, request, guided)
+
+
 @pytest.mark.parametrize("sampler", [Sampler.DPMPP_2M, Sampler.EULER_ANCESTRAL])
 def test_a_fast_picture_is_the_pipelines_with_deep_features_of_earlier_passes(
     deep: Model, sampler: Sampler
 ) -> None:
-    """Diffusers' own U-Net computes everything, and what the last layers are given is put in the place of it."""
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(
-        EMBEDDED_PATH, torch_dtype=torch.float32
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = scheduler_for(sampler, CONFIG, None)
-    kept: list[torch.Tensor] = []
+    request = replace(FAST, sampler=sampler)
+    theirs = draw_with_kept_features(request, range(7), {0, 3, 6})
+    assert greatest(draw_alone(deep, request), theirs) <= TOLERANCE
 
-    def take(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        skipped = inputs[0][:, -64:]
-        kept.append(inputs[0][:, :-64] if len(kept) % 3 == 0 else kept[-1])
-        return (torch.cat([kept[-1], skipped], 1), *inputs[1:])
 
-    pipeline.unet.up_blocks[-1].resnets[-1].register_forward_pre_hook(take)
-    output = pipeline(
-        FAST.prompt,
-        num_inference_steps=FAST.steps,
-        guidance_scale=FAST.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(FAST.seed),
-        output_type="np",
-    )
-    theirs = (output.images[0] * 255).round().astype(np.int16)
-    assert greatest(draw_alone(deep, replace(FAST, sampler=sampler)), theirs) <= TOLERANCE
+def test_a_picture_that_loses_its_guidance_takes_the_features_of_the_row_that_it_keeps(
+    both: Model,
+) -> None:
+    theirs = draw_with_kept_features(FAST, range(1, 4), {0, 1, 3, 6})
+    assert greatest(draw_alone(both, FAST), theirs) <= TOLERANCE
 
 
 def test_invariant_1_pictures_with_and_without_in_a_crowd_are_those_drawn_alone(
@@ -139,7 +139,7 @@ def test_what_a_picture_takes_is_what_was_planned(both: Model) -> None:
     outer = both._outer_load  # type: ignore[attr-defined]
     assert 0 < outer < 0.5
     # Guided are the second to the fourth, of which the first has no unconditional row to take from.
-    assert taken == [1, 2, 2, 2 * outer, 1, outer, 1]
+    assert taken == [1, 2, 2 * outer, 2, outer, outer, 1]
 
 
 @pytest.mark.parametrize(
