@@ -7,10 +7,12 @@ it takes; from then on the shape's steps are the compiled ones.
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from types import FunctionType
 from typing import Any
 
@@ -25,8 +27,13 @@ logger = logging.getLogger(__name__)
 WORTH = 8
 # Shapes that are compiled at the most, whatever sizes are asked for.
 MOST_SHAPES = 32
+# Seconds that the process waits for a compilation to stop when it ends.
+LAST_SECONDS = 2.0
 # The first passes of what is compiled pay for what is set up once.
 _FIRST_PASSES = 2
+
+# Threads that compile now.
+_workers: set[Thread] = set()
 
 # Tensors (rows, ...) to one, (rows, ...).
 Network = Callable[..., torch.Tensor]
@@ -110,8 +117,8 @@ class Buckets:
             self._taken += 1
             self._due[shape] = [each[:1].clone() for each in inputs]
             if self._worker is None:
-                # The process does not wait for it when it ends.
                 self._worker = Thread(target=self._work, name="compile", daemon=True)
+                _workers.add(self._worker)
                 self._worker.start()
 
     def _work(self) -> None:
@@ -119,6 +126,7 @@ class Buckets:
         while True:
             with self._lock:
                 if self._given_up or not self._due:
+                    _workers.discard(current_thread())
                     self._worker = None
                     return
                 shape = max(self._due, key=lambda each: self._asked[each])
@@ -141,6 +149,19 @@ class Buckets:
         else:
             self._made[shape] = bucket
             logger.info("compiled for %d rows of %s", rows, "x".join(map(str, shape[1][0])))
+
+
+@atexit.register
+def _stop() -> None:
+    """Stops what is being compiled, since a thread that is inside of C++ when Python ends aborts the process.
+
+    It stops at its next line of Python; one that does not come to any is left behind.
+    """
+    for worker in list(_workers):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(worker.ident or 0), ctypes.py_object(SystemExit)
+        )
+        worker.join(LAST_SECONDS)
 
 
 def _own(network: Network) -> Network:
