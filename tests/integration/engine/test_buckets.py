@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import subprocess
 import sys
@@ -61,7 +60,7 @@ class Compiler:
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     backend = Compiler()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    monkeypatch.setattr(buckets, "BACKEND", backend)
     monkeypatch.setattr(buckets, "WORTH", 1)
     return backend
 
@@ -189,15 +188,14 @@ def test_for_want_of_memory_one_bucket_stays_as_it_is_and_others_are_compiled(
 def test_a_process_that_compiles_ends_without_waiting_for_it() -> None:
     """Neither for what still comes to a line of Python, nor for what waits inside of torch for its turn."""
     script = """
-import functools, threading, torch
+import threading, torch
 from text2image.engine.runtimes import buckets
 begun = threading.Event()
 def backend(graph, examples):
     begun.set()
     while True:
         pass
-torch.compile = functools.partial(torch.compile, backend=backend)
-buckets.WORTH = 1
+buckets.BACKEND, buckets.WORTH = backend, 1
 for _ in range(2):
     buckets.Buckets(lambda x: x + 1, torch.device("cpu"), most_rows=8)(torch.ones(2))
     assert begun.wait(60)

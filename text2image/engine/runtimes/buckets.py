@@ -23,6 +23,8 @@ from text2image.engine.models.contract import OutOfMemory
 
 logger = logging.getLogger(__name__)
 
+# What torch.compile makes code with.
+BACKEND: Any = "inductor"
 # Passes of a shape after which it is worth compiling: more than the warm-up takes, fewer than a picture.
 WORTH = 8
 # Shapes that are compiled at the most, whatever sizes are asked for.
@@ -60,7 +62,7 @@ class Bucket:
             pool: as `devices.recorded` takes it.
         """
         self._inputs = inputs = [_repeated(each, rows) for each in row]
-        compiled = torch.compile(_own(network), dynamic=False, fullgraph=True)
+        compiled = torch.compile(_own(network), dynamic=False, fullgraph=True, backend=BACKEND)
         for _ in range(_FIRST_PASSES):
             compiled(*inputs)
         self._run = devices.recorded(lambda: compiled(*inputs), row[0].device, pool)
