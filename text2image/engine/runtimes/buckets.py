@@ -1,8 +1,7 @@
 """A network that torch.compile makes faster for a few numbers of rows, while it goes on serving as it is.
 
 What is compiled holds for one shape of its inputs, so rows are padded up to the next *bucket*, and a shape is compiled
-once it is asked for often. That takes a thread beside the steps, which it delays by no more than the computer's time
-it takes; from then on the shape's steps are the compiled ones.
+when it was asked for a few times. A thread beside the steps does that; from then on they take what it made.
 """
 
 from __future__ import annotations
