@@ -90,6 +90,6 @@ def _origin(result: Result) -> str:
 
 def _on_a_gpu(result: Result | None) -> str:
     if result is None:
-        return """Not measured on a GPU yet, neither as it is nor compiled. `loadtests/gpu.sh` measures on a machine with one, in 8
-minutes and without downloads, and `make bench OPTIONS="--gpu build/gpu/gpu.json"` puts its tables here."""
+        return """Not measured on a GPU yet. `loadtests/gpu.sh` measures on a machine with one, in 8 minutes and without
+downloads, and `make bench OPTIONS="--gpu build/gpu/gpu.json"` puts its tables here."""
     return f"{_origin(result)}\n\n{gpu.tables(result.figures)}"
