@@ -1,8 +1,8 @@
 """All that depends on the kind of device: choosing it, its precision, its threads, its memory, its errors.
 
-Torch is used from the engine's thread alone, and by the one that compiles (`runtimes/buckets.py`). On a CPU this matters
-twice: GNU OpenMP keeps a team of workers for each thread that runs torch, and two teams on the same cores let each
-other's workers sleep between the thousands of short parallel regions of a step, which doubles its wall time.
+Torch is used from the engine's thread alone, and by the one that compiles (`runtimes/buckets.py`). On a CPU this
+matters twice: GNU OpenMP keeps a team of workers for each thread that runs torch, and two teams on the same cores let
+each other's workers sleep between the thousands of short parallel regions of a step, which doubles its wall time.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         # From other memory a copy waits for all that the device was given before.
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    # Metal would read the memory after it was given to others.
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 class SideStream:
