@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # What torch.compile makes code with.
 BACKEND: Any = "inductor"
-# Passes of a shape after which it is worth compiling: more than the warm-up takes, fewer than a picture.
+# Passes of a shape after which it is worth compiling: more than the warm-up takes, fewer than most pictures.
 WORTH = 8
 # Shapes that are compiled at the most, whatever sizes are asked for.
 MOST_SHAPES = 32
