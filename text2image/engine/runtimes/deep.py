@@ -16,12 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class WholePass(nn.Module):
-    """A U-Net that also tells its deep features."""
+    """A U-Net that also tells its deep features; it shares the weights of the one that it is made of."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
-        self.unet = unet
-        self._last = unet.up_blocks[-1].resnets[-1]
+        last = _twin(unet.up_blocks[-1])
+        self._recorded = _Recorded(last.resnets[-1])
+        last.resnets = nn.ModuleList([*last.resnets[:-1], self._recorded])
+        self.unet = _twin(unet)
+        self.unet.up_blocks = nn.ModuleList([*unet.up_blocks[:-1], last])
         # The channels of the outermost skip connection, which are joined behind the features.
         self._skipped = int(unet.config.block_out_channels[0])
 
@@ -33,13 +36,10 @@ class WholePass(nn.Module):
         guidance: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The output (rows, C, h, w) and the deep features (rows, D, h, w); inputs as `Networks.predict` says."""
-        kept: list[torch.Tensor] = []
-        hook = self._last.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
-        try:
-            output = _output(self.unet, latents, timesteps, embeddings, guidance)
-        finally:
-            hook.remove()
-        return output, kept[0][:, : -self._skipped]
+        output = _output(self.unet, latents, timesteps, embeddings, guidance)
+        features = self._recorded.inputs[:, : -self._skipped]
+        del self._recorded.inputs
+        return output, features
 
 
 class OuterPass(nn.Module):
@@ -86,6 +86,21 @@ def outer_share(unet: Any) -> float:
         with FlopCounterMode(display=False) as outer:
             OuterPass(empty)(*inputs, features, guidance)
     return float(outer.get_total_flops() / whole.get_total_flops())
+
+
+class _Recorded(nn.Module):
+    """A residual block that remembers what it was given."""
+
+    inputs: torch.Tensor
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, inputs: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        self.inputs = inputs
+        output: torch.Tensor = self.block(inputs, embedding)
+        return output
 
 
 class _Given(nn.Module):

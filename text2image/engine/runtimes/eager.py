@@ -1,4 +1,4 @@
-"""Networks executed by torch, as they are or compiled."""
+"""Networks executed by torch, as they are or compiled (`buckets.py`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from text2image.engine import devices
 from text2image.engine.runtimes import packing
+from text2image.engine.runtimes.buckets import Buckets, Network
 from text2image.engine.runtimes.deep import OuterPass, WholePass
 
 
@@ -20,29 +21,30 @@ class TorchNetworks:
         vae: Any,
         device: torch.device,
         *,
-        compiled: bool,
-        free: int | None,
+        free: int | None = None,
+        compiled_rows: int = 0,
         deep: bool = False,
     ) -> None:
         """Takes the networks over: it changes the order in which their weights lie in memory.
 
         Args:
-            compiled: whether the U-Net is given to torch.compile.
             free: bytes of memory that are free, where that is known.
+            compiled_rows: of the largest batch that the U-Net is compiled for; 0 leaves it as it is.
             deep: whether passes are to take deep features from others; these are not compiled.
         """
         self._dtype: torch.dtype = unet.dtype
         self._device = device
+        self._unet = unet
         self._vae = vae
         for part in (unet, vae):
             part.eval().to(memory_format=torch.channels_last)
-        self._whole = WholePass(unet) if deep else None
-        if compiled:
-            self._unet: Any = torch.compile(unet, dynamic=True)
+        self._network: Network = self._forward
+        if compiled_rows:
+            self._network = Buckets(self._forward, device, most_rows=compiled_rows)
         else:
             packing.pack(unet, vae.decoder, free=free)
-            self._unet = unet
-        self._outer = OuterPass(unet) if deep else None
+        # After packing, since their layers are the U-Net's as they are now.
+        self._deep = (WholePass(unet), OuterPass(unet)) if deep else None
 
     def predict(
         self,
@@ -51,9 +53,23 @@ class TorchNetworks:
         embeddings: torch.Tensor,
         guidance: torch.Tensor | None,
     ) -> torch.Tensor:
-        output: torch.Tensor = self._unet(
+        inputs = [
             latents.to(self._dtype, memory_format=torch.channels_last),
-            timesteps.to(self._device),
+            devices.moved(timesteps, self._device),
+            embeddings,
+        ]
+        return self._network(*inputs, *([] if guidance is None else [guidance]))
+
+    def _forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        output: torch.Tensor = self._unet(
+            latents,
+            timesteps,
             encoder_hidden_states=embeddings,
             timestep_cond=guidance,
             return_dict=False,
@@ -67,11 +83,10 @@ class TorchNetworks:
         embeddings: torch.Tensor,
         guidance: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self._whole is not None
+        assert self._deep is not None
         scaled = latents.to(self._dtype, memory_format=torch.channels_last)
-        both: tuple[torch.Tensor, torch.Tensor] = self._whole(
-            scaled, timesteps.to(self._device), embeddings, guidance
-        )
+        moved = devices.moved(timesteps, self._device)
+        both: tuple[torch.Tensor, torch.Tensor] = self._deep[0](scaled, moved, embeddings, guidance)
         return both
 
     def predict_outer(
@@ -82,11 +97,10 @@ class TorchNetworks:
         features: torch.Tensor,
         guidance: torch.Tensor | None,
     ) -> torch.Tensor:
-        assert self._outer is not None
+        assert self._deep is not None
         scaled = latents.to(self._dtype, memory_format=torch.channels_last)
-        output: torch.Tensor = self._outer(
-            scaled, timesteps.to(self._device), embeddings, features, guidance
-        )
+        moved = devices.moved(timesteps, self._device)
+        output: torch.Tensor = self._deep[1](scaled, moved, embeddings, features, guidance)
         return output
 
     def free_memory(self) -> None:

@@ -13,8 +13,10 @@ import os
 import subprocess  # nosec B404
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -96,6 +98,18 @@ def _convert(folder: Path, target: Path) -> None:
         raise NotConverted(last or f"the conversion ended with {done.returncode}")
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's, one for the process.
+
+    With AMX each new one gives its thread a stack for signals. Of several that end in another order than they began in,
+    the last leaves the thread with one that is gone, and the next signal would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoNetworks:
     """A converted U-Net and decoder."""
 
@@ -118,9 +132,7 @@ class OpenVinoNetworks:
             own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
             free: bytes of memory that are free, where that is known.
         """
-        import openvino
-
-        core = openvino.Core()
+        core = _core()
         options = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
             "PERFORMANCE_HINT": "LATENCY",
