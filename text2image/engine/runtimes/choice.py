@@ -58,7 +58,7 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
         try:
             converted = openvino.converted(folder, checkpoint.revision, settings, checkpoint.report)
             checkpoint.report("compiling for OpenVINO")
-            threads = torch.get_num_threads()
+            threads = devices.computing_threads(settings)
             networks: Networks = openvino.OpenVinoNetworks(converted, checkpoint.dtype, threads)
             return _without_networks(folder, device), networks
         except openvino.NotConverted as error:
