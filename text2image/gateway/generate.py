@@ -248,6 +248,7 @@ class Gateway:
                         # Encoding and the disk take milliseconds that other requests need not wait for.
                         picture = await asyncio.to_thread(self._finish, event, context, model)
                         drawn.append((picture, model))
+                        self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
                         self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):

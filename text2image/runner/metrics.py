@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -111,7 +110,7 @@ class RunnerMetrics(Observer):
         )
         self._model_info = gauge(
             "model_info",
-            "1 for each model that is served",
+            "1 for the default model",
             "livemax",
             ("model", "revision", "device", "dtype"),
         )
@@ -154,7 +153,6 @@ class RunnerMetrics(Observer):
             counter.inc(getattr(status.counters, name) - getattr(self._seen, name))
         self._seen = status.counters
 
-    def serves(self, models: Sequence[ModelInfo]) -> None:
-        """Takes note of the models of the catalogue."""
-        for model in models:
-            self._model_info.labels(model.id, model.revision, model.device, model.dtype).set(1)
+    def serves(self, model: ModelInfo) -> None:
+        """Takes note of the default model."""
+        self._model_info.labels(model.id, model.revision, model.device, model.dtype).set(1)

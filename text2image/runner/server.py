@@ -198,5 +198,5 @@ class RunnerServer:
     async def _keep_metrics(self) -> None:
         async for status in self._engine.watch(min_interval=1.0):
             if status.state is State.READY:
-                self._metrics.serves(self._engine.models)
+                self._metrics.serves(self._engine.model)
             self._metrics.update(status, self._engine.waiting, self._engine.memory)

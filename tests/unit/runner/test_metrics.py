@@ -126,7 +126,7 @@ def test_a_runner_tells_its_state_its_model_and_its_memory() -> None:
     measured.metrics.update(Status(state=State.LOADING), 0, None)
     assert measured.value("runner_state", runner="0", state="loading") == 1
     assert measured.value("device_memory_free_bytes", runner="0") is None
-    measured.metrics.serves([make_info(id="sd", revision="7")])
+    measured.metrics.serves(make_info(id="sd", revision="7"))
     measured.metrics.update(Status(state=State.READY), 0, MemoryReading(free=3, used=4))
     assert measured.value("runner_state", runner="0", state="loading") == 0
     assert measured.value("runner_state", runner="0", state="ready") == 1
