@@ -25,6 +25,7 @@ class Entry:
 
     Attributes:
         source: a folder in diffusers' format, or an id of the Hugging Face hub.
+        price: what its pixel-steps count against the limits of callers.
         changes: settings that this model has otherwise than the others, by their names.
         stamp: changes with the files of a folder.
     """
@@ -33,6 +34,7 @@ class Entry:
     source: str
     aliases: tuple[str, ...] = ()
     licence: str = ""
+    price: float = 1.0
     changes: tuple[tuple[str, Any], ...] = ()
     stamp: int = 0
 
@@ -50,6 +52,7 @@ class _Table(BaseModel):
     path: str = Field(min_length=1)
     aliases: tuple[str, ...] = ()
     licence: str = ""
+    price: float = Field(1.0, gt=0, le=1000)
     steps: int | None = Field(None, ge=1, le=150)
     guidance_scale: float | None = Field(None, ge=0, le=30)
     sampler: Annotated[
@@ -153,6 +156,7 @@ def _in_file(path: Path) -> list[Entry]:
                 str(beside) if beside.is_dir() else table.path,
                 aliases=table.aliases,
                 licence=table.licence,
+                price=table.price,
                 changes=tuple(changes.items()),
             )
         )

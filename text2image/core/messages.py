@@ -73,7 +73,7 @@ class ModelInfo:
     Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
     be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
     `fast` tells what a fast picture leaves out, and is empty where that is nothing. `aliases` are other names that
-    requests may give it, `licence` is what its owner says of it.
+    requests may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
     """
 
     id: str
@@ -96,6 +96,7 @@ class ModelInfo:
     fast: str = ""
     aliases: tuple[str, ...] = ()
     licence: str = ""
+    price: float = 1.0
 
 
 class ModelState(_Open):

@@ -94,4 +94,6 @@ def _load(
 
 
 def _named(info: ModelInfo, entry: Entry) -> ModelInfo:
-    return replace(info, id=entry.name, aliases=entry.aliases, licence=entry.licence)
+    return replace(
+        info, id=entry.name, aliases=entry.aliases, licence=entry.licence, price=entry.price
+    )

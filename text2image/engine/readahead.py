@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
+from text2image.core.catalogue import default_entry
 from text2image.core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def wanted(settings: Settings) -> Iterator[Path]:
     torch = find_spec("torch")
     if torch and torch.origin:
         yield from sorted(Path(torch.origin).parent.glob("lib/*.so*"))
-    folder = _folder_of(settings)
+    folder = _folder_of(default_entry(settings).applied_to(settings))
     if folder:
         yield from sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHTS)
 

@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 # and seldom lasts for a whole round.
 ROUNDS = 3
 # What a model's warm-up takes of the time while another one steps.
-SHARE_BESIDE_STEPS = 0.15
+SHARE_BESIDE_STEPS = 0.12
+# Seconds of a step beyond which no larger batch is measured beside others: each is a pause for them. Probes find what
+# is better, if anything is.
+LONGEST_BESIDE = 0.15
 
 R = TypeVar("R")
 Pieces: TypeAlias = Generator[None, None, R]
@@ -50,7 +53,7 @@ def measuring(
     max_rows: int,
     clock: Callable[[], float],
     report: Callable[[str], None],
-    rounds: int = ROUNDS,
+    beside: bool = False,
 ) -> Pieces[StepCosts]:
     """Step times of 1, 2, 4, ... samples of the model's own size, as far as larger batches fit and are not too slow.
 
@@ -59,15 +62,17 @@ def measuring(
     Args:
         memory: learns what steps take, and ends the series before it is full.
         max_rows: a cap from the settings; 0 for none.
-        rounds: in which each size is measured.
+        beside: others step in between, so it is measured once, and no batch whose step would hold them up for long.
 
     Raises:
         OutOfMemory: not even one picture fits.
     """
     highest = min(model.max_rows, max_rows) if max_rows else model.max_rows
+    rounds, longest = (1, LONGEST_BESIDE) if beside else (ROUNDS, MAX_STEP_SECONDS)
     batches: list[list[Sample]] = []
     try:
-        points, encode_seconds = yield from _grow(model, memory, highest, batches, clock, report)
+        grow = _grow(model, memory, highest, longest, batches, clock, report)
+        points, encode_seconds = yield from grow
         report("measuring once more")
         for _ in range(rounds - 1):
             for samples, (work, seconds) in zip(batches, points.items(), strict=False):
@@ -107,6 +112,7 @@ def _grow(
     model: Model,
     memory: MemoryGuard,
     highest: int,
+    longest: float,
     batches: list[list[Sample]],
     clock: Callable[[], float],
     report: Callable[[str], None],
@@ -145,7 +151,7 @@ def _grow(
                 raise
             break
         points[sum(sample.work for sample in samples)] = seconds
-        if seconds > MAX_STEP_SECONDS:
+        if seconds > longest:
             break
         count *= 2
     return points, min(encoding)

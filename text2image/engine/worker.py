@@ -223,7 +223,7 @@ class Worker:
                     max_rows=self._max_batch_rows,
                     clock=time.monotonic,
                     report=lambda detail: logger.debug("%s: %s", name, detail),
-                    rounds=1,
+                    beside=True,
                 )
                 self.memory.adopt(memory)
                 self.backlog.costs.adopt(costs)

@@ -114,6 +114,7 @@ def _pictures_of(model: ModelInfo) -> ModelInfo:
         fast="",
         aliases=(),
         licence="",
+        price=1.0,
     )
 
 

@@ -226,7 +226,7 @@ class Gateway:
         drawn: list[tuple[Picture, ModelInfo]] = []
         completed = Completed("")
         loaded = False
-        work = work_of(context.request)
+        work = round(work_of(context.request) * context.model.price)
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()

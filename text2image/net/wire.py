@@ -272,6 +272,7 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     # A runner of an earlier version draws exactly, and does not say so.
     values["quality"] = Quality.named(message.quality or Quality.EXACT)
     values["aliases"] = tuple(message.aliases)
+    values["price"] = message.price or 1.0
     return ModelInfo(**values)
 
 

@@ -103,7 +103,15 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
         "Timings": ["encoding"],
         "Counters": ["dropped", "out_of_memory"],
         "WatchStatusResponse": ["pace", "models"],
-        "GetModelResponse": ["schedules", "max_steps", "quality", "fast", "aliases", "licence"],
+        "GetModelResponse": [
+            "schedules",
+            "max_steps",
+            "quality",
+            "fast",
+            "aliases",
+            "licence",
+            "price",
+        ],
     }
     for name, fields in lacks.items():
         message = message_in(file, name)
