@@ -24,13 +24,14 @@ class Elected:
     Attributes:
         default: that of requests that name none; None until a runner was ready.
         served: all, by name.
-        able: by name, runners that draw the same pictures with that model.
+        able: by name, runners that draw the same pictures with that model; working: those of any name.
         odd: runners with another default model.
     """
 
     default: ModelInfo | None = None
     served: dict[str, ModelInfo] = field(default_factory=dict)
     able: dict[str, frozenset[RunnerLink]] = field(default_factory=dict)
+    working: frozenset[RunnerLink] = frozenset()
     odd: frozenset[RunnerLink] = frozenset()
 
     @property
@@ -90,7 +91,8 @@ def elect(links: Sequence[RunnerLink], before: Elected) -> Elected:
             alike = {link: each for link, each in own.items() if _pictures_of(each) == pictures}
             served[name] = _what_all_can(model, list(alike.values()))
             able[name] = frozenset(alike)
-    return Elected(served[default.id], served, able, odd)
+    working = frozenset(link for links in able.values() for link in links)
+    return Elected(served[default.id], served, able, working, odd)
 
 
 def _of_most(models: Iterable[ModelInfo], before: ModelInfo | None) -> ModelInfo:

@@ -121,6 +121,11 @@ class Runners:
         """Runners that draw with the default model."""
         return self._able("")
 
+    @property
+    def _working(self) -> list[RunnerLink]:
+        """Runners that draw with any model."""
+        return [link for link in self._links if link.is_ready and link in self._elected.working]
+
     def _able(self, name: str) -> list[RunnerLink]:
         """Runners that draw with the model of this name as the gateway does; with the default one if it is empty."""
         return [link for link in self._links if link.is_ready and self._elected.has(link, name)]
@@ -206,20 +211,24 @@ class Runners:
     @property
     def may_refuse_anything(self) -> bool:
         """Whether it is worth asking `require_open`."""
-        ready = self._ready
+        ready = self._working
         return bool(ready) and all(link.refusals for link in ready)
 
-    def require_open(self, patience: float, share: Share, request: Request | None) -> None:
+    def require_open(
+        self, patience: float, share: Share, request: Request | None, *, claim: bool = False
+    ) -> None:
         """Does nothing if this request, or else anything, of an owner who waits for so long might be admitted.
+
+        `claim` as `Refusals.check` has it.
 
         Raises:
             Unavailable: all ready runners have just refused the like of it.
         """
         kind = Kind.of(request, patience, share) if request else Kind.anything(patience, share)
         refusal: Unavailable | None = None
-        for link in self._able(request.model if request else ""):
+        for link in self._able(request.model) if request else self._working:
             try:
-                link.refusals.check(kind)
+                link.refusals.check(kind, claim=claim)
             except Unavailable as error:
                 refusal = error
             else:
