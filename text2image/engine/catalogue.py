@@ -33,7 +33,7 @@ class Slot:
     Attributes:
         info: what it is, None until its files were looked at.
         size: bytes of its weights, in the precision that they are loaded in; 0 until that is known.
-        state, detail: as clients are told.
+        state, detail: as clients are told; why: it failed the last time.
         closed: it is to leave for another one, and takes no more requests.
         stale: its files are no longer those that it was loaded from; gone: it is no longer in the catalogue.
         crowded: the device had no room for it beside others.
@@ -50,6 +50,7 @@ class Slot:
     size: int = 0
     state: ModelState = ModelState.IDLE
     detail: str = ""
+    why: str = ""
     closed: bool = False
     stale: bool = False
     gone: bool = False
@@ -142,6 +143,7 @@ class Catalogue:
             if entry is None and name != self.default:
                 slot.gone = True
             elif entry is not None and entry != slot.entry:
+                slot.gone = False
                 slot.entry, slot.size, slot.retry_at = entry, 0, float("-inf")
                 slot.stale = slot.is_loaded
                 # What was known of it is not what a request would get now.

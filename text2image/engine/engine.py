@@ -106,7 +106,8 @@ class Engine:
         """
         if self._model is None:
             raise self._not_ready()
-        return self._model
+        # Its files may have changed since it was loaded first.
+        return self._catalogue.find("").info or self._model
 
     @property
     def models(self) -> list[ModelInfo]:

@@ -158,8 +158,10 @@ class ModelManager:
 
     async def _free(self) -> int | None:
         """Bytes that the device has left for a model."""
-        await self._worker.run(lambda: self._worker.memory.refresh(time.monotonic()))
-        reading = self._worker.memory.reading
+        memory = self._worker.memory
+        # A model may have left a moment ago.
+        await self._worker.run(lambda: memory.refresh(time.monotonic(), anew=True))
+        reading = memory.reading
         return None if reading is None else int(reading.free * (1 - self._memory_reserve))
 
     async def _unload(self, slot: Slot) -> None:
@@ -208,17 +210,18 @@ class ModelManager:
             self._fail(slot, error)
         else:
             slot.info, slot.took = model.info, time.monotonic() - started
-            slot.state, slot.detail, slot.crowded = ModelState.LOADED, "", False
+            slot.state, slot.detail, slot.why, slot.crowded = ModelState.LOADED, "", "", False
             logger.info("model %s loaded in %.1f s", slot.name, slot.took)
         self._on_change()
 
     def _fail(self, slot: Slot, error: Exception) -> None:
         if isinstance(error, DeviceLost):
             raise error
-        slot.detail = failures.why_not_loaded(error)
-        slot.state, slot.crowded = ModelState.FAILED, False
+        why = failures.why_not_loaded(error)
+        if slot.why != why:
+            logger.warning("model %s could not be loaded: %s", slot.name, why)
+        slot.state, slot.detail, slot.why, slot.crowded = ModelState.FAILED, why, why, False
         slot.retry_at = time.monotonic() + RETRY_SECONDS
-        logger.warning("model %s could not be loaded: %s", slot.name, slot.detail)
 
 
 def _note(slot: Slot, line: str) -> None:

@@ -125,9 +125,9 @@ class MemoryGuard:
         self._memory = memory
         self.restart()
 
-    def refresh(self, now: float) -> None:
-        """Reads the free memory, if the last reading has grown old."""
-        if self._memory is None or now < self._read_at + READING_PAUSE:
+    def refresh(self, now: float, *, anew: bool = False) -> None:
+        """Reads the free memory, if the last reading has grown old, or in any case `anew`."""
+        if self._memory is None or (now < self._read_at + READING_PAUSE and not anew):
             return
         self._read_at = now
         self._free, self._used = self._memory.free(), self._memory.used()

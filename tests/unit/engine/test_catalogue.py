@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.doubles import TimedModel, make_info, make_request
+from tests.doubles import Clock, TimedModel, make_info, make_request
 from tests.unit.engine.test_engine import collect, until
 from text2image.core.catalogue import Entry
 from text2image.core.errors import DeadlineExceeded, ModelNotFound, Unavailable
@@ -32,6 +32,7 @@ from text2image.engine.catalogue import MOST_WAITING, Catalogue, Slot
 from text2image.engine.engine import Engine
 from text2image.engine.manager import Inspected
 from text2image.engine.models.contract import OutOfMemory
+from text2image.engine.warmup import SHARE_BESIDE_STEPS, Interleaved, Pieces
 
 NAMES = ("first", "second", "third", "fourth")
 
@@ -415,3 +416,39 @@ async def test_a_model_that_goes_finishes_what_it_has(monkeypatch: pytest.Monkey
         await until(lambda: state_of(engine, "second") is None)
         assert isinstance([event async for event in events][-1], Completed)
         await until(lambda: "second" not in (engine._worker.models or ()))
+
+
+async def test_the_default_model_is_loaded_anew_when_its_files_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(manager, "LOOK_SECONDS", 0.02)
+    shelf = Shelf()
+    async with running(shelf) as engine:
+        events = engine.generate(make_request(steps=200), StreamOptions(), time_limit=1e6)
+        assert type(await anext(events)) is Queued
+        shelf.entries["first"] = entry("first", stamp=1)
+        await until(lambda: engine.model.revision == "1")
+        assert isinstance([event async for event in events][-1], Completed)
+        assert isinstance((await collect(engine, make_request()))[-1], Completed)
+        assert shelf.loads["first"] == 1
+
+
+def test_a_model_steps_at_most_a_share_of_the_time_while_it_is_measured_beside_others() -> None:
+    """By the clock that the pieces and the steps of others move."""
+    clock = Clock()
+
+    def pieces() -> Pieces[None]:
+        for _ in range(50):
+            clock.now += 0.05
+            yield
+
+    work, beside, others = Interleaved(pieces(), clock), 0.0, 0.0
+    while True:
+        before = clock.now
+        if not work.advance(idle=False):
+            break
+        beside += clock.now - before
+        clock.now += 0.01
+        others += 0.01
+    assert beside / (beside + others) == pytest.approx(SHARE_BESIDE_STEPS, abs=0.02)
+    assert Interleaved(pieces(), clock).advance(idle=True)

@@ -13,7 +13,7 @@ from tests.samples import MODEL, REQUEST
 from tests.unit.gateway.asking import CALLER, asking
 from tests.unit.gateway.scripted import STORY, ScriptedRunner
 from tests.unit.gateway.test_runners import Connect, connect, until
-from text2image.core.errors import ModelNotFound, Unavailable
+from text2image.core.errors import DeadlineExceeded, ModelNotFound, Unavailable
 from text2image.core.lifecycle import Work
 from text2image.core.limits import Allowance, parse_limits
 from text2image.core.messages import (
@@ -131,11 +131,11 @@ async def test_who_waits_for_a_model_is_told_and_pays_once_a_runner_admits(
 ) -> None:
     """By its price."""
     waits = Loading("reading weights", 3.0)
-    refusal = Unavailable("not loaded", reason=Unavailable.LOADING, retry_after=5)
+    too_late = DeadlineExceeded("not loaded in time")
     scripted = ScriptedRunner(
         tmp_path / "0",
         [waits, *STORY],
-        [waits, refusal],
+        [waits, too_late],
         status=status_with(MODEL, OTHER),
         others=[OTHER],
     )
@@ -149,11 +149,11 @@ async def test_who_waits_for_a_model_is_told_and_pays_once_a_runner_admits(
     assert context.standing
     left = context.standing[0].left
     assert left == 100e6 - cost
-    refused = asking(caller=caller, model="other", steps=20, width=128, height=128, seed=9)
-    with pytest.raises(Unavailable):
-        _ = [event async for event in gateway.stream(refused)]
+    waited = asking(caller=caller, model="other", steps=20, width=128, height=128, seed=9)
+    with pytest.raises(DeadlineExceeded):
+        _ = [event async for event in gateway.stream(waited)]
     (spending,) = await gateway._quotas.standing(caller)
-    assert spending.left == left, "who was refused pays nothing"
+    assert spending.left == left, "who waited in vain pays nothing"
 
 
 def test_pictures_are_kept_by_their_model() -> None:
