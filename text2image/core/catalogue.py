@@ -113,6 +113,18 @@ def default_entry(settings: Settings) -> Entry:
     return _entry(name, named, changes=own)
 
 
+def all_entries(settings: Settings) -> dict[str, Entry]:
+    """The default model, first, and those of T2I_MODELS that have other names.
+
+    Raises:
+        ValueError, OSError: as `find_entries` says.
+    """
+    default = default_entry(settings)
+    return {default.name: default} | {
+        name: entry for name, entry in find_entries(settings.models).items() if name != default.name
+    }
+
+
 def _holds(folder: Path) -> bool:
     return (folder / INDEX).is_file() and not folder.name.startswith(".")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from text2image.core.catalogue import Entry, default_entry, find_entries
+from text2image.core.catalogue import Entry, all_entries, default_entry
 from text2image.core.messages import ModelInfo
 from text2image.core.settings import Settings
 from text2image.engine.manager import Inspected
@@ -61,12 +61,7 @@ class ModelSource:
         self.default = default_entry(settings)
 
     def find(self) -> Mapping[str, Entry]:
-        default = default_entry(self._settings)
-        return {default.name: default} | {
-            name: entry
-            for name, entry in find_entries(self._settings.models).items()
-            if name != default.name
-        }
+        return all_entries(self._settings)
 
     def inspect(self, entry: Entry) -> Inspected:
         from text2image.engine.models.inspection import inspect_model

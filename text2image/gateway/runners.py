@@ -67,6 +67,8 @@ class Runners:
         self._changed = asyncio.Event()
         self._closed = False
         self._elected = Elected()
+        # What was voted on last.
+        self._known: list[tuple[RunnerLink, bool, dict[str, ModelInfo]]] = []
         self._links: list[RunnerLink] = []
         # By the address that is followed, those found behind it.
         self._behind: dict[str, dict[str, RunnerLink]] = {}
@@ -328,7 +330,10 @@ class Runners:
 
     def notify(self) -> None:
         """Takes note of a change of status, and wakes whoever waits for one."""
-        self._elected = elect(self._links, self._elected)
+        # Most news is of loads alone, and there may be a hundred runners with fifty models each.
+        known = [(link, link.is_ready, link.models) for link in self._links]
+        if known != self._known:
+            self._known, self._elected = known, elect(self._links, self._elected)
         self._metrics.runners_ready.set(len(self._ready))
         self._changed.set()
         self._changed = asyncio.Event()
