@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.harness import Server, eventually, serving
 from tests.integration.engine.pipelines import save_pipeline
+from text2image.cli.main import main
 from text2image.client import Client, Loading, ModelNotFound, Picture
 from text2image.core.messages import ModelState
 from text2image.engine.models.inspection import weight_bytes
@@ -107,6 +108,15 @@ def test_under_mixed_load_nothing_is_lost_and_two_at_most_are_loaded(several: Se
             loaded = max(loaded, states.count(ModelState.LOADED))
         assert [len(each.result()) for each in drawing] == [1] * 24
     assert 0 < loaded <= 2
+
+
+def test_the_command_names_one(several: Server, tmp_path: Path) -> None:
+    drawn = tmp_path / "fox.png"
+    typed = ["a fox", "--model", "lcm", "--seed", "5", "--steps", "2", "--output", str(drawn)]
+    assert main([*typed, "--server", several.address]) == 0
+    with several.client() as client:
+        (picture,) = client.generate("a fox", model="lcm", seed=5, steps=2)
+    assert drawn.read_bytes() == picture.png
 
 
 def test_a_client_is_told_that_its_model_is_loaded(several: Server) -> None:

@@ -30,7 +30,7 @@ from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
 from tests.samples import MODEL
-from text2image.client import AsyncClient
+from text2image.client import AsyncClient, Client
 from text2image.core import errors
 from text2image.core.messages import (
     Completed,
@@ -472,6 +472,18 @@ async def test_a_client_draws_at_a_gateway_of_another_version(
         assert [type(event) for event in events] == [Queued, Progress, Picture, Completed]
         model = wire.model_from(await client._stub.GetModel(pb.GetModelRequest()))
         assert [model.sampler.value, *model.samplers] == [LATER_SAMPLER] * 2
+
+
+@pytest.mark.parametrize("version", [OLDER], ids=["older"])
+async def test_a_client_of_a_server_without_a_catalogue_knows_its_one_model(
+    tmp_path: Path, version: Version
+) -> None:
+    def models() -> list[ModelInfo]:
+        with Client(peer.address) as client:
+            return client.models()
+
+    async with Peer(version, tmp_path / "0").serving() as peer:
+        assert [model.id for model in await asyncio.to_thread(models)] == [MODEL.id]
 
 
 class FakeEngine:

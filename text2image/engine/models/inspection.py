@@ -49,11 +49,12 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
 
 def _outline(folder: Path) -> Any:
     """A diffusers pipeline whose networks are their configurations alone."""
-    parts: dict[str, Any] = {}
-    for name, part in json.loads((folder / "model_index.json").read_text()).items():
-        if not isinstance(part, list):
-            continue
-        library, kind = part
+    index = json.loads((folder / "model_index.json").read_text())
+    # Beside its parts a pipeline has options of its own.
+    options = {name: value for name, value in index.items() if not isinstance(value, list)}
+    parts: dict[str, Any] = {"config": FrozenDict(options)}
+    for name in index.keys() - options.keys():
+        library, kind = index[name]
         if kind is None or name in LEFT_OUT:
             parts[name] = None
         elif "scheduler" in name:
