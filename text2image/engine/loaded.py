@@ -29,10 +29,9 @@ class LoadedModels:
     def add(self, name: str, model: Model) -> None:
         self._models[name] = model
 
-    def remove(self, name: str) -> None:
-        """Lets a model go that no sample belongs to; its memory is free when nobody else holds it."""
-        model = self._models.pop(name)
-        model.free_memory()
+    def remove(self, name: str) -> Model:
+        """Lets a model go that no sample belongs to; its memory is free when nobody holds it any more."""
+        return self._models.pop(name)
 
     def plan(self, request: Request) -> Plan:
         plan = self._models[request.model].plan(request)

@@ -129,16 +129,19 @@ class Worker:
         await asyncio.wrap_future(done)
 
     async def let_go(self, name: str) -> None:
-        """Unloads a model that no sample belongs to."""
+        """Unloads a model that no sample belongs to. What that takes it takes of a thread beside."""
+        models = self.models
+        assert models is not None
+        held: list[Model] = []
+        await self.run(lambda: held.append(models.remove(name)))
 
-        def remove() -> None:
-            assert self.models is not None
-            self.models.remove(name)
+        def drop() -> None:
+            held.clear()
             # Of modules that hold each other, memory is free only then.
             gc.collect()
-            self.models.free_memory()
 
-        await self.run(remove)
+        await asyncio.to_thread(drop)
+        await self.run(models.free_memory)
 
     # The thread
 
