@@ -80,13 +80,7 @@ def measuring(
                     points[work] = min(seconds, _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
                     yield
         one = batches[0]
-        memory.restart()
-        model.decode(one)
-        memory.learn_decode()
-        decode_seconds = float("inf")
-        for _ in range(rounds):
-            yield
-            decode_seconds = min(decode_seconds, _timed(lambda: model.decode(one), clock))
+        decode_seconds = yield from _decode(model, memory, one, rounds, clock)
     finally:
         for sample in (each for batch in batches for each in batch):
             model.release(sample)
@@ -98,14 +92,36 @@ def measuring(
         encode_seconds=encode_seconds,
         memory=memory,
     )
+    _tell(costs, one[0], points)
+    return costs
+
+
+def _tell(costs: StepCosts, sample: Sample, points: dict[float, float]) -> None:
     logger.info(
         "steps measured (rows: ms): %s; encoding %.1f ms, decoding %.1f ms; batch cap %d rows",
         ", ".join(f"{rows:g}: {1000 * seconds:.1f}" for rows, seconds in points.items()),
-        1000 * encode_seconds,
-        1000 * decode_seconds,
-        costs.cap(one[0].key),
+        1000 * costs.encode_seconds(sample.key),
+        1000 * costs.decode_seconds(sample.key),
+        costs.cap(sample.key),
     )
-    return costs
+
+
+def _decode(
+    model: Model,
+    memory: MemoryGuard,
+    samples: list[Sample],
+    rounds: int,
+    clock: Callable[[], float],
+) -> Pieces[float]:
+    """Seconds to decode one picture."""
+    memory.restart()
+    model.decode(samples)
+    memory.learn_decode()
+    seconds = float("inf")
+    for _ in range(rounds):
+        yield
+        seconds = min(seconds, _timed(lambda: model.decode(samples), clock))
+    return seconds
 
 
 def _grow(
