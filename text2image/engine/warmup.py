@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # and seldom lasts for a whole round.
 ROUNDS = 3
 # What a model's warm-up takes of the time while another one steps.
-SHARE_BESIDE_STEPS = 0.12
+SHARE_BESIDE_STEPS = 0.08
 # Seconds of a step beyond which no larger batch is measured beside others: each is a pause for them. Probes find what
 # is better, if anything is.
 LONGEST_BESIDE = 0.15
