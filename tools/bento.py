@@ -51,11 +51,11 @@ def bring(model: str, revision: str | None, models: Path = MODELS) -> str:
     """
     hush()
     # Here, since it imports torch, which takes seconds and only a model from outside needs.
-    from text2image.engine.models.loading import locate
+    from text2image.engine.models.loading import locate, name_of
 
     settings = Settings(model=model, model_revision=revision)
     source = locate(settings, lambda detail: print(detail, file=sys.stderr))
-    name = source.name if Path(model).expanduser().is_dir() else model
+    name = name_of(model)
     target = models / name
     if source != target:
         shutil.rmtree(target, ignore_errors=True)

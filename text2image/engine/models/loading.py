@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     OfflineModeIsEnabled,
@@ -23,14 +25,23 @@ from transformers.utils import logging as transformers_logging
 
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
+from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json, variant_among
+from text2image.engine.layouts.headers import Unreadable
+from text2image.engine.layouts.single_file import is_single_file, lay_out
 from text2image.engine.models import stable_diffusion
 from text2image.engine.models.contract import Model
+from text2image.engine.preflight.check import family_finding, require_usable
+from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import LEFT_OUT
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_PATH = MODELS / EMBEDDED_MODEL
+# What the hub says of a model that it will not give, there or not.
+_REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError)
+# How the hub names its models.
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +64,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What clients may know the model by: a hub id, or a folder's name without the way to it."""
-        model = self.settings.model
-        return Path(model).name if Path(model).expanduser().is_dir() else model
+        """What clients may know the model by."""
+        return name_of(self.settings.model)
 
 
 # What loads a pipeline, in the engine's thread, by the `_class_name` of its model_index.json.
@@ -68,6 +78,7 @@ FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
 ARITHMETIC = 2
 # The revision reads files up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it
 # reads a block at every stride: a part of the weights that changed is hardly ever smaller than a stride.
+_REVISED = {".json", ".txt", *WEIGHTS}
 _WHOLE_BYTES = 1 << 26
 _BLOCK_BYTES = 1 << 14
 _STRIDE_BYTES = 1 << 18
@@ -80,7 +91,7 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
         report: told in words what is being done.
 
     Raises:
-        ValueError: the folder holds no pipeline of a known family, or the device is not there.
+        ValueError: the folder holds no pipeline of a known family, or not all of it, or the device is not there.
         OSError: the folder or hub model does not exist or cannot be read.
     """
     device = devices.pick_device(settings.device, index)
@@ -88,11 +99,8 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     devices.prepare_thread(device, settings.threads, sharers=max(1, settings.runner_workers))
     report(f"loading {settings.model} on {device}")
     folder = locate(settings, report)
-    pipeline_class = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    if pipeline_class not in FAMILIES:
-        raise ValueError(
-            f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
-        )
+    require_usable(settings.model, folder, FAMILIES, device, dtype)
+    pipeline_class = read_json(folder / INDEX)["_class_name"]
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
@@ -101,11 +109,19 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     )
 
 
+def name_of(model: str) -> str:
+    """What clients may know a model by: a hub id, or a folder's or file's name without the way to it."""
+    if is_single_file(model):
+        return Path(model).stem
+    return Path(model).name if Path(model).expanduser().is_dir() else model
+
+
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:
-    """The folder of the model: one beside the code, another local one, or what the hub has, fetched if need be.
+    """The folder of the model: one beside the code, another local one, one around a single file, or what the hub has,
+    fetched if need be.
 
     Raises:
-        OSError: there is none; the text says why, and what to do.
+        OSError: there is none that can be drawn with; the text says why, and what to do.
     """
     if local := settings.local_model:
         return local
@@ -113,22 +129,118 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
         raise OSError(
             f"T2I_MODEL={EMBEDDED_MODEL}: this Bento was built with another model; unset T2I_MODEL to draw with that"
         )
+    if is_single_file(settings.model):
+        try:
+            root = settings.cache_root / "single-files"
+            return lay_out(Path(settings.model).expanduser(), root, report)
+        except Unreadable as error:
+            raise OSError(f"T2I_MODEL={settings.model} {error}") from error
     if Path(settings.model).expanduser().is_dir() or settings.model.startswith((".", "/", "~")):
         raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
     try:
+        finding = family_finding(class_on_hub(settings), FAMILIES)
+    except (OSError, ValueError) as error:
+        raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
+    if finding:
+        raise OSError(f"T2I_MODEL={settings.model}: {finding}; nothing was fetched")
+    try:
         return Path(
-            DiffusionPipeline.download(settings.model, revision=settings.model_revision, **LEFT_OUT)
+            DiffusionPipeline.download(
+                settings.model,
+                revision=settings.model_revision,
+                variant=_variant_on_hub(settings),
+                **LEFT_OUT,
+            )
         )
     except (OSError, ValueError) as error:
         raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
 
 
+def find(settings: Settings, report: Callable[[str], None]) -> Path | Finding:
+    """The model's folder as `locate` finds it, but nothing is fetched: of a hub model that is not in the cache, whether
+    it is of a family that is drawn with.
+
+    Raises:
+        OSError: as `locate` says.
+    """
+    on_disk = settings.local_model or is_single_file(settings.model)
+    if on_disk or not _ID.fullmatch(settings.model):
+        return locate(settings, report)
+    try:
+        return Path(
+            snapshot_download(
+                settings.model, revision=settings.model_revision, local_files_only=True
+            )
+        )
+    except (OSError, ValueError):
+        pass
+    try:
+        finding = family_finding(class_on_hub(settings), FAMILIES)
+    except (OSError, ValueError) as error:
+        raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
+    return finding or Finding(
+        settings.model, "is on the hub and not fetched yet; its files were not looked at", False
+    )
+
+
+def class_on_hub(settings: Settings) -> object:
+    """The pipeline class of a hub model, of which a few hundred bytes are fetched for it, or found in the cache.
+
+    Raises:
+        OSError, ValueError: as `why_not_fetched` words it.
+    """
+    model, revision = settings.model, settings.model_revision
+    try:
+        # Asked first, since what fetches files tries for half a minute to reach a hub that is not there.
+        if INDEX not in _files_on_hub(settings):
+            raise EntryNotFoundError(INDEX)
+        path = hf_hub_download(model, INDEX, revision=revision)
+    except OSError as error:
+        cached = try_to_load_from_cache(model, INDEX, revision=revision)
+        if isinstance(error, _REFUSALS) or not isinstance(cached, str):
+            raise
+        path = cached
+    return read_json(Path(path)).get("_class_name")
+
+
+def _files_on_hub(settings: Settings) -> list[str]:
+    try:
+        found = HfApi().model_info(settings.model, revision=settings.model_revision)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        # The hub's client lets through what its HTTP library raises without a connection.
+        raise ConnectionError(str(error)) from None
+    return [each.rfilename for each in found.siblings or ()]
+
+
+def _variant_on_hub(settings: Settings) -> str | None:
+    """The variant to fetch, where a hub model has no plain weights."""
+    try:
+        files = _files_on_hub(settings)
+    except OSError:
+        # Offline, where nothing is fetched.
+        return None
+    parts: dict[str, list[str]] = {}
+    for part, _, name in (file.rpartition("/") for file in files):
+        parts.setdefault(part, []).append(name)
+    return variant_among(parts.values())
+
+
 def why_not_fetched(error: Exception) -> str:
     """Why the hub gave nothing, and what to do. What diffusers raises tells it in its cause, if at all."""
-    match error.__cause__ or error:
+    told = isinstance(error, (*_REFUSALS, OfflineModeIsEnabled, HFValidationError))
+    match error if told else error.__cause__ or error:
         case HFValidationError():
-            return "is neither a folder that is there nor an id of the hub, as in owner/name"
+            return (
+                "is neither a folder or file that is there nor an id of the hub, as in owner/name"
+            )
+        case EntryNotFoundError():
+            return (
+                f"this model of the hub has no {INDEX}, so it is not in diffusers' format; a checkpoint in a single "
+                "file can be fetched by hand: set T2I_MODEL to its path"
+            )
         case GatedRepoError():
             return (
                 "this model asks for consent; give it on the model's page, and set HF_TOKEN to a "
@@ -160,8 +272,8 @@ def revision_of(folder: Path) -> str:
     digest = hashlib.sha256(f"arithmetic {ARITHMETIC}\n".encode())
     if folder.parent.name == "snapshots":
         digest.update(f"{folder.name}\n".encode())
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in {".json", ".safetensors", ".bin", ".txt"} or not path.is_file():
+    for path in sorted(files_of(folder)):
+        if path.suffix not in _REVISED or not path.is_file():
             continue
         if path.is_relative_to(folder / SHIPPED):
             continue
