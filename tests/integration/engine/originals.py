@@ -19,6 +19,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.integration.engine.pipelines import SD_BETAS
+from text2image.engine.layouts.structure import CLIP, OPEN_CLIP
 
 Weights = dict[str, torch.Tensor]
 
@@ -100,18 +101,30 @@ def tiny_pipeline(kind: str, tokenizer: Any) -> StableDiffusionPipeline:
 
 def original_weights(pipeline: StableDiffusionPipeline) -> Weights:
     """All weights of a pipeline by their original names."""
-    text = pipeline.text_encoder.state_dict()
-    # Since version 5.6 of transformers without the word in front.
-    text = {name.removeprefix("text_model."): value for name, value in text.items()}
     second = pipeline.unet.config.use_linear_projection
+    text = open_clip_weights if second else clip_weights
+    prefix = OPEN_CLIP if second else CLIP
     weights = {
-        **_unet(pipeline.unet),
-        **_vae(pipeline.vae),
-        **(_open_clip(text) if second else _clip(text)),
+        **unet_weights(pipeline.unet),
+        **vae_weights(pipeline.vae),
+        **text(pipeline.text_encoder, prefix),
         # As training leaves it behind.
         "betas": torch.linspace(0, 1, 10),
     }
+    if second:
+        # One layer more, as OpenCLIP's encoder has it and Stable Diffusion 2.x does not use it.
+        last = f"{OPEN_CLIP}transformer.resblocks.22."
+        weights |= {
+            name.replace("resblocks.22.", "resblocks.23."): torch.randn_like(value)
+            for name, value in weights.items()
+            if name.startswith(last)
+        }
     return {name: value.clone().contiguous() for name, value in weights.items()}
+
+
+def text_state(encoder: Any) -> Weights:
+    """The weights of an encoder; since version 5.6 of transformers not all have the word in front."""
+    return {name.removeprefix("text_model."): each for name, each in encoder.state_dict().items()}
 
 
 def _renamed(name: str, names: dict[str, str]) -> str:
@@ -120,9 +133,8 @@ def _renamed(name: str, names: dict[str, str]) -> str:
     return name
 
 
-def _unet(unet: UNet2DConditionModel) -> Weights:
+def unet_weights(unet: UNet2DConditionModel) -> Weights:
     layers = unet.config.layers_per_block
-    levels = len(unet.config.block_out_channels)
     weights = {}
     for name, value in unet.state_dict().items():
         words = name.split(".")
@@ -160,14 +172,15 @@ def _unet(unet: UNet2DConditionModel) -> Weights:
                     "conv_in": "input_blocks.0.0",
                     "conv_norm_out": "out.0",
                     "conv_out": "out.2",
+                    "add_embedding.linear_1": "label_emb.0.0",
+                    "add_embedding.linear_2": "label_emb.0.2",
                 },
             )
         weights[f"model.diffusion_model.{old}"] = value
-    assert levels > 1
     return weights
 
 
-def _vae(vae: AutoencoderKL) -> Weights:
+def vae_weights(vae: AutoencoderKL) -> Weights:
     last = len(vae.config.block_out_channels) - 1
     weights = {}
     for name, value in vae.state_dict().items():
@@ -194,18 +207,17 @@ def _vae(vae: AutoencoderKL) -> Weights:
     return weights
 
 
-def _clip(text: Weights) -> Weights:
-    prefix = "cond_stage_model.transformer.text_model."
-    positions = torch.arange(77)[None]
+def clip_weights(encoder: Any, prefix: str) -> Weights:
+    """As transformers names them, and once kept them."""
     return {
-        **{f"{prefix}{name}": value for name, value in text.items()},
-        f"{prefix}embeddings.position_ids": positions,
+        **{f"{prefix}{name}": value for name, value in text_state(encoder).items()},
+        f"{prefix}embeddings.position_ids": torch.arange(77)[None],
     }
 
 
-def _open_clip(text: Weights) -> Weights:
-    """With one layer more, as OpenCLIP's encoder has it and Stable Diffusion 2.x does not use it."""
-    prefix = "cond_stage_model.model."
+def open_clip_weights(encoder: Any, prefix: str) -> Weights:
+    """As OpenCLIP names them; queries, keys and values are one matrix there."""
+    text = text_state(encoder)
     names = {
         "embeddings.position_embedding.weight": "positional_embedding",
         "embeddings.token_embedding": "token_embedding",
@@ -219,12 +231,10 @@ def _open_clip(text: Weights) -> Weights:
             parts = [text[name.replace("q_proj", f"{each}_proj")] for each in "qkv"]
             place, kind = _renamed(name.partition(".self_attn.")[0], names), name.rpartition(".")[2]
             weights[f"{prefix}{place}.attn.in_proj_{kind}"] = torch.cat(parts)
+        elif name == "text_projection.weight":
+            weights[f"{prefix}text_projection"] = value.T
         elif not any(f".self_attn.{each}_proj." in name for each in "kv"):
             weights[prefix + _renamed(name, names)] = value
-    last = f"{prefix}transformer.resblocks.22."
-    unused = {
-        name.replace("resblocks.22.", "resblocks.23."): torch.randn_like(value)
-        for name, value in weights.items()
-        if name.startswith(last)
-    }
-    return {**weights, **unused, f"{prefix}text_projection": torch.randn(64, 64)}
+    width = text["final_layer_norm.weight"].shape[0]
+    unused = torch.zeros(width, width)
+    return {f"{prefix}text_projection": unused, **weights}

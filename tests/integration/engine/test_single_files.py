@@ -5,19 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+)
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import TOLERANCE, draw_alone, settings_for
-from tests.integration.engine.originals import original_weights, tiny_pipeline
+from tests.integration.engine.originals import (
+    clip_weights,
+    open_clip_weights,
+    original_weights,
+    tiny_pipeline,
+    unet_weights,
+    vae_weights,
+)
 from text2image.core.settings import Settings
-from text2image.engine.layouts.single_file import lay_out
+from text2image.engine.layouts.headers import Header, Stored
+from text2image.engine.layouts.single_file import configurations, lay_out
+from text2image.engine.layouts.structure import CLIP_XL, OPEN_CLIP_XL, unet_config
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.models.loading import load_model, revision_of
 from text2image.engine.runtimes.choice import _without_networks, load_pipeline
@@ -159,3 +174,188 @@ def test_what_a_network_predicts_is_read_from_what_lies_beside_or_in_the_file(
     (tmp_path / "v.yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
     assert scheduler_of("v") == ("v_prediction", 768)
     assert len(told) == 1
+
+
+# By kind of model: the U-Net as it is published, and what is read of its weights alone.
+UNETS: dict[str, dict[str, Any]] = {
+    "1.5": {
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "2.1": {
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "XL": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "transformer_layers_per_block": [1, 2, 10],
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+
+@pytest.mark.parametrize("version", UNETS)
+def test_the_published_networks_are_read_from_the_shapes_of_their_weights(version: str) -> None:
+    """At their true size, without weights."""
+    with torch.device("meta"):
+        published = UNet2DConditionModel(layers_per_block=2, **UNETS[version])
+        weights = unet_weights(published)
+        read = unet_config({name: tuple(value.shape) for name, value in weights.items()})
+        again = UNet2DConditionModel.from_config(read)
+    for name, value in UNETS[version].items():
+        assert read[name] == (list(value) if isinstance(value, tuple) else value), name
+    assert {name: each.shape for name, each in again.state_dict().items()} == {
+        name: each.shape for name, each in published.state_dict().items()
+    }
+
+
+def test_a_stable_diffusion_xl_is_recognised_with_both_of_its_encoders(tmp_path: Path) -> None:
+    def text(kind: Any, **values: Any) -> Any:
+        return kind(CLIPTextConfig(vocab_size=49408, num_hidden_layers=2, **values))
+
+    with torch.device("meta"):
+        first = text(CLIPTextModel, hidden_size=768, intermediate_size=3072)
+        second = text(
+            CLIPTextModelWithProjection,
+            hidden_size=1280,
+            intermediate_size=5120,
+            projection_dim=1280,
+            num_attention_heads=20,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+        weights = {
+            **unet_weights(UNet2DConditionModel(layers_per_block=2, **UNETS["XL"])),
+            **vae_weights(vae),
+            **clip_weights(first, CLIP_XL),
+            **open_clip_weights(second, OPEN_CLIP_XL),
+        }
+    stored = {name: Stored("F16", tuple(value.shape)) for name, value in weights.items()}
+    files = configurations(Header(stored, {}), tmp_path / "xl.safetensors")
+    index = files["model_index.json"]
+    assert index["_class_name"] == "StableDiffusionXLPipeline"
+    assert index["text_encoder_2"] == ["transformers", "CLIPTextModelWithProjection"]
+    assert index["tokenizer_2"] == ["transformers", "CLIPTokenizer"]
+    encoder = files["text_encoder_2/config.json"]
+    expected = {"hidden_size": 1280, "projection_dim": 1280, "num_attention_heads": 20}
+    assert encoder.items() >= expected.items()
+    assert files["text_encoder/config.json"]["hidden_act"] == "quick_gelu"
+    assert (
+        files["vae/config.json"]["scaling_factor"],
+        files["unet/config.json"]["sample_size"],
+    ) == (
+        0.13025,
+        128,
+    )
+    assert files["vae/config.json"]["block_out_channels"] == [128, 256, 512, 512]
+    assert files["scheduler/scheduler_config.json"]["prediction_type"] == "epsilon"
+    of_v = Header({**stored, "v_pred": Stored("F32", ()), "ztsnr": Stored("F32", ())}, {})
+    scheduler = configurations(of_v, tmp_path / "v.safetensors")["scheduler/scheduler_config.json"]
+    assert scheduler["prediction_type"] == "v_prediction"
+    assert scheduler["rescale_betas_zero_snr"]
+
+
+OTHERS = {
+    "an adapter": (["lora_unet_down.lora_up.weight"], "is an adapter"),
+    "another adapter": (["unet.down_blocks.0.to_q.lora_A.weight"], "is an"),
+    "a control network": (["control_model.input_blocks.0.0.weight"], "is a ControlNet"),
+    "a diffusion transformer": (["model.diffusion_model.joint_blocks.0.x"], "Stable Diffusion 3"),
+    "a flow transformer": (["double_blocks.0.img_attn.qkv.weight"], "is a Flux"),
+    "a part of a folder": (["down_blocks.0.resnets.0.conv1.weight"], "name the folder"),
+    "an autoencoder": (["decoder.conv_in.weight"], "is an autoencoder alone"),
+    "something else": (["weight"], "is no checkpoint known here; read are Stable Diffusion 1.x"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_that_is_no_checkpoint_is_told_by_what_it_is(tmp_path: Path, name: str) -> None:
+    names, told = OTHERS[name]
+    file = tmp_path / "model.safetensors"
+    save_file({each: torch.zeros(2, 2) for each in names}, file)
+    with pytest.raises(OSError, match=rf"T2I_MODEL=.*model\.safetensors .*{told}"):
+        load_model(settings_of(file, tmp_path), 0, silent)
+
+
+def without(prefix: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        for name in [each for each in weights if each.startswith(prefix)]:
+            del weights[name]
+
+    return change
+
+
+NET = "model.diffusion_model."
+BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "no autoencoder": (without("first_stage_model."), "has no autoencoder"),
+    "no text encoder": (without("cond_stage_model."), "has no text encoder"),
+    "no end of the network": (
+        without(f"{NET}out."),
+        "is a Stable Diffusion 1.x that lacks weights",
+    ),
+    "a parameter too few": (
+        without(f"{NET}middle_block.0.in_layers.2.bias"),
+        r"lacks 1 of the \d+ parameters that unet/config\.json asks for: mid_block\.resnets\.0\.conv1",
+    ),
+    "a layer of the autoencoder too few": (
+        without("first_stage_model.encoder.down.1.block.0.conv2"),
+        r"lacks 2 of the \d+ parameters that vae/config\.json asks for",
+    ),
+    "a network for inpainting": (
+        lambda weights: weights.update({f"{NET}input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}),
+        "takes 9 channels, as for inpainting",
+    ),
+    "another vocabulary": (
+        lambda weights: weights.update(
+            {
+                "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (
+                    torch.zeros(100, 64)
+                )
+            }
+        ),
+        "of 100 tokens; CLIP's tokenizer has 49408",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_a_single_file_lacks_is_told_before_it_is_loaded(
+    pipelines: Callable[[str], StableDiffusionPipeline], tmp_path: Path, name: str
+) -> None:
+    change, told = BROKEN[name]
+    weights = original_weights(pipelines("sd1"))
+    change(weights)
+    file = tmp_path / "model.safetensors"
+    save_file(weights, file)
+    with pytest.raises((OSError, ValueError), match=rf"^T2I_MODEL={file}.*{told}"):
+        load_model(settings_of(file, tmp_path), 0, silent)
+
+
+class Code:
+    """What a pickle runs that nobody knows."""
+
+
+def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "callbacks": Code()}, file)
+    with pytest.raises(OSError, match=r"holds code beside its weights, which is not run here"):
+        load_model(settings_of(file, tmp_path), 0, silent)
+    with pytest.raises(OSError, match=r"^T2I_MODEL=.*gone\.ckpt: No such file"):
+        load_model(settings_of(tmp_path / "gone.ckpt", tmp_path), 0, silent)

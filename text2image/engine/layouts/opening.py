@@ -23,15 +23,21 @@ def open_pipeline(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> 
         OSError, ValueError: a part is missing or cannot be read.
     """
     index = read_json(folder / INDEX)
-    if "scheduler" in index and (scheduler := _stand_in(folder)) is not None:
-        parts.setdefault("scheduler", scheduler)
+    scheduler = _stand_in(folder) if "scheduler" in index else None
+    if scheduler is not None:
+        parts["scheduler"] = None
     if checkpoint := checkpoint_of(folder):
-        return kind.from_single_file(
+        pipeline = kind.from_single_file(
             str(checkpoint), config=str(folder), dtype=dtype, local_files_only=True, **parts
         )
-    return kind.from_pretrained(
-        folder, dtype=dtype, variant=variant_of(folder, index), local_files_only=True, **parts
-    )
+    else:
+        variant = variant_of(folder, index)
+        pipeline = kind.from_pretrained(
+            folder, dtype=dtype, variant=variant, local_files_only=True, **parts
+        )
+    if scheduler is not None:
+        pipeline.register_modules(scheduler=scheduler)
+    return pipeline
 
 
 def _stand_in(folder: Path) -> Any:

@@ -135,6 +135,11 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
             return lay_out(Path(settings.model).expanduser(), root, report)
         except Unreadable as error:
             raise OSError(f"T2I_MODEL={settings.model} {error}") from error
+        except OSError as error:
+            # Of the file itself, or of the folder that is made around it.
+            named = f" ({error.filename})" if error.filename else ""
+            reason = f"{error.strerror or error}{named}"
+            raise OSError(f"T2I_MODEL={settings.model}: {reason}") from error
     if Path(settings.model).expanduser().is_dir() or settings.model.startswith((".", "/", "~")):
         raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")

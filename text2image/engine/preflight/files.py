@@ -130,6 +130,9 @@ class Files:
             path = index.parent / shard
             if parameter not in self.headers[name][self.place(path)].tensors:
                 lacking.setdefault(path, []).append(parameter)
+        if lacking:
+            # What else is wrong would be told of the same parameters.
+            del self.headers[name]
         for path, names in lacking.items():
             self.tell(path, f"lacks what {index.name} says is in it: {listed(names)}")
 
