@@ -239,7 +239,7 @@ def why_not_fetched(error: Exception) -> str:
     match error if told else error.__cause__ or error:
         case HFValidationError():
             return (
-                "is neither a folder or file that is there nor an id of the hub, as in owner/name"
+                "is neither a folder that is there nor an id of the hub, as in owner/name"
             )
         case EntryNotFoundError():
             return (
