@@ -103,6 +103,16 @@ def set_up(endpoint: str | None, service: str) -> Export | None:
 
 def begin(headers: Mapping[str, str]) -> str:
     """Takes up the trace that a request names in its headers, or begins one, and returns its id, 32 hex digits."""
+    _request.set(_span_of(headers))
+    return trace_id()
+
+
+def id_of(headers: Mapping[str, str]) -> str:
+    """The id of the trace that a request names, or of one that is begun for it alone: nothing of it is told."""
+    return format_trace_id(_span_of(headers).get_span_context().trace_id)
+
+
+def _span_of(headers: Mapping[str, str]) -> Span:
     span = get_current_span(_propagator.extract(headers))
     if not span.get_span_context().is_valid:
         # Where spans are made, the request's own is the first of its trace and has no parent.
@@ -110,8 +120,7 @@ def begin(headers: Mapping[str, str]) -> str:
         flags = TraceFlags(TraceFlags.DEFAULT)
         context = SpanContext(_ids.generate_trace_id(), span_id, is_remote=False, trace_flags=flags)
         span = NonRecordingSpan(context)
-    _request.set(span)
-    return trace_id()
+    return span
 
 
 def trace_id() -> str:
