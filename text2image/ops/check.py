@@ -37,10 +37,10 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     for finding in findings:
         print(finding if finding.fatal else f"note: {finding}")
-    problems = sum(finding.fatal for finding in findings)
-    verdict = "can be served" if not problems else f"cannot be served: {problems} problems"
-    print(f"{settings.model} {verdict}", file=sys.stderr)
-    return 1 if problems else 0
+    faults = sum(finding.fatal for finding in findings)
+    verdict = f"cannot be served, for the {faults} above" if faults else "no fault was found"
+    print(f"{settings.model}: {verdict}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 def findings_of(settings: Settings, *, deep: bool) -> list[Finding]:

@@ -459,7 +459,7 @@ def test_the_command_tells_each_fault_and_whether_the_model_can_be_served(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder)]) == 0
-    assert capsys.readouterr().err.endswith(f"{folder} can be served\n")
+    assert capsys.readouterr().err.endswith(f"{folder}: no fault was found\n")
     weighted(UNET, lambda weights: weights["conv_out.bias"].__setitem__(1, torch.nan))(folder)
     assert main([str(folder), "--headers-only"]) == 0
     removed("vae")(folder)
@@ -467,7 +467,7 @@ def test_the_command_tells_each_fault_and_whether_the_model_can_be_served(
     assert main([str(folder)]) == 1
     out, err = capsys.readouterr()
     assert [line.partition(":")[0] for line in out.splitlines()] == ["vae", UNET]
-    assert err.endswith("cannot be served: 2 problems\n")
+    assert err.endswith("cannot be served, for the 2 above\n")
     assert main([str(folder / "nothing")]) == 1
     assert "model_index.json" in capsys.readouterr().out
 

@@ -14,7 +14,6 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     OfflineModeIsEnabled,
@@ -38,8 +37,14 @@ from text2image.engine.runtimes.choice import LEFT_OUT
 logger = logging.getLogger(__name__)
 
 EMBEDDED_PATH = MODELS / EMBEDDED_MODEL
+
+
+class NoPipeline(OSError):
+    """A model of the hub that is not in diffusers' format."""
+
+
 # What the hub says of a model that it will not give, there or not.
-_REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError)
+_REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, NoPipeline)
 # How the hub names its models.
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -199,7 +204,7 @@ def class_on_hub(settings: Settings) -> object:
     try:
         # Asked first, since what fetches files tries for half a minute to reach a hub that is not there.
         if INDEX not in _files_on_hub(settings):
-            raise EntryNotFoundError(INDEX)
+            raise NoPipeline(INDEX)
         path = hf_hub_download(model, INDEX, revision=revision)
     except OSError as error:
         cached = try_to_load_from_cache(model, INDEX, revision=revision)
@@ -238,10 +243,8 @@ def why_not_fetched(error: Exception) -> str:
     told = isinstance(error, (*_REFUSALS, OfflineModeIsEnabled, HFValidationError))
     match error if told else error.__cause__ or error:
         case HFValidationError():
-            return (
-                "is neither a folder that is there nor an id of the hub, as in owner/name"
-            )
-        case EntryNotFoundError():
+            return "is neither a folder that is there nor an id of the hub, as in owner/name"
+        case NoPipeline():
             return (
                 f"this model of the hub has no {INDEX}, so it is not in diffusers' format; a checkpoint in a single "
                 "file can be fetched by hand: set T2I_MODEL to its path"
