@@ -384,6 +384,16 @@ def test_a_precision_that_the_device_does_not_compute_in_is_told_with_those_that
     assert told.endswith("set float32 or float16 or bfloat16")
 
 
+def test_weights_in_floats_of_8_bits_are_read(folder: Path) -> None:
+    def shrink(weights: dict[str, torch.Tensor]) -> None:
+        weights.update({name: each.to(torch.float8_e4m3fn) for name, each in weights.items()})
+
+    weighted(UNET, shrink)(folder)
+    assert look_at(folder, deep=True) == []
+    model = load_model(settings_for(str(folder)), 0, lambda detail: None)
+    assert draw_alone(model, make_request(steps=2)).any()
+
+
 def test_names_of_years_ago_are_known(folder: Path) -> None:
     """As those of the autoencoder's attention in Stable Diffusion 1.5's own repository."""
 

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
@@ -31,10 +36,12 @@ from tests.integration.engine.originals import (
 )
 from text2image.core.settings import Settings
 from text2image.engine.layouts.headers import Header, Stored
+from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.layouts.single_file import configurations, lay_out
 from text2image.engine.layouts.structure import CLIP_XL, OPEN_CLIP_XL, unet_config
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.models.loading import load_model, revision_of
+from text2image.engine.preflight.check import check
 from text2image.engine.runtimes.choice import _without_networks, load_pipeline
 
 REQUEST = make_request("a cat on a hill", steps=3, seed=5, width=64, height=64)
@@ -273,6 +280,57 @@ def test_a_stable_diffusion_xl_is_recognised_with_both_of_its_encoders(tmp_path:
     assert scheduler["rescale_betas_zero_snr"]
 
 
+def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path: Path) -> None:
+    """Whatever draws with it: each part, by its own names."""
+    torch.manual_seed(0)
+    text = {"vocab_size": 49408, "num_hidden_layers": 2, "intermediate_size": 64}
+    text |= {"bos_token_id": 49406, "eos_token_id": 49407}
+    parts = {
+        "unet": UNet2DConditionModel(
+            block_out_channels=(64, 128),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=192,
+            attention_head_dim=[1, 2],
+            use_linear_projection=True,
+            transformer_layers_per_block=[1, 2],
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=256 * 6 + 128,
+        ),
+        "vae": AutoencoderKL(
+            block_out_channels=(32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1,
+        ),
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(**text, hidden_size=64, num_attention_heads=1)
+        ),
+        "text_encoder_2": CLIPTextModelWithProjection(
+            CLIPTextConfig(**text, hidden_size=128, num_attention_heads=2, projection_dim=128)
+        ),
+    }
+    weights = {
+        **unet_weights(parts["unet"]),
+        **vae_weights(parts["vae"]),
+        **clip_weights(parts["text_encoder"], CLIP_XL),
+        **open_clip_weights(parts["text_encoder_2"], OPEN_CLIP_XL),
+    }
+    file = tmp_path / "xl.safetensors"
+    save_file({name: value.clone().contiguous() for name, value in weights.items()}, file)
+    folder = lay_out(file, tmp_path / "laid", silent)
+    assert check(folder, ["StableDiffusionXLPipeline"], torch.device("cpu"), torch.float32) == []
+    loaded = open_pipeline(StableDiffusionXLPipeline, folder, torch.float32)
+    for name, part in parts.items():
+        state = getattr(loaded, name).state_dict()
+        assert state.keys() == part.state_dict().keys()
+        for key, value in part.state_dict().items():
+            assert torch.equal(state[key], value), f"{name}.{key}"
+    assert (loaded.tokenizer.pad_token_id, loaded.tokenizer_2.pad_token_id) == (49407, 0)
+
+
 OTHERS = {
     "an adapter": (["lora_unet_down.lora_up.weight"], "is an adapter"),
     "another adapter": (["unet.down_blocks.0.to_q.lora_A.weight"], "is an"),
@@ -357,5 +415,9 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}, "callbacks": Code()}, file)
     with pytest.raises(OSError, match=r"holds code beside its weights, which is not run here"):
         load_model(settings_of(file, tmp_path), 0, silent)
+    with pytest.raises(
+        OSError, match=r"no model_index.json in this folder; name a file in it: model"
+    ):
+        load_model(settings_of(tmp_path, tmp_path), 0, silent)
     with pytest.raises(OSError, match=r"^T2I_MODEL=.*gone\.ckpt: No such file"):
         load_model(settings_of(tmp_path / "gone.ckpt", tmp_path), 0, silent)

@@ -26,7 +26,7 @@ from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json, variant_among
 from text2image.engine.layouts.headers import Unreadable
-from text2image.engine.layouts.single_file import is_single_file, lay_out
+from text2image.engine.layouts.single_file import SUFFIXES, is_single_file, lay_out
 from text2image.engine.models import stable_diffusion
 from text2image.engine.models.contract import Model
 from text2image.engine.preflight.check import family_finding, require_usable
@@ -146,7 +146,7 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
             reason = f"{error.strerror or error}{named}"
             raise OSError(f"T2I_MODEL={settings.model}: {reason}") from error
     if Path(settings.model).expanduser().is_dir() or settings.model.startswith((".", "/", "~")):
-        raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
+        raise OSError(f"T2I_MODEL={settings.model}: {_why_no_folder(settings.model)}")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
     try:
         finding = family_finding(class_on_hub(settings), FAMILIES)
@@ -165,6 +165,16 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
         )
     except (OSError, ValueError) as error:
         raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
+
+
+def _why_no_folder(model: str) -> str:
+    reason = f"there is no {INDEX} in this folder"
+    try:
+        names = sorted(path.name for path in Path(model).expanduser().iterdir())
+    except OSError:
+        return reason
+    files = [name for name in names if name.endswith(SUFFIXES)]
+    return f"{reason}; name a file in it: {files[0]}" if files else reason
 
 
 def find(settings: Settings, report: Callable[[str], None]) -> Path | Finding:

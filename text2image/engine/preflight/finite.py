@@ -40,5 +40,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.is_floating_point():
         return True
+    if tensor.itemsize == 1:
+        tensor = tensor.float()
     # The sum of finite numbers is finite in double precision, and takes no second array of the same size.
     return bool(torch.isfinite(tensor.sum(dtype=torch.float64)))

@@ -22,7 +22,7 @@ from text2image.engine.preflight.files import Files, all_headers
 from text2image.engine.preflight.findings import Finding, listed
 
 # Types that parameters are read from; torch makes whatever precision is set of them.
-_READ = frozenset({"F64", "F32", "F16", "BF16"})
+_READ = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _COUNTERS = frozenset({"I64", "I32", "BOOL"})
 # Classes of transformers whose files name parameters as they do, but for a word in front.
 _COMPARED = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
