@@ -125,6 +125,11 @@ def test_a_single_file_draws_the_picture_of_its_folder(
     assert from_file.info.sampler == from_folder.info.sampler
     difference = np.abs(draw_alone(from_file, REQUEST) - draw_alone(from_folder, REQUEST))
     assert difference.max() <= TOLERANCE
+    # Small random networks hardly show in a picture how their prompt was read.
+    opened = load_pipeline(lay_out(file, tmp_path / "laid", silent), torch.float32)
+    tokens = opened.tokenizer("a cat", padding="max_length", return_tensors="pt").input_ids
+    embeddings = [each.text_encoder.eval()(tokens)[0] for each in (opened, pipeline)]
+    assert torch.equal(*embeddings)
 
 
 def test_a_single_file_is_opened_without_the_parts_that_a_runtime_does_not_need(
