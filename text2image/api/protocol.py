@@ -7,10 +7,13 @@ more than its parsing.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from text2image.api.unread import Refusal, Unread
+
+logger = logging.getLogger(__name__)
 
 
 def refusing(unread: Unread) -> type[asyncio.Protocol]:
@@ -50,13 +53,21 @@ class RefusingProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._held is not None:
-            refusal = self.unread.refusal(self.scope, self.url, b"".join(self._held))
+            refusal = self._refusal(b"".join(self._held))
             if refusal is not None:
                 self._held = None
                 self._answer(refusal)
                 return
             self._begin()
         super().on_message_complete()
+
+    def _refusal(self, body: bytes) -> Refusal | None:
+        try:
+            return self.unread.refusal(self.scope, self.url, body)
+        except Exception:
+            # The parser would take it for a fault of the client's.
+            logger.exception("a request was not refused in front of the application")
+            return None
 
     def _is_idle(self) -> bool:
         """Whether an answer may be sent at once: none is on its way, and the client takes what it is sent."""

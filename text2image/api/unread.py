@@ -107,7 +107,7 @@ class Unread:
         gateway: Gateway = self.state.gateway
         try:
             caller, patience = caller_of(request), timeout_of(request)
-            gateway.require_open(caller, patience)
+            gateway.require_open(caller, patience, claim=True)
         except Text2ImageError as refusal:
             return refusal
         try:
@@ -117,7 +117,7 @@ class Unread:
         except (Text2ImageError, pydantic.ValidationError):
             return None
         try:
-            gateway.require_open(caller, patience, asked)
+            gateway.require_open(caller, patience, asked, claim=True)
         except Text2ImageError as refusal:
             return refusal
         return None

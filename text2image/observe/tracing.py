@@ -39,6 +39,8 @@ TRACE_HEADER = "X-Trace-Id"
 # Seconds that sending spans may take; at the end of the process they are waited for.
 EXPORT_TIMEOUT = 3.0
 _TRACES_PATH = "/v1/traces"
+# Parsing takes longer than looking, and most requests name no trace.
+_TRACEPARENT = "traceparent"
 
 _ids = RandomIdGenerator()
 _propagator = TraceContextTextMapPropagator()
@@ -113,7 +115,8 @@ def id_of(headers: Mapping[str, str]) -> str:
 
 
 def _span_of(headers: Mapping[str, str]) -> Span:
-    span = get_current_span(_propagator.extract(headers))
+    named = _TRACEPARENT in headers
+    span = get_current_span(_propagator.extract(headers)) if named else INVALID_SPAN
     if not span.get_span_context().is_valid:
         # Where spans are made, the request's own is the first of its trace and has no parent.
         span_id = 0 if _tracer else _ids.generate_span_id()

@@ -266,6 +266,14 @@ async def test_what_is_no_http_is_told_so_after_a_head_that_might_be_refused(
     assert b"400" in await service.line()
 
 
+async def test_a_fault_of_ours_is_no_fault_of_the_clients(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.refused()
+    monkeypatch.setattr(Unread, "refusal", lambda *_: 1 / 0)
+    assert (await service.post()).status == 200
+
+
 async def test_a_server_with_room_reads_everything(service: Service) -> None:
     assert (await service.post()).status == 200
     assert service.reached == [BODY]
