@@ -12,11 +12,13 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.integration.engine.pipelines import SD_BETAS
 from text2image.engine.layouts.structure import CLIP, OPEN_CLIP
@@ -96,6 +98,48 @@ def tiny_pipeline(kind: str, tokenizer: Any) -> StableDiffusionPipeline:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def tiny_xl(tokenizer: Any, tokenizer_2: Any) -> StableDiffusionXLPipeline:
+    """A small pipeline of the structure of Stable Diffusion XL."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=128,
+        block_out_channels=(64, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=192,
+        attention_head_dim=[1, 2],
+        use_linear_projection=True,
+        transformer_layers_per_block=[1, 2],
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=256 * 6 + 128,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        scaling_factor=0.13025,
+    )
+    text = {"vocab_size": 49408, "num_hidden_layers": 2, "intermediate_size": 64}
+    text |= {"bos_token_id": 49406, "eos_token_id": 49407}
+    first = CLIPTextConfig(**text, hidden_size=64, num_attention_heads=1)
+    second = CLIPTextConfig(
+        **text, hidden_size=128, num_attention_heads=2, projection_dim=128, hidden_act="gelu"
+    )
+    return StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(first),
+        text_encoder_2=CLIPTextModelWithProjection(second),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**SD_BETAS, steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
     )
 
 

@@ -299,7 +299,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "a prediction that no sampler knows": (
         configured(SCHEDULER, prediction_type="colours"),
-        rf"{SCHEDULER}: no sampler can be made of PNDMScheduler with colours as its prediction_type",
+        rf"{SCHEDULER}: PNDMScheduler \(colours\) is a scheduler that no sampler here can stand in for; what works",
     ),
 }
 

@@ -31,6 +31,7 @@ from tests.integration.engine.originals import (
     open_clip_weights,
     original_weights,
     tiny_pipeline,
+    tiny_xl,
     unet_weights,
     vae_weights,
 )
@@ -40,7 +41,7 @@ from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.layouts.single_file import configurations, lay_out
 from text2image.engine.layouts.structure import CLIP_XL, OPEN_CLIP_XL, unet_config
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
-from text2image.engine.models.loading import load_model, revision_of
+from text2image.engine.models.loading import FAMILIES, load_model, revision_of
 from text2image.engine.preflight.check import check
 from text2image.engine.runtimes.choice import _without_networks, load_pipeline
 
@@ -285,55 +286,47 @@ def test_a_stable_diffusion_xl_is_recognised_with_both_of_its_encoders(tmp_path:
     assert scheduler["rescale_betas_zero_snr"]
 
 
+def save_xl(folder: Path, file: Path) -> StableDiffusionXLPipeline:
+    """A small pipeline of the structure of Stable Diffusion XL, as a folder and as a single file."""
+    write_tokenizer(folder / "tokenizer", padding=END)
+    write_tokenizer(folder / "tokenizer_2", padding="!")
+    pipeline = tiny_xl(
+        *(AutoTokenizer.from_pretrained(folder / each) for each in ("tokenizer", "tokenizer_2"))
+    )
+    pipeline.save_pretrained(folder)
+    weights = {
+        **unet_weights(pipeline.unet),
+        **vae_weights(pipeline.vae),
+        **clip_weights(pipeline.text_encoder, CLIP_XL),
+        **open_clip_weights(pipeline.text_encoder_2, OPEN_CLIP_XL),
+    }
+    save_file({name: value.clone().contiguous() for name, value in weights.items()}, file)
+    return pipeline
+
+
 def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path: Path) -> None:
     """Whatever draws with it: each part, by its own names."""
-    torch.manual_seed(0)
-    text = {"vocab_size": 49408, "num_hidden_layers": 2, "intermediate_size": 64}
-    text |= {"bos_token_id": 49406, "eos_token_id": 49407}
-    parts = {
-        "unet": UNet2DConditionModel(
-            block_out_channels=(64, 128),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            cross_attention_dim=192,
-            attention_head_dim=[1, 2],
-            use_linear_projection=True,
-            transformer_layers_per_block=[1, 2],
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=256 * 6 + 128,
-        ),
-        "vae": AutoencoderKL(
-            block_out_channels=(32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            layers_per_block=1,
-        ),
-        "text_encoder": CLIPTextModel(
-            CLIPTextConfig(**text, hidden_size=64, num_attention_heads=1)
-        ),
-        "text_encoder_2": CLIPTextModelWithProjection(
-            CLIPTextConfig(**text, hidden_size=128, num_attention_heads=2, projection_dim=128)
-        ),
-    }
-    weights = {
-        **unet_weights(parts["unet"]),
-        **vae_weights(parts["vae"]),
-        **clip_weights(parts["text_encoder"], CLIP_XL),
-        **open_clip_weights(parts["text_encoder_2"], OPEN_CLIP_XL),
-    }
     file = tmp_path / "xl.safetensors"
-    save_file({name: value.clone().contiguous() for name, value in weights.items()}, file)
+    saved = save_xl(tmp_path / "folder", file)
     folder = lay_out(file, tmp_path / "laid", silent)
     assert check(folder, ["StableDiffusionXLPipeline"], torch.device("cpu"), torch.float32) == []
     loaded = open_pipeline(StableDiffusionXLPipeline, folder, torch.float32)
-    for name, part in parts.items():
-        state = getattr(loaded, name).state_dict()
-        assert state.keys() == part.state_dict().keys()
-        for key, value in part.state_dict().items():
-            assert torch.equal(state[key], value), f"{name}.{key}"
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        state, expected = (getattr(each, name).state_dict() for each in (loaded, saved))
+        assert state.keys() == expected.keys()
+        assert [key for key, value in expected.items() if not torch.equal(state[key], value)] == []
     assert (loaded.tokenizer.pad_token_id, loaded.tokenizer_2.pad_token_id) == (49407, 0)
+
+
+@pytest.mark.skipif("StableDiffusionXLPipeline" not in FAMILIES, reason="it is not drawn with")
+def test_a_stable_diffusion_xl_draws_the_picture_of_its_folder(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "xl.safetensors"
+    save_xl(folder, file)
+    pictures = [
+        draw_alone(load_model(settings_of(each, tmp_path), 0, silent), REQUEST)
+        for each in (folder, file)
+    ]
+    assert np.abs(pictures[0] - pictures[1]).max() <= TOLERANCE
 
 
 OTHERS = {

@@ -66,7 +66,7 @@ def check_scheduler(files: Files) -> None:
         return
     if not drawable:
         predicts = config.get("prediction_type", "epsilon")
-        what = f"no sampler can be made of {named} with {predicts} as its prediction_type; {works}"
+        what = f"{named} ({predicts}) is a scheduler that no sampler here can stand in for; {works}"
         files.findings.append(Finding(where, what))
 
 
