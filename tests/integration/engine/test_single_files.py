@@ -43,7 +43,6 @@ from text2image.engine.layouts.structure import CLIP_XL, OPEN_CLIP_XL, unet_conf
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.models.loading import FAMILIES, load_model, revision_of
 from text2image.engine.preflight.check import check
-from text2image.engine.runtimes.choice import _without_networks, load_pipeline
 
 REQUEST = make_request("a cat on a hill", steps=3, seed=5, width=64, height=64)
 
@@ -127,7 +126,8 @@ def test_a_single_file_draws_the_picture_of_its_folder(
     difference = np.abs(draw_alone(from_file, REQUEST) - draw_alone(from_folder, REQUEST))
     assert difference.max() <= TOLERANCE
     # Small random networks hardly show in a picture how their prompt was read.
-    opened = load_pipeline(lay_out(file, tmp_path / "laid", silent), torch.float32)
+    laid = lay_out(file, tmp_path / "laid", silent)
+    opened = open_pipeline(StableDiffusionPipeline, laid, torch.float32)
     tokens = opened.tokenizer("a cat", padding="max_length", return_tensors="pt").input_ids
     embeddings = [each.text_encoder.eval()(tokens)[0] for each in (opened, pipeline)]
     assert torch.equal(*embeddings)
@@ -140,11 +140,12 @@ def test_a_single_file_is_opened_without_the_parts_that_a_runtime_does_not_need(
     file = tmp_path / "model.safetensors"
     save_file(original_weights(pipelines("sd1")), file)
     folder = lay_out(file, tmp_path / "laid", silent)
-    networks = load_pipeline(folder, torch.float32, text_encoder=None, tokenizer=None)
+    kind = StableDiffusionPipeline
+    networks = open_pipeline(kind, folder, torch.float32, text_encoder=None, tokenizer=None)
     assert (networks.text_encoder, networks.tokenizer) == (None, None)
     assert networks.unet.conv_in.weight.device.type == "cpu"
-    rest = _without_networks(folder, torch.device("cpu"))
-    assert rest.unet.conv_in.weight.is_meta
+    rest = open_pipeline(kind, folder, torch.float32, unet=None, vae=None)
+    assert (rest.unet, rest.vae) == (None, None)
     assert rest.text_encoder.device.type == "cpu"
 
 
