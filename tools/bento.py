@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from text2image.core.model_names import name_of
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
@@ -51,7 +52,7 @@ def bring(model: str, revision: str | None, models: Path = MODELS) -> str:
     """
     hush()
     # Here, since it imports torch, which takes seconds and only a model from outside needs.
-    from text2image.engine.models.loading import locate, name_of
+    from text2image.engine.models.loading import locate
 
     settings = Settings(model=model, model_revision=revision)
     source = locate(settings, lambda detail: print(detail, file=sys.stderr))

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
+from text2image.core.model_names import is_single_file
 from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import WEIGHTS, files_of
-from text2image.engine.layouts.single_file import is_single_file
 
 logger = logging.getLogger(__name__)
 

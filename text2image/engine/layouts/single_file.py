@@ -20,7 +20,6 @@ from text2image.engine.layouts.folder import INDEX
 from text2image.engine.layouts.headers import Header, Unreadable, read_tensors
 from text2image.engine.layouts.tokenizer import END, VOCABULARY, write_tokenizer
 
-SUFFIXES = (".safetensors", ".ckpt")
 # Raise it when another folder is made of the same file.
 _FORMAT = 1
 _SD_BETAS = {
@@ -236,10 +235,3 @@ def lay_out(path: Path, root: Path, report: Callable[[str], None]) -> Path:
             if not (target / INDEX).is_file():
                 raise
     return target
-
-
-def is_single_file(name: str) -> bool:
-    """Whether a model is named by the path of a checkpoint, there or not."""
-    return name.endswith(SUFFIXES) and (
-        Path(name).expanduser().is_file() or name.startswith((".", "/", "~"))
-    )

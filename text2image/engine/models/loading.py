@@ -22,11 +22,12 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
+from text2image.core.model_names import SUFFIXES, is_single_file, name_of
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json, variant_among
 from text2image.engine.layouts.headers import Unreadable
-from text2image.engine.layouts.single_file import SUFFIXES, is_single_file, lay_out
+from text2image.engine.layouts.single_file import lay_out
 from text2image.engine.models import stable_diffusion
 from text2image.engine.models.contract import Model
 from text2image.engine.preflight.check import family_finding, require_usable
@@ -112,13 +113,6 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     return FAMILIES[pipeline_class](
         Checkpoint(folder, revision_of(folder), settings, device, dtype, report)
     )
-
-
-def name_of(model: str) -> str:
-    """What clients may know a model by: a hub id, or a folder's or file's name without the way to it."""
-    if is_single_file(model):
-        return Path(model).stem
-    return Path(model).name if Path(model).expanduser().is_dir() else model
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:
