@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5EncoderModel
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import draw_alone, settings_for
@@ -23,6 +24,7 @@ from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.loading import EMBEDDED_PATH, FAMILIES, load_model, locate
 from text2image.engine.preflight import fitting
 from text2image.engine.preflight.check import check
+from text2image.engine.preflight.networks import _differences
 from text2image.engine.warmup import measure
 from text2image.ops.check import findings_of, main
 
@@ -411,6 +413,18 @@ def test_names_of_years_ago_are_known(folder: Path) -> None:
     assert "decoder.mid_block.attentions.0.query.weight" in load_file(folder / VAE)
     assert look_at(folder) == []
     assert load_model(settings_for(str(folder)), 0, lambda detail: None).info.id == "model"
+
+
+def test_a_parameter_that_is_another_one_may_be_left_out_or_not() -> None:
+    """T5's embeddings have two names, and of its files some hold one of them and some both."""
+    with torch.device("meta"):
+        network = T5EncoderModel(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1))
+    both = {name: tuple(each.shape) for name, each in network.state_dict().items()}
+    one = {name: shape for name, shape in both.items() if "embed_tokens" not in name}
+    assert len(one) == len(both) - 1
+    for stored in (both, one, {**one, "decoder.final_layer_norm.weight": (8,)}):
+        assert _differences(network, stored, "config.json") == []
+    assert _differences(network, {**one, "encoder.extra": (1,)}, "config.json")
 
 
 @pytest.mark.parametrize(

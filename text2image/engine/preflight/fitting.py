@@ -81,8 +81,10 @@ def check_fit(files: Files, networks: Mapping[str, Any]) -> None:
             what = f"the network takes {takes} channels and the autoencoder has {gives}, as for inpainting or upscaling"
             tell(Finding("unet/config.json", f"{what}; name a model that draws from words alone"))
     if unet and text and "text_encoder_2" not in networks:
-        takes, gives = unet.config.cross_attention_dim, text.config.hidden_size
-        if takes != gives:
+        # Some project the encoder's output first, and some have a width for each block.
+        takes = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
+        gives = text.config.hidden_size
+        if isinstance(takes, int) and takes != gives:
             what = f"cross_attention_dim is {takes}, and the text encoder puts out {gives} numbers for a token"
             tell(Finding("unet/config.json", f"{what}; they are parts of different models"))
     for name, network in networks.items():

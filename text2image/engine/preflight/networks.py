@@ -147,7 +147,8 @@ def _differences(network: Any, stored: Shapes, source: str) -> list[str]:
         network._fix_state_dict_keys_on_load(found)
         ignored = tuple(network._keys_to_ignore_on_load_unexpected or ())
     else:
-        tied = tuple(getattr(network, "_tied_weights_keys", None) or ())
+        # Parameters that are another one under a second name, which a file may leave out.
+        ignored = tied = tuple(getattr(network, "_tied_weights_keys", None) or ())
         expected = {key: shape for key, shape in expected.items() if not _matches(key, tied)}
         expected, found = (
             {key.removeprefix(_IN_FRONT): shape for key, shape in names.items()}
