@@ -92,7 +92,7 @@ def test_a_model_that_is_not_fetched_yet_is_checked_without_fetching_it(
     asked: tuple[dict[str, str], list[str]],
 ) -> None:
     said, fetched = asked
-    assert said["checked"].startswith("some/half: is on the hub and not fetched yet")
+    assert said["checked"].startswith("some/half: is not fetched yet")
     # Everything else came for the sake of those who loaded it.
     assert len(fetched) == len(set(fetched))
 

@@ -4,50 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers.utils import logging as transformers_logging
 
 from text2image.core.model_names import SUFFIXES, is_single_file, name_of
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
-from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json, variant_among
+from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json
 from text2image.engine.layouts.headers import Unreadable
 from text2image.engine.layouts.single_file import lay_out
-from text2image.engine.models import stable_diffusion
+from text2image.engine.models import hub, stable_diffusion
 from text2image.engine.models.contract import Model
-from text2image.engine.preflight.check import family_finding, require_usable
+from text2image.engine.preflight.check import require_usable
 from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes import SHIPPED
-from text2image.engine.runtimes.choice import LEFT_OUT
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_PATH = MODELS / EMBEDDED_MODEL
-
-
-class NoPipeline(OSError):
-    """A model of the hub that is not in diffusers' format."""
-
-
-# What the hub says of a model that it will not give, there or not.
-_REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, NoPipeline)
-# How the hub names its models.
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +61,10 @@ FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.
 ARITHMETIC = 2
-# The revision reads files up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it
-# reads a block at every stride: a part of the weights that changed is hardly ever smaller than a stride.
+# Files that the revision changes with.
 _REVISED = {".json", ".txt", *WEIGHTS}
+# It reads those up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it reads a block
+# at every stride: a part of the weights that changed is hardly ever smaller than a stride.
 _WHOLE_BYTES = 1 << 26
 _BLOCK_BYTES = 1 << 14
 _STRIDE_BYTES = 1 << 18
@@ -142,23 +122,7 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
     if Path(settings.model).expanduser().is_dir() or settings.model.startswith((".", "/", "~")):
         raise OSError(f"T2I_MODEL={settings.model}: {_why_no_folder(settings.model)}")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
-    try:
-        finding = family_finding(class_on_hub(settings), FAMILIES)
-    except (OSError, ValueError) as error:
-        raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
-    if finding:
-        raise OSError(f"T2I_MODEL={settings.model}: {finding}; nothing was fetched")
-    try:
-        return Path(
-            DiffusionPipeline.download(
-                settings.model,
-                revision=settings.model_revision,
-                variant=_variant_on_hub(settings),
-                **LEFT_OUT,
-            )
-        )
-    except (OSError, ValueError) as error:
-        raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
+    return hub.fetch(settings, FAMILIES)
 
 
 def _why_no_folder(model: str) -> str:
@@ -179,101 +143,13 @@ def find(settings: Settings, report: Callable[[str], None]) -> Path | Finding:
         OSError: as `locate` says.
     """
     on_disk = settings.local_model or is_single_file(settings.model)
-    if on_disk or not _ID.fullmatch(settings.model):
+    if on_disk or not hub.ID.fullmatch(settings.model):
         return locate(settings, report)
-    try:
-        return Path(
-            snapshot_download(
-                settings.model, revision=settings.model_revision, local_files_only=True
-            )
-        )
-    except (OSError, ValueError):
-        pass
-    try:
-        finding = family_finding(class_on_hub(settings), FAMILIES)
-    except (OSError, ValueError) as error:
-        raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
-    return finding or Finding(
-        settings.model, "is on the hub and not fetched yet; its files were not looked at", False
+    return (
+        hub.cached(settings)
+        or hub.family_fault(settings, FAMILIES)
+        or Finding(settings.model, "is not fetched yet; its files were not looked at", fatal=False)
     )
-
-
-def class_on_hub(settings: Settings) -> object:
-    """The pipeline class of a hub model, of which a few hundred bytes are fetched for it, or found in the cache.
-
-    Raises:
-        OSError, ValueError: as `why_not_fetched` words it.
-    """
-    model, revision = settings.model, settings.model_revision
-    try:
-        # Asked first, since what fetches files tries for half a minute to reach a hub that is not there.
-        if INDEX not in _files_on_hub(settings):
-            raise NoPipeline(INDEX)
-        path = hf_hub_download(model, INDEX, revision=revision)
-    except OSError as error:
-        cached = try_to_load_from_cache(model, INDEX, revision=revision)
-        if isinstance(error, _REFUSALS) or not isinstance(cached, str):
-            raise
-        path = cached
-    return read_json(Path(path)).get("_class_name")
-
-
-def _files_on_hub(settings: Settings) -> list[str]:
-    try:
-        found = HfApi().model_info(settings.model, revision=settings.model_revision)
-    except (OSError, ValueError):
-        raise
-    except Exception as error:
-        # The hub's client lets through what its HTTP library raises without a connection.
-        raise ConnectionError(str(error)) from None
-    return [each.rfilename for each in found.siblings or ()]
-
-
-def _variant_on_hub(settings: Settings) -> str | None:
-    """The variant to fetch, where a hub model has no plain weights."""
-    try:
-        files = _files_on_hub(settings)
-    except OSError:
-        # Offline, where nothing is fetched.
-        return None
-    parts: dict[str, list[str]] = {}
-    for part, _, name in (file.rpartition("/") for file in files):
-        parts.setdefault(part, []).append(name)
-    return variant_among(parts.values())
-
-
-def why_not_fetched(error: Exception) -> str:
-    """Why the hub gave nothing, and what to do. What diffusers raises tells it in its cause, if at all."""
-    told = isinstance(error, (*_REFUSALS, OfflineModeIsEnabled, HFValidationError))
-    match error if told else error.__cause__ or error:
-        case HFValidationError():
-            return "is neither a folder that is there nor an id of the hub, as in owner/name"
-        case NoPipeline():
-            return (
-                f"this model of the hub has no {INDEX}, so it is not in diffusers' format; a checkpoint in a single "
-                "file can be fetched by hand: set T2I_MODEL to its path"
-            )
-        case GatedRepoError():
-            return (
-                "this model asks for consent; give it on the model's page, and set HF_TOKEN to a "
-                "token of yours"
-            )
-        case RevisionNotFoundError():
-            return "the hub has this model without that T2I_MODEL_REVISION"
-        case RepositoryNotFoundError():
-            return (
-                "the hub knows no such model; check the spelling, and set HF_TOKEN if it is private"
-            )
-        case OfflineModeIsEnabled():
-            return (
-                "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset that, or set "
-                "T2I_MODEL to a folder"
-            )
-        case cause:
-            return (
-                f"is not in the cache, and the hub cannot be reached ({cause}); check the network, "
-                "or set T2I_MODEL to a folder, or to `embedded`, which needs none"
-            )
 
 
 def revision_of(folder: Path) -> str:

@@ -137,33 +137,18 @@ def _by_new_names(stored: Shapes, name: str, network: Any) -> dict[str, tuple[in
 
 
 def _differences(network: Any, stored: Shapes, source: str) -> list[str]:
-    expected: dict[str, tuple[int, ...]] = {
-        key: tuple(each.shape) for key, each in network.state_dict().items()
-    }
-    found = dict(stored)
-    ignored: tuple[str, ...] = ()
-    if isinstance(network, diffusers.ModelMixin):
-        # Names of years ago, as of attention in autoencoders.
-        network._fix_state_dict_keys_on_load(found)
-        ignored = tuple(network._keys_to_ignore_on_load_unexpected or ())
-    else:
-        # Parameters that are another one under a second name, which a file may leave out.
-        ignored = tied = tuple(getattr(network, "_tied_weights_keys", None) or ())
-        expected = {key: shape for key, shape in expected.items() if not _matches(key, tied)}
-        expected, found = (
-            {key.removeprefix(_IN_FRONT): shape for key, shape in names.items()}
-            for names in (expected, found)
-        )
-        # A file may hold more than is asked of it: CLIP's vision, T5's decoder.
-        known = {key.partition(".")[0] for key in expected} | {
-            key.partition(".")[0] for key in network.state_dict()
-        }
-        found = {key: shape for key, shape in found.items() if key.partition(".")[0] in known}
+    """What parameters are not as the configuration `source` has them, in words."""
+    expected, found, ignored = _alike(network, stored)
     missing = [key for key in expected if key not in found]
     added = [
         key
         for key in found
         if key not in expected and not key.endswith(_IDLE) and not _matches(key, ignored)
+    ]
+    shapes = [
+        f"{key} is {_sides(found[key])} and not {_sides(shape)}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
     ]
     told = []
     if missing:
@@ -174,14 +159,31 @@ def _differences(network: Any, stored: Shapes, source: str) -> list[str]:
         told.append(
             f"has {len(added)} parameters that {source} knows nothing of: {listed(sorted(added))}"
         )
-    shapes = [
-        f"{key} is {_sides(found[key])} and not {_sides(shape)}"
-        for key, shape in expected.items()
-        if key in found and found[key] != shape
-    ]
     if shapes:
         told.append(f"has other shapes than {source} says: {listed(shapes)}")
     return told
+
+
+def _alike(network: Any, stored: Shapes) -> tuple[Shapes, Shapes, tuple[str, ...]]:
+    """A network's parameters and a file's, named alike, and patterns of those that a file may hold besides."""
+    expected = {key: tuple(each.shape) for key, each in network.state_dict().items()}
+    found = dict(stored)
+    if isinstance(network, diffusers.ModelMixin):
+        # Names of years ago, as of attention in autoencoders.
+        network._fix_state_dict_keys_on_load(found)
+        return expected, found, tuple(network._keys_to_ignore_on_load_unexpected or ())
+    # Parameters that are another one under a second name, which a file may leave out.
+    tied = tuple(getattr(network, "_tied_weights_keys", None) or ())
+    # A file may hold more than is asked of it: CLIP's vision, T5's decoder.
+    known = {key.removeprefix(_IN_FRONT).partition(".")[0] for key in expected}
+    expected = {
+        key.removeprefix(_IN_FRONT): shape
+        for key, shape in expected.items()
+        if not _matches(key, tied)
+    }
+    found = {key.removeprefix(_IN_FRONT): shape for key, shape in found.items()}
+    kept = {key: shape for key, shape in found.items() if key.partition(".")[0] in known}
+    return expected, kept, tied
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
