@@ -66,13 +66,17 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
             logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
-    compiled = runtime == "compile"
-    if compiled:
-        checkpoint.report("compiling the U-Net")
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
+    most_rows = settings.max_batch_rows or devices.max_rows(device)
+    networks = TorchNetworks(
+        pipeline.unet,
+        pipeline.vae,
+        device,
+        free=free,
+        compiled_rows=most_rows if runtime == "compile" else 0,
+    )
     return pipeline, networks
 
 
