@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from text2image.core.messages import Sampler
+from text2image.core.model_names import is_single_file, name_of
 from text2image.core.samplers import sampler_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Entry:
     """A model by its name.
 
     Attributes:
-        source: a folder in diffusers' format, or an id of the Hugging Face hub.
+        source: a folder in diffusers' format, a checkpoint in a single file, or an id of the Hugging Face hub.
         price: what its pixel-steps count against the limits of callers.
         changes: settings that this model has otherwise than the others, by their names.
         stamp: changes with the files of a folder.
@@ -87,11 +88,12 @@ def find_entries(setting: str | None) -> dict[str, Entry]:
     if path.suffix == ".toml":
         entries = _in_file(path)
     elif path.is_dir() and not (path / INDEX).is_file():
-        entries = [_entry(each.name, str(each)) for each in sorted(path.iterdir()) if _holds(each)]
+        there = sorted(each for each in path.iterdir() if _is_model(each))
+        entries = [_entry(name_of(str(each)), str(each)) for each in there]
     elif "," not in setting and "=" not in setting and setting.startswith((".", "/", "~")):
-        if not path.is_dir():
+        if not path.exists():
             raise ValueError("there is no such folder")
-        entries = [_entry(path.name, str(path))]
+        entries = [_entry(name_of(setting), str(path))]
     else:
         entries = [_listed(item.strip()) for item in setting.split(",") if item.strip()]
     _require_distinct(entries)
@@ -107,10 +109,8 @@ def default_entry(settings: Settings) -> Entry:
     named = settings.model
     if entry := find_entries(settings.models).get(named):
         return entry
-    # What clients may know it by: a hub id, or a folder's name without the way to it.
-    name = Path(named).name if Path(named).expanduser().is_dir() else named
     own = (("model_revision", settings.model_revision),)
-    return _entry(name, named, changes=own)
+    return _entry(name_of(named), named, changes=own)
 
 
 def all_entries(settings: Settings) -> dict[str, Entry]:
@@ -125,8 +125,10 @@ def all_entries(settings: Settings) -> dict[str, Entry]:
     }
 
 
-def _holds(folder: Path) -> bool:
-    return (folder / INDEX).is_file() and not folder.name.startswith(".")
+def _is_model(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    return (path / INDEX).is_file() or (path.is_file() and is_single_file(str(path)))
 
 
 def _listed(item: str) -> Entry:
@@ -134,7 +136,7 @@ def _listed(item: str) -> Entry:
     name, named, source = item.partition("=")
     if not named:
         source = item
-        name = Path(item).name if Path(item).expanduser().is_dir() else item
+        name = name_of(item)
     if not name.strip() or not source.strip():
         raise ValueError(f"{item!r} is no model; write NAME=FOLDER, a folder, or owner/name")
     return _entry(name.strip(), source.strip())
@@ -165,7 +167,7 @@ def _in_file(path: Path) -> list[Entry]:
         entries.append(
             _entry(
                 name,
-                str(beside) if beside.is_dir() else table.path,
+                str(beside) if beside.exists() else table.path,
                 aliases=table.aliases,
                 licence=table.licence,
                 price=table.price,
@@ -179,14 +181,14 @@ def _entry(name: str, source: str, **more: Any) -> Entry:
     return Entry(name=name, source=source, stamp=_stamp(Path(source).expanduser()), **more)
 
 
-def _stamp(folder: Path) -> int:
-    """A number that changes when a file of a folder does, or comes, or goes."""
+def _stamp(source: Path) -> int:
+    """A number that changes when a model's file does, or one of its folder's, or comes, or goes."""
     files = []
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+    for path in sorted(source.rglob("*")) if source.is_dir() else (source,):
         try:
             told = path.stat()
         except OSError:
-            # It is being replaced just now.
+            # It is being replaced just now, or none of a disk.
             continue
         files.append((str(path), told.st_size, told.st_mtime_ns))
     return hash(tuple(files))

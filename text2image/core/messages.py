@@ -11,6 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
+# Pixels that a side of a picture is a multiple of, at least: what a latent pixel stands for in most models.
+SIDE_MULTIPLE = 8
+
 
 class _Open(StrEnum):
     """Names of which later versions may know more."""
@@ -72,8 +75,9 @@ class ModelInfo:
 
     Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
     be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
-    `fast` tells what a fast picture leaves out, and is empty where that is nothing. `aliases` are other names that
-    requests may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
+    `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
+    `side_multiple`: what a latent pixel stands for, where that is more than 8. `aliases` are other names that requests
+    may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
     """
 
     id: str
@@ -97,6 +101,7 @@ class ModelInfo:
     aliases: tuple[str, ...] = ()
     licence: str = ""
     price: float = 1.0
+    side_multiple: int = SIDE_MULTIPLE
 
 
 class ModelState(_Open):

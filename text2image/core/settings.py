@@ -101,7 +101,8 @@ class Settings(BaseSettings):
 
     model: str = Field(
         default_factory=brought_model,
-        description="`embedded`, a folder in diffusers format, or the id of a model on the Hugging Face hub.",
+        description="`embedded`, a folder in diffusers format, a checkpoint in a single file, or the id of a model on "
+        "the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     models: str | None = Field(
@@ -149,8 +150,8 @@ class Settings(BaseSettings):
     )
     runtime: Literal["auto", "torch", "compile", "openvino"] = Field(
         "auto",
-        description="What executes the networks: `torch`, `compile` (torch.compile: slow to start, faster to step), or "
-        "on a CPU `openvino`; by `auto` OpenVINO on a CPU, else torch.",
+        description="What executes the networks: `torch`, `compile` (torch.compile, in the background while torch "
+        "serves: faster steps after some minutes), or on a CPU `openvino`; by `auto` OpenVINO on a CPU, else torch.",
     )
     compile: bool = Field(False, description="The same as `T2I_RUNTIME=compile`.")
     threads: int = Field(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from text2image.core.messages import Pixels, Request
-from text2image.engine.models.contract import Model
+from text2image.engine.models.contract import Model, Pending
 from text2image.engine.sample import BatchKey, Plan, Sample
 
 
@@ -54,7 +54,7 @@ class LoadedModels:
         _own(samples)
         return failures
 
-    def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
         return self._of(samples).decode(samples)
 
     def decode_limit(self, sample: Sample) -> int:

@@ -148,13 +148,15 @@ class MemoryGuard:
         per_row *= key.size / use.size
         return max(0, int((self._usable(self._free) - fixed) / per_row)) if per_row else UNBOUNDED
 
-    def pictures(self, key: BatchKey) -> int:
-        """Pictures that may be decoded at once; at least one."""
+    def pictures(self, key: BatchKey, beside: tuple[BatchKey, int] | None = None) -> int:
+        """Pictures that may be decoded at once: at least one, or beside a step of such a key and rows perhaps none."""
         use = self._use(key)
         if self._free is None or not use.decode:
             return UNBOUNDED
         each = use.decode * key.size / use.size
-        return max(1, int((self._usable(self._free) - use.kept) / each))
+        if beside is None:
+            return max(1, int((self._usable(self._free) - use.kept) / each))
+        return max(0, int((self._usable(self._free) - self._step(*beside)) / each))
 
     def refusal(self, generation: Generation) -> Text2ImageError | None:
         """Why a picture does not fit, alone as it may be, or None."""
@@ -180,9 +182,13 @@ class MemoryGuard:
     def need(self, key: BatchKey, rows: int) -> int:
         """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
         use = self._use(key)
+        return int(max(self._step(key, rows), use.kept + use.decode * key.size / use.size))
+
+    def _step(self, key: BatchKey, rows: int) -> float:
+        """Bytes of a step of so many rows."""
+        use = self._use(key)
         fixed, per_row = use.line()
-        scale = key.size / use.size
-        return int(max(fixed + rows * per_row * scale, use.kept + use.decode * scale))
+        return fixed + rows * per_row * key.size / use.size
 
     def _use(self, key: BatchKey) -> _Use:
         return self._uses.get(key.model, _NOTHING)

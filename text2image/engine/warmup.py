@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from text2image.core.messages import ModelInfo, Request, StreamOptions
 from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
 from text2image.engine.memory import MemoryGuard
-from text2image.engine.models.contract import Model, OutOfMemory
+from text2image.engine.models.contract import Model, OutOfMemory, pixels_of
 from text2image.engine.sample import Generation, Sample
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def measuring(
 
     Raises:
         OutOfMemory: not even one picture fits.
+        ValueError: the first picture holds numbers that are not finite, and so would others.
     """
     highest = min(model.max_rows, max_rows) if max_rows else model.max_rows
     rounds, longest = (1, LONGEST_BESIDE) if beside else (ROUNDS, MAX_STEP_SECONDS)
@@ -80,7 +81,7 @@ def measuring(
                     points[work] = min(seconds, _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
                     yield
         one = batches[0]
-        decode_seconds = yield from _decode(model, memory, one, rounds, clock)
+        decode_seconds = yield from _time_decoding(model, memory, one, rounds, clock)
     finally:
         for sample in (each for batch in batches for each in batch):
             model.release(sample)
@@ -106,22 +107,36 @@ def _tell(costs: StepCosts, sample: Sample, points: dict[float, float]) -> None:
     )
 
 
-def _decode(
+def _time_decoding(
     model: Model,
     memory: MemoryGuard,
     samples: list[Sample],
     rounds: int,
     clock: Callable[[], float],
 ) -> Pieces[float]:
-    """Seconds to decode one picture."""
-    memory.restart()
-    model.decode(samples)
-    memory.learn_decode()
+    """Seconds to decode one picture; raises what the first one does."""
+    _draw_first(model, samples, memory)
     seconds = float("inf")
     for _ in range(rounds):
         yield
-        seconds = min(seconds, _timed(lambda: model.decode(samples), clock))
+        seconds = min(seconds, _timed(lambda: _decode(model, samples), clock))
     return seconds
+
+
+def _draw_first(model: Model, samples: list[Sample], memory: MemoryGuard) -> None:
+    """Takes a step and decodes what it made, so that no model is ready whose numbers are none."""
+    try:
+        (failure,) = model.advance(samples, model.predict(samples))
+        if failure:
+            raise failure
+        memory.restart()
+        _decode(model, samples)
+        memory.learn_decode()
+    except ValueError as error:
+        raise ValueError(
+            f"{model.info.id} draws nothing: {error}; its weights hold such numbers, which `python -m text2image "
+            f"check` finds, or they are too large for {model.info.dtype}: set T2I_DTYPE=float32 or bfloat16"
+        ) from error
 
 
 def _grow(
@@ -185,9 +200,7 @@ def first_picture(model: Model) -> Pieces[None]:
     yield
     model.start(samples)
     try:
-        model.predict(samples)
-        yield
-        model.decode(samples)
+        _draw_first(model, samples, MemoryGuard())
     finally:
         for sample in samples:
             model.release(sample)
@@ -244,6 +257,12 @@ def _samples(model: Model, count: int) -> list[Sample]:
         request, StreamOptions(), plan=model.plan(request), now=0.0, deadline=0.0
     )
     return generation.samples
+
+
+def _decode(model: Model, samples: Sequence[Sample]) -> None:
+    """Decodes and waits for it."""
+    for picture in model.decode(samples):
+        pixels_of(picture)
 
 
 def _timed(work: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from text2image.core.messages import (
+    SIDE_MULTIPLE,
     ClientEvent,
     Completed,
     Counters,
@@ -273,6 +274,8 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     values["quality"] = Quality.named(message.quality or Quality.EXACT)
     values["aliases"] = tuple(message.aliases)
     values["price"] = message.price or 1.0
+    # One of before this was told draws multiples of 8.
+    values["side_multiple"] = message.side_multiple or SIDE_MULTIPLE
     return ModelInfo(**values)
 
 

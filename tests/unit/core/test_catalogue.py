@@ -27,10 +27,12 @@ def test_a_folders_sub_folders_are_models_of_their_names(tmp_path: Path) -> None
         model(tmp_path / name)
     (tmp_path / "no model").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "single.safetensors").write_bytes(b"")
     entries = find_entries(str(tmp_path))
     assert {name: entry.source for name, entry in entries.items()} == {
         "a": str(tmp_path / "a"),
         "b": str(tmp_path / "b"),
+        "single": str(tmp_path / "single.safetensors"),
     }
 
 

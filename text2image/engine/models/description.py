@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from text2image.core.guidance import EVERYWHERE, parse_interval
-from text2image.core.messages import ModelInfo, Sampler, Schedule
+from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
@@ -24,6 +24,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     """
     settings = checkpoint.settings
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    multiple = max(SIDE_MULTIPLE, scale)
     side = int(pipeline.unet.config.sample_size) * scale
     steps, guidance, suited = _defaults(pipeline, settings.model)
     samplers = offered(pipeline.scheduler.config)
@@ -34,7 +35,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         family=family,
         width=side,
         height=side,
-        min_side=min(64, side),
+        min_side=min(-(-64 // multiple) * multiple, side),
         max_side=settings.max_side or min(2 * side, MAX_SIDE),
         steps=settings.default_steps or steps,
         guidance_scale=guidance
@@ -51,6 +52,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         dtype=str(checkpoint.dtype).removeprefix("torch."),
         quality=settings.quality,
         fast=_fast(pipeline, settings),
+        side_multiple=multiple,
     )
 
 

@@ -18,6 +18,7 @@ import transformers
 from diffusers.configuration_utils import FrozenDict
 
 from text2image.core.messages import ModelInfo
+from text2image.core.model_names import is_single_file
 from text2image.core.settings import Settings
 from text2image.engine import devices
 from text2image.engine.models.description import describe
@@ -44,6 +45,8 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
     # A family is called as its file is.
     family = load.__module__.rpartition(".")[2].replace("_", "-")
     info = describe(_outline(folder), checkpoint, family)
+    if is_single_file(settings.model):
+        return info, _file_bytes(Path(settings.model).expanduser(), dtype.itemsize)
     return info, weight_bytes(folder, dtype.itemsize)
 
 
@@ -84,6 +87,11 @@ def weight_bytes(folder: Path, bytes_each: int) -> int:
             # The same weights may be there in several forms, as in half precision too.
             total += max(_forms(part, bytes_each), default=0)
     return total
+
+
+def _file_bytes(file: Path, bytes_each: int) -> int:
+    """Bytes of a checkpoint's weights with so many for each number; without a header, its own."""
+    return numbers_in(file) * bytes_each if file.suffix == ".safetensors" else file.stat().st_size
 
 
 def _forms(part: Path, bytes_each: int) -> Iterator[int]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from text2image.engine import devices
+
 # Embeddings kept for prompts that come again; one of SD 1.5 takes 115 KiB in half precision.
 _MAX_CACHED = 256
 
@@ -62,8 +64,8 @@ class PromptEncoder:
             truncation=True,
             return_tensors="pt",
         )
-        mask = tokens.attention_mask.to(self._device) if self._use_mask else None
+        mask = devices.moved(tokens.attention_mask, self._device) if self._use_mask else None
         embeddings: torch.Tensor = self._text_encoder(
-            tokens.input_ids.to(self._device), attention_mask=mask
+            devices.moved(tokens.input_ids, self._device), attention_mask=mask
         )[0]
         return embeddings

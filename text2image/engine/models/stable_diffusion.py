@@ -18,7 +18,7 @@ from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Quality, Request
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
-from text2image.engine.models.contract import DeviceLost
+from text2image.engine.models.contract import DeviceLost, Pending
 from text2image.engine.models.description import describe
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
@@ -79,6 +79,7 @@ class StableDiffusion:
         self._tables = Tables(pipeline.scheduler.config)
         self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
         self._projection = Projection(self._config.in_channels)
+        self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
         height, width = request.height // self._latent_scale, request.width // self._latent_scale
@@ -126,11 +127,12 @@ class StableDiffusion:
         generator = torch.Generator("cpu").manual_seed(sample.seed)
         height, width = request.height // self._latent_scale, request.width // self._latent_scale
         shape = (1, self._config.in_channels, height, width)
-        noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self._device)
+        noise = torch.randn(shape, generator=generator, dtype=self._dtype)
+        latents = devices.moved(noise.float() * table.noise_scale, self._device)
         # For a few numbers of steps the sampler makes one more than its formula says.
         sample.passes = table.calls
         return State(
-            Trajectory(table, noise.float() * table.noise_scale, generator, self._dtype),
+            Trajectory(table, latents, generator, self._dtype),
             embeddings=sample.state,
             guidance_embedding=self._embed_guidance(request.guidance_scale),
             guided=self._guided(request, table.calls),
@@ -150,17 +152,19 @@ class StableDiffusion:
             * -(torch.log(torch.tensor(10000.0)) / (half - 1))
         )
         angles = (scale - 1) * 1000.0 * frequencies
-        return torch.cat([angles.sin(), angles.cos()])[None].to(self._device, self._dtype)
+        embedding = torch.cat([angles.sin(), angles.cos()])[None].to(self._dtype)
+        return devices.moved(embedding, self._device)
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
         trajectories = [state.trajectory for state in states]
-        # The place of each row's sample. Lists, since to count the repeats of a tensor on a GPU waits for it.
+        # The place of each row's sample. A list first, since to count the repeats of a tensor on a GPU waits for it.
         owners = [place for place, sample in enumerate(samples) for _ in range(sample.rows)]
         with devices.device_errors():
+            rows = devices.placed(owners, self._device, torch.int64)
             output = self._networks.predict(
-                update.inputs_of(trajectories)[owners],
+                update.inputs_of(trajectories).index_select(0, rows),
                 update.timesteps_of(trajectories)[owners],
                 torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 self._guidance_rows(states),
@@ -206,18 +210,26 @@ class StableDiffusion:
         return [None] * len(samples)
 
     @torch.inference_mode()
-    def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
         with devices.device_errors():
             latents = torch.cat([sample.state.trajectory.latents for sample in samples])
-            decoded = self._networks.decode(latents / self._scaling_factor)
-            # Catches a decoder that overflows in half precision as well as latents that were broken before.
-            if not bool(torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
-                raise ValueError("the picture holds numbers that are not finite")
-            pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
-            # The warm-up decodes noise, from which no preview is to be learned.
-            if all(sample.done for sample in samples):
-                self._projection.learn(latents, pictures)
-            return [_pixels(picture.movedim(0, -1)) for picture in pictures]
+            with self._side.work(latents):
+                decoded = self._networks.decode(latents / self._scaling_factor)
+                # The warm-up decodes noise, from which no preview is to be learned.
+                learn = all(sample.done for sample in samples)
+                drawn = self._drawn(latents, decoded, learn=learn)
+            return drawn if self._side.is_apart else [each.pixels() for each in drawn]
+
+    def _drawn(self, latents: torch.Tensor, decoded: torch.Tensor, *, learn: bool) -> list[_Drawn]:
+        """Sends pictures (N, 3, H, W), about -1 to 1, and all else that is wanted of them, on their way to the CPU."""
+        # Catches a decoder that overflows in half precision as well as latents that were broken before.
+        finite = latents.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
+        pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
+        wanted = [_rgb(pictures.movedim(1, -1)), finite]
+        if learn and not self._projection.knows_enough:
+            wanted += [latents, self._projection.reduced(latents, pictures)]
+        fetched = devices.Fetched(*wanted)
+        return [_Drawn(fetched, place, self._projection) for place in range(len(latents))]
 
     def decode_limit(self, sample: Sample) -> int:
         # On a CPU one picture fills the cores; more at once would only keep the steps waiting.
@@ -225,7 +237,7 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def preview(self, sample: Sample) -> Pixels:
-        return _pixels(self._projection.draw(sample.state.trajectory.predicted))
+        return _pixels(_rgb(self._projection.draw(sample.state.trajectory.predicted)))
 
     def release(self, sample: Sample) -> None:
         """Nothing is held but the state."""
@@ -248,15 +260,42 @@ def _guided(output: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
     """
     last = list(accumulate(sample.rows for sample in samples))
     first = [end - sample.rows for end, sample in zip(last, samples, strict=True)]
-    unconditional, conditional = output[first], output[[end - 1 for end in last]]
-    scales = torch.tensor([sample.generation.request.guidance_scale for sample in samples])
-    return unconditional + scales.to(output).view(-1, 1, 1, 1) * (conditional - unconditional)
+    places = devices.placed([*first, *(end - 1 for end in last)], output.device, torch.int64)
+    unconditional, conditional = output.index_select(0, places).chunk(2)
+    scales = [sample.generation.request.guidance_scale for sample in samples]
+    column = devices.placed(scales, output.device, output.dtype).view(-1, 1, 1, 1)
+    return unconditional + column * (conditional - unconditional)
 
 
-def _pixels(picture: torch.Tensor) -> Pixels:
-    """8 bit RGB of a picture (H, W, 3) in 0 to 1."""
-    height, width, _ = picture.shape
-    rgb = (picture * 255).round().to("cpu", torch.uint8).contiguous()
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Picture number `place` of those that were decoded together, and what is to be learned from all of them."""
+
+    fetched: devices.Fetched
+    place: int
+    projection: Projection
+
+    def ready(self) -> bool:
+        return self.fetched.ready()
+
+    @torch.inference_mode()
+    def pixels(self) -> Pixels:
+        rgb, finite, *examples = self.fetched.tensors()
+        if not finite[self.place]:
+            raise ValueError("the picture holds numbers that are not finite")
+        if self.place == 0 and examples and finite.all():
+            self.projection.learn(*examples)
+        return _pixels(rgb[self.place])
+
+
+def _rgb(pictures: torch.Tensor) -> torch.Tensor:
+    """8 bit numbers of pictures (..., H, W, 3) in 0 to 1."""
+    return (pictures * 255).round().to(torch.uint8).contiguous()
+
+
+def _pixels(rgb: torch.Tensor) -> Pixels:
+    """8 bit RGB (H, W, 3) on the CPU."""
+    height, width, _ = rgb.shape
     return Pixels(width, height, rgb.numpy().tobytes())
 
 

@@ -12,6 +12,8 @@ from diffusers import StableDiffusionPipeline
 
 from text2image.core.settings import Settings
 from text2image.engine import devices
+from text2image.engine.layouts.folder import NOT_DRAWING
+from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.eager import TorchNetworks
 from text2image.engine.runtimes.networks import Networks
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
-LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+LEFT_OUT = dict.fromkeys(NOT_DRAWING)
 
 
 def runtime_of(settings: Settings, device: torch.device) -> str:
@@ -65,25 +66,25 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
             logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
-    compiled = runtime == "compile"
-    if compiled:
-        checkpoint.report("compiling the U-Net")
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
+    most_rows = settings.max_batch_rows or devices.max_rows(device)
+    networks = TorchNetworks(
+        pipeline.unet,
+        pipeline.vae,
+        device,
+        free=free,
+        compiled_rows=most_rows if runtime == "compile" else 0,
+    )
     return pipeline, networks
 
 
 def load_pipeline(folder: Path, dtype: torch.dtype, **without: None) -> Any:
     """A diffusers pipeline of what draws, less the parts that are named."""
-    return StableDiffusionPipeline.from_pretrained(
-        folder,
-        dtype=dtype,
-        **LEFT_OUT,
-        **without,
-        requires_safety_checker=False,
-        local_files_only=True,
+    left_out = LEFT_OUT | without
+    return open_pipeline(
+        StableDiffusionPipeline, folder, dtype, **left_out, requires_safety_checker=False
     )
 
 
