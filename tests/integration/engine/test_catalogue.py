@@ -11,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import TOLERANCE, array, draw_alone, settings_for
+from tests.integration.engine.originals import original_weights, tiny_pipeline
 from tests.unit.engine.test_engine import collect, until
 from text2image.core.messages import GeneratedImage, ModelState, Request, State
 from text2image.core.settings import Settings
 from text2image.engine import manager
 from text2image.engine.engine import Engine
+from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.lazy import loader, source_of
 from text2image.engine.models.inspection import inspect_model, numbers_in, weight_bytes
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
@@ -77,6 +81,18 @@ def test_the_embedded_model_is_too() -> None:
     assert described == load_model(settings_for("embedded"), 0, lambda detail: None).info
     files = EMBEDDED_PATH.glob("*/*.safetensors")
     assert size == sum(numbers_in(file) for file in files) * 4
+
+
+def test_a_single_file_is_described_too(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tokenizer", padding=END)
+    pipeline = tiny_pipeline("sd1", AutoTokenizer.from_pretrained(tmp_path / "tokenizer"))
+    file = tmp_path / "mine.safetensors"
+    save_file(original_weights(pipeline), file)
+    changes = {"cache_dir": tmp_path / "cache"}
+    settings = settings_for(str(file)).model_copy(update=changes)
+    described, size = inspect_model(settings, 0)
+    assert described == load_model(settings, 0, lambda detail: None).info
+    assert size == numbers_in(file) * 4
 
 
 def test_weights_that_are_there_in_several_forms_count_once(
