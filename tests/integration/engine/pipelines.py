@@ -5,19 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    TCDScheduler,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
+from text2image.core.messages import Request
 from text2image.engine.models.loading import EMBEDDED_PATH
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -36,46 +46,44 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+_TRAILING = {**SD_BETAS, "timestep_spacing": "trailing"}
+# The same of SDXL; "second" has a single encoder, encodes the empty text, and latents of a mean and deviation.
+XL_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "xl": (EulerDiscreteScheduler(**SD_BETAS, steps_offset=1, timestep_spacing="leading"), {}),
+    "xl-turbo": (EulerAncestralDiscreteScheduler(**_TRAILING), {}),
+    "xl-lightning": (EulerDiscreteScheduler(**_TRAILING), {}),
+    "xl-hyper": (TCDScheduler(**SD_BETAS), {}),
+    "xl-lcm": (LCMScheduler(**SD_BETAS), {"time_cond_proj_dim": 32}),
+    "xl-v": (EulerDiscreteScheduler(**SD_BETAS, prediction_type="v_prediction"), {}),
+    "xl-zero-snr": (
+        EulerDiscreteScheduler(
+            **_TRAILING, prediction_type="v_prediction", rescale_betas_zero_snr=True
+        ),
+        {},
+    ),
+    "xl-second": (DDIMScheduler(**SD_BETAS, clip_sample=False, steps_offset=1), {}),
+}
+_WIDTH = 32
+_TIME_WIDTH = 8
+
+
 def save_pipeline(kind: str, folder: Path) -> Path:
     """Writes a pipeline of this kind, its name ending in the kind's, as a hub model's would."""
     torch.manual_seed(0)
+    target = folder / kind
+    pipeline = _xl(kind) if kind in XL_KINDS else _stable_diffusion(kind)
+    pipeline.save_pretrained(target)
+    return target
+
+
+def _stable_diffusion(kind: str) -> Any:
     scheduler, extras = KINDS[kind]
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_PATH / "tokenizer")
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        cross_attention_dim=32,
-        norm_num_groups=8,
-        **{"attention_head_dim": 2, **extras},
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    unet = _unet(cross_attention_dim=_WIDTH, **{"attention_head_dim": 2, **extras})
+    vae = _vae()
+    text_encoder = _text_encoder(CLIPTextModel, tokenizer)
     make = LatentConsistencyModelPipeline if kind == "lcm" else StableDiffusionPipeline
-    target = folder / kind
-    make(
+    return make(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -84,5 +92,94 @@ def save_pipeline(kind: str, folder: Path) -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(target)
-    return target
+    )
+
+
+def _xl(kind: str) -> Any:
+    scheduler, extras = XL_KINDS[kind]
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_PATH / "tokenizer")
+    # As published: what fills a prompt up is another token for each encoder.
+    tokenizer_2 = CLIPTokenizer.from_pretrained(EMBEDDED_PATH / "tokenizer", pad_token="!")
+    alone = kind == "xl-second"
+    unet = _unet(
+        cross_attention_dim=_WIDTH if alone else 2 * _WIDTH,
+        attention_head_dim=[1, 2],
+        transformer_layers_per_block=[1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=_TIME_WIDTH,
+        projection_class_embeddings_input_dim=_WIDTH + 6 * _TIME_WIDTH,
+        **extras,
+    )
+    # As torch initialises it, a network hardly says what it was told.
+    torch.nn.init.normal_(unet.conv_out.weight, std=0.2)
+    statistics = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.9, 1.1, 1.2, 0.8]}
+    return StableDiffusionXLPipeline(
+        vae=_vae(scaling_factor=0.13025, **(statistics if alone else {})),
+        text_encoder=None if alone else _text_encoder(CLIPTextModel, tokenizer),
+        tokenizer=None if alone else tokenizer,
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, tokenizer),
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=not alone,
+        add_watermarker=False,
+    )
+
+
+def _unet(**more: Any) -> Any:
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        **more,
+    )
+
+
+def _vae(**more: Any) -> Any:
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        **more,
+    )
+
+
+def _text_encoder(kind: Any, tokenizer: Any) -> Any:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=_WIDTH,
+        projection_dim=_WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return kind(config)
+
+
+def draw_with_pipeline(pipeline: Any, request: Request, **more: Any) -> np.ndarray:
+    """What diffusers draws for a request, (height, width, 3) integers wide enough to subtract."""
+    output = pipeline(
+        request.prompt,
+        negative_prompt=request.negative_prompt or None,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="np",
+        **more,
+    )
+    picture: np.ndarray = (output.images[0] * 255).round().astype(np.int16)
+    return picture

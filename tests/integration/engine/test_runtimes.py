@@ -49,7 +49,14 @@ def test_openvino_computes_on_a_cpu_where_it_is_installed_and_torch_everywhere_e
         runtime_of(Settings(runtime="openvino"), CPU)
 
 
-@pytest.mark.parametrize(("kind", "sampler"), [("sd2", Sampler.DDIM), ("lcm", Sampler.LCM)])
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("sd2", Sampler.DDIM),
+        ("lcm", Sampler.LCM),
+        ("xl-lcm", Sampler.LCM),
+    ],
+)
 def test_a_model_is_converted_once_and_gives_the_picture_that_torch_gives(
     pipeline_folder: Callable[[str], Path], cache: Path, kind: str, sampler: Sampler
 ) -> None:

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-# Embeddings kept for prompts that come again; one of SD 1.5 takes 115 KiB in half precision.
+# Embeddings kept for prompts that come again; one of SD 1.5 takes 115 KiB in half precision, one of SDXL 311.
 _MAX_CACHED = 256
+
+E = TypeVar("E")
+
+
+class _Cache(Generic[E]):
+    """What prompts were encoded to, those used last; new ones in one forward pass."""
+
+    def __init__(self, forward: Callable[[list[str]], Iterable[E]]) -> None:
+        self._forward = forward
+        self._kept: OrderedDict[str, E] = OrderedDict()
+
+    def encode(self, prompts: Sequence[str]) -> list[E]:
+        found = {prompt: self._kept[prompt] for prompt in prompts if prompt in self._kept}
+        new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
+        if new:
+            found.update(zip(new, self._forward(new), strict=True))
+        for prompt, encoded in found.items():
+            self._kept[prompt] = encoded
+            self._kept.move_to_end(prompt)
+        while len(self._kept) > _MAX_CACHED:
+            self._kept.popitem(last=False)
+        return [found[prompt] for prompt in prompts]
 
 
 class PromptEncoder:
@@ -20,50 +42,85 @@ class PromptEncoder:
         self._text_encoder = text_encoder
         self._device = device
         self._use_mask = bool(getattr(text_encoder.config, "use_attention_mask", False))
-        self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens that the encoder reads, the start and end marks included."""
-        return int(self._tokenizer.model_max_length)
+        self._cache = _Cache(self._forward)
 
     def encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
         """Embeddings of shape (1, tokens, width), one for each prompt; new ones in one forward pass."""
-        found = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
-        new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
-        if new:
-            # Copies, since a view into the batch would keep all of it alive in the cache.
-            embeddings = (embedding[None].clone() for embedding in self._forward(new))
-            found.update(zip(new, embeddings, strict=True))
-        for prompt, embedding in found.items():
-            self._cache[prompt] = embedding
-            self._cache.move_to_end(prompt)
-        while len(self._cache) > _MAX_CACHED:
-            self._cache.popitem(last=False)
-        return [found[prompt] for prompt in prompts]
+        return self._cache.encode(prompts)
 
     def truncated(self, prompt: str) -> str:
         """The end of a prompt that the encoder does not read, from the first word not read whole; else empty."""
-        tokens = self._tokenizer(prompt, truncation=False, return_offsets_mapping=True)
-        offsets = tokens["offset_mapping"]
-        if len(offsets) <= self.max_tokens:
-            return ""
-        # The end mark keeps the last place, so the words before it stop one token earlier.
-        start = offsets[self.max_tokens - 1][0]
-        while start > 0 and not prompt[start - 1].isspace():
-            start -= 1
-        return prompt[start:].strip()
+        return _truncated(self._tokenizer, prompt)
 
-    def _forward(self, prompts: list[str]) -> torch.Tensor:
-        tokens = self._tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=self.max_tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
+    def _forward(self, prompts: list[str]) -> Iterable[torch.Tensor]:
+        tokens = _tokens(self._tokenizer, prompts)
         mask = tokens.attention_mask.to(self._device) if self._use_mask else None
-        embeddings: torch.Tensor = self._text_encoder(
-            tokens.input_ids.to(self._device), attention_mask=mask
-        )[0]
-        return embeddings
+        embeddings = self._text_encoder(tokens.input_ids.to(self._device), attention_mask=mask)[0]
+        # Copies, since a view into the batch would keep all of it alive in the cache.
+        return (embedding[None].clone() for embedding in embeddings)
+
+
+class Encoded(NamedTuple):
+    """A prompt as SDXL reads it: `embeddings` (1, tokens, width) of all its encoders, `pooled` (1, D) of the last."""
+
+    embeddings: torch.Tensor
+    pooled: torch.Tensor
+
+
+class DualPromptEncoder:
+    """The two CLIP tokenizers and text encoders of SDXL, or the second alone.
+
+    As in diffusers' `StableDiffusionXLPipeline.encode_prompt`: the layer before the last of each, side by side, and the
+    projection of the one that has it.
+    """
+
+    def __init__(self, pipeline: Any, device: torch.device) -> None:
+        first = [(pipeline.tokenizer, pipeline.text_encoder)] if pipeline.text_encoder else []
+        self._encoders = [*first, (pipeline.tokenizer_2, pipeline.text_encoder_2)]
+        self._device = device
+        self._cache = _Cache(self._forward)
+
+    def encode(self, prompts: Sequence[str]) -> list[Encoded]:
+        """One result for each prompt; new ones in one forward pass of each encoder."""
+        return self._cache.encode(prompts)
+
+    def truncated(self, prompt: str) -> str:
+        """The end of a prompt that some encoder does not read, from the first word not read whole; else empty."""
+        return max((_truncated(each, prompt) for each, _ in self._encoders), key=len)
+
+    def _forward(self, prompts: list[str]) -> Iterable[Encoded]:
+        outputs = [
+            encoder(
+                _tokens(tokenizer, prompts).input_ids.to(self._device), output_hidden_states=True
+            )
+            for tokenizer, encoder in self._encoders
+        ]
+        embeddings = torch.cat([output.hidden_states[-2] for output in outputs], -1)
+        # Only an encoder with a projection puts out two dimensions first.
+        pooled = next(output[0] for output in outputs if output[0].ndim == 2)
+        return (
+            Encoded(embedding[None].clone(), row[None].clone())
+            for embedding, row in zip(embeddings, pooled, strict=True)
+        )
+
+
+def _tokens(tokenizer: Any, prompts: list[str]) -> Any:
+    return tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=int(tokenizer.model_max_length),
+        truncation=True,
+        return_tensors="pt",
+    )
+
+
+def _truncated(tokenizer: Any, prompt: str) -> str:
+    most = int(tokenizer.model_max_length)
+    offsets = tokenizer(prompt, truncation=False, return_offsets_mapping=True)["offset_mapping"]
+    if len(offsets) <= most:
+        return ""
+    # The end mark keeps the last place, so the words before it stop one token earlier.
+    start = offsets[most - 1][0]
+    while start > 0 and not prompt[start - 1].isspace():
+        start -= 1
+    return prompt[start:].strip()

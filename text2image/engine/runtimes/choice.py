@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from text2image.core.settings import Settings
 from text2image.engine import devices
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 # Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
 LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+# What a runtime executes, and what encodes prompts for it.
+NETWORKS = ("unet", "vae")
+TEXTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 
 
 def runtime_of(settings: Settings, device: torch.device) -> str:
@@ -43,11 +48,15 @@ def runtime_of(settings: Settings, device: torch.device) -> str:
     return asked
 
 
-def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
+def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tuple[Any, Networks]:
     """A diffusers pipeline, and what executes its U-Net and decoder.
 
     Where OpenVINO does, the pipeline's own have no weights. Unless the settings name it, a model that it cannot execute
     is left to torch.
+
+    Args:
+        upcast_decoder: whether in fp16 an autoencoder that asks for it (`force_upcast`) computes in fp32, as it would
+            overflow else.
 
     Raises:
         ValueError: as `runtime_of` says, or OpenVINO was named and cannot execute this model.
@@ -59,8 +68,15 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
             converted = openvino.converted(folder, checkpoint.revision, settings, checkpoint.report)
             checkpoint.report("compiling for OpenVINO")
             threads = torch.get_num_threads()
-            networks: Networks = openvino.OpenVinoNetworks(converted, checkpoint.dtype, threads)
-            return _without_networks(folder, device), networks
+            pipeline = _without_networks(folder, device)
+            upcast = upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype)
+            networks: Networks = openvino.OpenVinoNetworks(
+                converted,
+                checkpoint.dtype,
+                threads,
+                decoder_dtype=torch.float32 if upcast else None,
+            )
+            return pipeline, networks
         except openvino.NotConverted as error:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
@@ -69,29 +85,44 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
     if compiled:
         checkpoint.report("compiling the U-Net")
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
+    if upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype):
+        pipeline.vae.float()
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
     networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
     return pipeline, networks
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype, **without: None) -> Any:
+def _overflows(vae: Any, dtype: torch.dtype) -> bool:
+    return dtype == torch.float16 and bool(vae.config.force_upcast)
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype, *, without: Iterable[str] = ()) -> Any:
     """A diffusers pipeline of what draws, less the parts that are named."""
-    return StableDiffusionPipeline.from_pretrained(
+    kind, options = _kind(folder)
+    known = inspect.signature(kind.__init__).parameters
+    return kind.from_pretrained(
         folder,
         dtype=dtype,
-        **LEFT_OUT,
-        **without,
-        requires_safety_checker=False,
+        **{part: None for part in (*LEFT_OUT, *without) if part in known},
+        **options,
         local_files_only=True,
     )
 
 
+def _kind(folder: Path) -> tuple[Any, dict[str, bool]]:
+    """The pipeline's class, and what it is told besides its parts."""
+    if StableDiffusionPipeline.load_config(folder)["_class_name"] == "StableDiffusionXLPipeline":
+        # A picture is as the network drew it, whatever packages are there.
+        return StableDiffusionXLPipeline, {"add_watermarker": False}
+    return StableDiffusionPipeline, {"requires_safety_checker": False}
+
+
 def _without_networks(folder: Path, device: torch.device) -> Any:
     """The pipeline with a U-Net and an autoencoder that are configurations alone."""
-    pipeline = load_pipeline(folder, torch.float32, unet=None, vae=None).to(device)
-    index = StableDiffusionPipeline.load_config(folder)
-    for part in ("unet", "vae"):
+    pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(device)
+    index = pipeline.load_config(folder)
+    for part in NETWORKS:
         kind = getattr(diffusers, index[part][1])
         with torch.device("meta"):
             setattr(pipeline, part, kind.from_config(kind.load_config(folder, subfolder=part)))

@@ -21,7 +21,8 @@ from torch import nn
 from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
-from text2image.engine.runtimes.choice import load_pipeline
+from text2image.engine.runtimes.choice import TEXTS, load_pipeline
+from text2image.engine.runtimes.networks import SIZE_NUMBERS
 from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
 # Of the largest number that the network puts out.
@@ -32,6 +33,8 @@ _TRACED = (17, 19)
 
 
 class _UNet(nn.Module):
+    """Takes by place what a U-Net takes by name."""
+
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
@@ -53,6 +56,33 @@ class _UNet(nn.Module):
         return output
 
 
+class _UNetXL(nn.Module):
+    """The same for SDXL's."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        pooled: torch.Tensor,
+        time_ids: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        output: torch.Tensor = self.unet(
+            latents,
+            timesteps,
+            encoder_hidden_states=embeddings,
+            timestep_cond=guidance,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            return_dict=False,
+        )[0]
+        return output
+
+
 class _Decoder(nn.Module):
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -69,8 +99,10 @@ def convert(folder: Path, target: Path) -> None:
     Raises:
         ValueError: what OpenVINO puts out is not what torch does.
     """
-    pipeline = load_pipeline(folder, torch.float32, text_encoder=None, tokenizer=None)
-    unet, decoder = _UNet(pipeline.unet).eval(), _Decoder(pipeline.vae).eval()
+    pipeline = load_pipeline(folder, torch.float32, without=TEXTS)
+    is_xl = pipeline.unet.config.addition_embed_type == "text_time"
+    unet = (_UNetXL(pipeline.unet) if is_xl else _UNet(pipeline.unet)).eval()
+    decoder = _Decoder(pipeline.vae).eval()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as around:
         parts = Path(around, "parts")
@@ -84,33 +116,38 @@ def convert(folder: Path, target: Path) -> None:
         parts.rename(target)
 
 
-def _unet_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    inputs = (
-        torch.randn(_ROWS, config.in_channels, height, width),
-        torch.linspace(1.0, 900.0, _ROWS),
-        torch.randn(_ROWS, 77, config.cross_attention_dim),
-    )
-    if config.time_cond_proj_dim is None:
-        return inputs
-    return (*inputs, torch.randn(_ROWS, config.time_cond_proj_dim))
+def _unet_inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
+    """What the U-Net takes, by the names and in the order of `Networks.predict` and of the trace."""
+    inputs = {
+        "latents": torch.randn(_ROWS, config.in_channels, height, width),
+        "timesteps": torch.linspace(1.0, 900.0, _ROWS),
+        "embeddings": torch.randn(_ROWS, 77, config.cross_attention_dim),
+    }
+    if config.addition_embed_type == "text_time":
+        numbers = SIZE_NUMBERS * config.addition_time_embed_dim
+        pooled = config.projection_class_embeddings_input_dim - numbers
+        inputs["pooled"] = torch.randn(_ROWS, pooled)
+        inputs["time_ids"] = torch.linspace(0.0, 1024.0, _ROWS * SIZE_NUMBERS).view(_ROWS, -1)
+    if config.time_cond_proj_dim is not None:
+        inputs["guidance"] = torch.randn(_ROWS, config.time_cond_proj_dim)
+    return inputs
 
 
-def _decoder_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    return (torch.randn(1, config.latent_channels, height, width),)
+def _decoder_inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
+    return {"latents": torch.randn(1, config.latent_channels, height, width)}
 
 
 @torch.inference_mode()
-def _compare(network: nn.Module, inputs: tuple[torch.Tensor, ...], converted: Any) -> None:
-    expected = network(*inputs)
-    missing = (None,) * (4 - len(inputs)) if len(inputs) > 1 else ()
-    off = (converted(*inputs, *missing) - expected).abs().max() / expected.abs().max()
+def _compare(network: nn.Module, inputs: dict[str, torch.Tensor], converted: Any) -> None:
+    expected = network(**inputs)
+    off = (converted(**inputs) - expected).abs().max() / expected.abs().max()
     # Written this way round so that NaN is refused too.
     if not off <= _TOLERANCE:
         raise ValueError(f"OpenVINO's output differs from torch's by {off:.1g} of its range")
 
 
 @torch.no_grad()
-def _write(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+def _write(network: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
     # Converting would report to its makers that it did.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
@@ -124,12 +161,12 @@ def _write(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> 
                 for place, size in enumerate(each.shape)
             ]
         )
-        for each in inputs
+        for each in inputs.values()
     ]
     with warnings.catch_warnings():
         # What a trace holds fast is compared below, at a size that it has not seen.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        model = openvino.convert_model(network, example_input=inputs, input=shapes)
+        model = openvino.convert_model(network, example_input=tuple(inputs.values()), input=shapes)
     openvino.save_model(model, path, compress_to_fp16=False)
 
 

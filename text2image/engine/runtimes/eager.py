@@ -38,13 +38,18 @@ class TorchNetworks:
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
         output: torch.Tensor = self._unet(
             latents.to(self._dtype, memory_format=torch.channels_last),
             timesteps.to(self._device),
             encoder_hidden_states=embeddings,
             timestep_cond=guidance,
+            added_cond_kwargs=added,
             return_dict=False,
         )[0]
         return output

@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# Numbers that SDXL's U-Net is told of sizes: of the original, the crop's place, and the picture, two each.
+SIZE_NUMBERS = 6
+
+
 class Networks(Protocol):
     """A U-Net and a decoder. Called from the engine's thread alone; a result stays as it is when the next one comes."""
 
@@ -16,7 +20,10 @@ class Networks(Protocol):
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The U-Net's output (rows, C, h, w) in its own precision.
 
@@ -25,6 +32,8 @@ class Networks(Protocol):
             timesteps: (rows,), on the CPU.
             embeddings: of the prompts, (rows, tokens, width).
             guidance: the embedded guidance scale (rows, D) of networks that take it as an input.
+            pooled: embeddings of whole prompts, (rows, D), for SDXL's.
+            time_ids: what they are told of sizes, (rows, SIZE_NUMBERS).
         """
         ...
 

@@ -101,25 +101,36 @@ def _convert(folder: Path, target: Path) -> None:
 class OpenVinoNetworks:
     """A converted U-Net and decoder."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        threads: int,
+        *,
+        decoder_dtype: torch.dtype | None = None,
+    ) -> None:
         """Compiles them for this CPU.
 
         Args:
             dtype: the precision of the arithmetic, where this CPU has it.
+            decoder_dtype: the decoder's, if it is another.
             threads: those that compute, the calling one included.
         """
         import openvino
 
         core = openvino.Core()
         options = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             # A core that another process is busy on is left to it.
             "ENABLE_CPU_PINNING": False,
         }
+        precisions = {UNET: dtype, DECODER: decoder_dtype or dtype}
         self._compiled = [
-            core.compile_model(folder / name, "CPU", options) for name in (UNET, DECODER)
+            core.compile_model(
+                folder / name, "CPU", {**options, "INFERENCE_PRECISION_HINT": _PRECISIONS[each]}
+            )
+            for name, each in precisions.items()
         ]
         self._unet, self._decoder = (each.create_infer_request() for each in self._compiled)
         self._tensor: Any = openvino.Tensor
@@ -130,9 +141,13 @@ class OpenVinoNetworks:
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        inputs = (latents, timesteps, embeddings, guidance)
+        # In the order in which they were traced.
+        inputs = (latents, timesteps, embeddings, pooled, time_ids, guidance)
         return self._run(self._unet, [each for each in inputs if each is not None], latents.shape)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

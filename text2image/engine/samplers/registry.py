@@ -109,6 +109,9 @@ def scheduler_for(sampler: Sampler, config: Mapping[str, Any], schedule: Schedul
     """
     kind = KINDS[sampler]
     title = TITLES[sampler]
+    if str(config.get("_class_name", "")).startswith("EDM"):
+        # Its network takes and gives what the others' schedulers cannot scale (Karras et al. 2022).
+        raise ValueError(f"{title} is not for models that are preconditioned as EDM's")
     if kind.flow != is_flow(config):
         raise ValueError(f"{title} is {'' if kind.flow else 'not '}for models that predict a flow")
     if schedule is None:
