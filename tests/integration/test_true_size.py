@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from text2image.core.settings import Settings
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 
 BF16 = torch.bfloat16
-GB = 1 << 30
+GB = 1e9
 # As published: stabilityai/stable-diffusion-xl-base-1.0.
 _VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -73,7 +75,7 @@ def clip(kind: Any, heads: int, **sizes: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     target = tmp_path_factory.mktemp("sdxl")
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_PATH / "tokenizer", model_max_length=77)
     with torch.device("meta"):
@@ -91,7 +93,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         add_watermarker=False,
     ).save_pretrained(target)
-    return target
+    yield target
+    shutil.rmtree(target)
 
 
 @pytest.mark.slow
@@ -101,17 +104,18 @@ def test_sdxl_at_its_true_size_loads_and_steps(folder: Path) -> None:
     process = psutil.Process()
     before, started = process.memory_info().rss, time.monotonic()
     model = load_model(settings, 0, lambda detail: None)
-    held, seconds = process.memory_info().rss - before, time.monotonic() - started
+    seconds = time.monotonic() - started
     assert (model.info.width, model.info.max_prompt_tokens) == (1024, 77)
     started = time.monotonic()
     request = make_request("a red fox", steps=2, width=256, height=256, sampler=Sampler.EULER)
     picture = draw_alone(model, request)
-    drawing, most = time.monotonic() - started, process.memory_info().rss - before
+    drawing, taken = time.monotonic() - started, process.memory_info().rss - before
     assert picture.shape == (256, 256, 3)
     assert np.ptp(picture) > 0, "the picture is one colour"
     weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     print(
-        f"\nSDXL in bf16: {weights / GB:.1f} GB of weights, {held / GB:.1f} GB held after loading in {seconds:.0f} s, "
-        f"{most / GB:.1f} GB after 2 guided steps of 256 x 256 in {drawing:.0f} s"
+        f"\nSDXL in bf16: {weights / GB:.1f} GB of weights, loaded in {seconds:.0f} s; {taken / GB:.1f} GB are taken "
+        f"after 2 guided steps of 256 x 256 in {drawing:.0f} s"
     )
-    assert held < 1.3 * weights
+    # The second is for what is kept besides.
+    assert taken < 1.2 * weights + 1 * GB

@@ -65,18 +65,7 @@ def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tupl
     runtime = runtime_of(settings, device)
     if runtime == "openvino":
         try:
-            converted = openvino.converted(folder, checkpoint.revision, settings, checkpoint.report)
-            checkpoint.report("compiling for OpenVINO")
-            threads = torch.get_num_threads()
-            pipeline = _without_networks(folder, device)
-            upcast = upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype)
-            networks: Networks = openvino.OpenVinoNetworks(
-                converted,
-                checkpoint.dtype,
-                threads,
-                decoder_dtype=torch.float32 if upcast else None,
-            )
-            return pipeline, networks
+            return _with_openvino(checkpoint, upcast_decoder)
         except openvino.NotConverted as error:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
@@ -90,6 +79,31 @@ def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tupl
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
     networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
+    return pipeline, networks
+
+
+def _with_openvino(checkpoint: Checkpoint, upcast_decoder: bool) -> tuple[Any, Networks]:
+    """
+    Raises:
+        NotConverted: OpenVINO cannot execute this model.
+    """
+    folder = checkpoint.folder
+    parts = _configurations(folder)
+    weights = sum(each.numel() for part in parts.values() for each in part.parameters())
+    converted = openvino.converted(
+        folder, checkpoint.revision, checkpoint.settings, checkpoint.report, 4 * weights
+    )
+    checkpoint.report("compiling for OpenVINO")
+    upcast = upcast_decoder and _overflows(parts["vae"], checkpoint.dtype)
+    networks = openvino.OpenVinoNetworks(
+        converted,
+        checkpoint.dtype,
+        torch.get_num_threads(),
+        decoder_dtype=torch.float32 if upcast else None,
+    )
+    pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(checkpoint.device)
+    for name, part in parts.items():
+        setattr(pipeline, name, part)
     return pipeline, networks
 
 
@@ -118,12 +132,11 @@ def _kind(folder: Path) -> tuple[Any, dict[str, bool]]:
     return StableDiffusionPipeline, {"requires_safety_checker": False}
 
 
-def _without_networks(folder: Path, device: torch.device) -> Any:
-    """The pipeline with a U-Net and an autoencoder that are configurations alone."""
-    pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(device)
-    index = pipeline.load_config(folder)
-    for part in NETWORKS:
-        kind = getattr(diffusers, index[part][1])
+def _configurations(folder: Path) -> dict[str, Any]:
+    """The networks by their names in the pipeline, without their weights."""
+    index, parts = StableDiffusionPipeline.load_config(folder), {}
+    for name in NETWORKS:
+        kind = getattr(diffusers, index[name][1])
         with torch.device("meta"):
-            setattr(pipeline, part, kind.from_config(kind.load_config(folder, subfolder=part)))
-    return pipeline
+            parts[name] = kind.from_config(kind.load_config(folder, subfolder=name))
+    return parts
