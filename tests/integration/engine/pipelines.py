@@ -12,9 +12,12 @@ from diffusers import (
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     TCDScheduler,
@@ -25,6 +28,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from text2image.core.messages import Request
@@ -63,6 +69,14 @@ XL_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "xl-second": (DDIMScheduler(**SD_BETAS, clip_sample=False, steps_offset=1), {}),
 }
+# The same of SD3: "sd3" has T5, and "sd3-bare" has none, as many users leave it out.
+SD3_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sd3": (FlowMatchEulerDiscreteScheduler(shift=3.0), {}),
+    "sd3-bare": (
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_shift=1.5),
+        {"qk_norm": "rms_norm"},
+    ),
+}
 _WIDTH = 32
 _TIME_WIDTH = 8
 
@@ -71,8 +85,8 @@ def save_pipeline(kind: str, folder: Path) -> Path:
     """Writes a pipeline of this kind, its name ending in the kind's, as a hub model's would."""
     torch.manual_seed(0)
     target = folder / kind
-    pipeline = _xl(kind) if kind in XL_KINDS else _stable_diffusion(kind)
-    pipeline.save_pretrained(target)
+    make = _xl if kind in XL_KINDS else _sd3 if kind in SD3_KINDS else _stable_diffusion
+    make(kind).save_pretrained(target)
     return target
 
 
@@ -125,6 +139,48 @@ def _xl(kind: str) -> Any:
         force_zeros_for_empty_prompt=not alone,
         add_watermarker=False,
     )
+
+
+def _sd3(kind: str) -> Any:
+    scheduler, extras = SD3_KINDS[kind]
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_PATH / "tokenizer")
+    tokenizer_2 = CLIPTokenizer.from_pretrained(EMBEDDED_PATH / "tokenizer", pad_token="!")
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        caption_projection_dim=32,
+        joint_attention_dim=2 * _WIDTH + 8,
+        pooled_projection_dim=2 * _WIDTH,
+        pos_embed_max_size=12,
+        **extras,
+    )
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+    t5_tokenizer, t5 = (None, None) if kind == "sd3-bare" else _t5(2 * _WIDTH + 8)
+    return StableDiffusion3Pipeline(
+        vae=_vae(scaling_factor=1.5305, shift_factor=0.0609),
+        text_encoder=_text_encoder(CLIPTextModelWithProjection, tokenizer),
+        tokenizer=tokenizer,
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, tokenizer),
+        tokenizer_2=tokenizer_2,
+        text_encoder_3=t5,
+        tokenizer_3=t5_tokenizer,
+        transformer=transformer,
+        scheduler=scheduler,
+    )
+
+
+def _t5(width: int) -> tuple[Any, Any]:
+    letters = "\N{LOWER ONE EIGHTH BLOCK}abcdefghijklmnopqrstuvwxyz"
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((each, -1.0) for each in letters)]
+    config = T5Config(
+        vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4
+    )
+    return T5Tokenizer(pieces, extra_ids=0), T5EncoderModel(config)
 
 
 def _unet(**more: Any) -> Any:

@@ -11,6 +11,9 @@ from text2image.core.messages import ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
+from text2image.engine.models.prompts import T5_TOKENS
+from text2image.engine.runtimes.choice import network_of
+from text2image.engine.runtimes.forward import is_transformer
 from text2image.engine.samplers.registry import limit_steps, own_sampler
 from text2image.engine.samplers.tables import offered
 
@@ -57,6 +60,11 @@ _PROFILES = {
         # SDXL-Turbo.
         "few noisy steps": Profile(1, 0.0),
     },
+    "stable-diffusion-3": {
+        "": Profile(28, 7.0),
+        # SD 3.5.
+        "normalized attention": Profile(28, 3.5),
+    },
 }
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
@@ -69,9 +77,8 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     """
     settings = checkpoint.settings
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    side = int(pipeline.unet.config.sample_size) * scale
+    side = int(network_of(pipeline).config.sample_size) * scale
     profile = _profile(pipeline, settings.model, family)
-    tokenizers = (pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None))
     samplers = offered(pipeline.scheduler.config)
     limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
@@ -81,7 +88,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         width=side,
         height=side,
         min_side=min(64, side),
-        max_side=settings.max_side or min(2 * side, MAX_SIDE),
+        max_side=_max_side(pipeline, settings.max_side or min(2 * side, MAX_SIDE), scale),
         steps=settings.default_steps or profile.steps,
         guidance_scale=profile.guidance_scale
         if settings.default_guidance_scale is None
@@ -92,7 +99,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
             each for each in Schedule if any(each in SCHEDULES_OF[sampler] for sampler in samplers)
         ),
         max_steps=tuple((each, limit) for each, limit in limits.items() if limit < MAX_STEPS),
-        max_prompt_tokens=min(int(each.model_max_length) for each in tokenizers if each),
+        max_prompt_tokens=_max_tokens(pipeline),
         device=str(checkpoint.device),
         dtype=str(checkpoint.dtype).removeprefix("torch."),
         quality=settings.quality,
@@ -100,10 +107,25 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     )
 
 
+def _max_side(pipeline: Any, wanted: int, scale: int) -> int:
+    """The largest side, no larger than the positions that a transformer has learned, in pixels."""
+    config = network_of(pipeline).config
+    positions = config.get("pos_embed_max_size")
+    return min(wanted, positions * config.patch_size * scale) if positions else wanted
+
+
+def _max_tokens(pipeline: Any) -> int:
+    """Tokens of a prompt that are read whole: T5 reads more than CLIP, and the others of a family as many."""
+    if getattr(pipeline, "text_encoder_3", None):
+        return T5_TOKENS
+    tokenizers = (pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None))
+    return min(int(each.model_max_length) for each in tokenizers if each)
+
+
 def _fast(pipeline: Any, settings: Settings) -> str:
     """What fast pictures leave out; nothing, where a network that takes the scale as an input has no second row."""
     interval = parse_interval(settings.guidance_interval)
-    if interval == EVERYWHERE or pipeline.unet.config.time_cond_proj_dim is not None:
+    if interval == EVERYWHERE or _takes_scale(pipeline):
         return ""
     return f"guidance outside of {interval} of the passes"
 
@@ -149,14 +171,21 @@ def _suited(pipeline: Any, profile: Profile) -> Sampler:
     return profile.sampler or own_sampler(pipeline.scheduler.config) or Sampler.DPMPP_2M
 
 
+def _takes_scale(pipeline: Any) -> bool:
+    """Whether the guidance scale is an input of the network (LCM)."""
+    return network_of(pipeline).config.get("time_cond_proj_dim") is not None
+
+
 def _kind(pipeline: Any) -> str:
-    """What a model was made for, by the configurations of its U-Net and its scheduler; empty if nothing in special.
+    """What a model was made for, by the configurations of its network and its scheduler; empty if nothing in special.
 
     Models that are distilled to a few steps are published with schedulers whose last timestep is their first
     ("trailing"); of others that are spaced so, zero terminal SNR asks for it.
     """
     config = pipeline.scheduler.config
-    if pipeline.unet.config.time_cond_proj_dim is not None:
+    if is_transformer(network_of(pipeline).config):
+        return "normalized attention" if network_of(pipeline).config.qk_norm else ""
+    if _takes_scale(pipeline):
         return "scale as an input"
     match type(pipeline.scheduler).__name__:
         case "LCMScheduler":

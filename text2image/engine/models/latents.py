@@ -50,18 +50,27 @@ def guided_calls(request: Request, calls: int, interval: Interval | None) -> ran
 
 
 def trajectory(
-    sample: Sample, tables: Tables, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    sample: Sample,
+    tables: Tables,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    mu: float | None = None,
 ) -> Trajectory:
     """The beginning of a sample's way from its seed, with latents of a shape (1, C, h, w); sets its `passes`.
 
     Latents stay in fp32 whatever the network's precision is: what half of it loses adds up over the steps.
+
+    Args:
+        mu: shift of the noise levels by the size of the picture, for schedulers that have one.
 
     Raises:
         InvalidRequest: the model cannot be drawn with this sampler in so many steps.
     """
     request = sample.generation.request
     try:
-        table = tables.table(request.sampler, request.steps, request.schedule)
+        table = tables.table(request.sampler, request.steps, request.schedule, mu=mu)
     except ValueError as error:
         raise InvalidRequest(FieldViolation("sampler", str(error))) from error
     # On the CPU, so that a seed means the same noise on every device.

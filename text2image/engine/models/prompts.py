@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 # Embeddings kept for prompts that come again; one of SD 1.5 takes 115 KiB in half precision, one of SDXL 311.
 _MAX_CACHED = 256
+# One of SD3 takes 2.6 MiB.
+_MAX_CACHED_SD3 = 32
+# What SD3's third encoder reads, and as many zeros stand in for without it: diffusers' `max_sequence_length`.
+T5_TOKENS = 256
 
 E = TypeVar("E")
 
@@ -17,8 +22,11 @@ E = TypeVar("E")
 class _Cache(Generic[E]):
     """What prompts were encoded to, those used last; new ones in one forward pass."""
 
-    def __init__(self, forward: Callable[[list[str]], Iterable[E]]) -> None:
+    def __init__(
+        self, forward: Callable[[list[str]], Iterable[E]], most: int = _MAX_CACHED
+    ) -> None:
         self._forward = forward
+        self._most = most
         self._kept: OrderedDict[str, E] = OrderedDict()
 
     def encode(self, prompts: Sequence[str]) -> list[E]:
@@ -29,7 +37,7 @@ class _Cache(Generic[E]):
         for prompt, encoded in found.items():
             self._kept[prompt] = encoded
             self._kept.move_to_end(prompt)
-        while len(self._kept) > _MAX_CACHED:
+        while len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return [found[prompt] for prompt in prompts]
 
@@ -61,10 +69,17 @@ class PromptEncoder:
 
 
 class Encoded(NamedTuple):
-    """A prompt as SDXL reads it: `embeddings` (1, tokens, width) of all its encoders, `pooled` (1, D) of the last."""
+    """A prompt as several encoders read it: `embeddings` (1, tokens, width), and `pooled` (1, D) of all of it."""
 
     embeddings: torch.Tensor
     pooled: torch.Tensor
+
+
+def stacked(*rows: Encoded) -> Encoded:
+    """Several prompts as the rows of one."""
+    return Encoded(
+        torch.cat([row.embeddings for row in rows]), torch.cat([row.pooled for row in rows])
+    )
 
 
 class DualPromptEncoder:
@@ -104,18 +119,75 @@ class DualPromptEncoder:
         )
 
 
-def _tokens(tokenizer: Any, prompts: list[str]) -> Any:
+class TriplePromptEncoder:
+    """The two CLIP and the T5 encoder of SD3, or the two alone.
+
+    As in diffusers' `StableDiffusion3Pipeline.encode_prompt`: the layer before the last of each CLIP, side by side and
+    filled up with zeros to T5's width, and behind them what T5 makes of the prompt.
+    """
+
+    def __init__(self, pipeline: Any, width: int, device: torch.device) -> None:
+        """
+        Args:
+            width: of the embeddings that the network takes.
+        """
+        self._clips = [
+            (pipeline.tokenizer, pipeline.text_encoder),
+            (pipeline.tokenizer_2, pipeline.text_encoder_2),
+        ]
+        self._t5 = (pipeline.tokenizer_3, pipeline.text_encoder_3)
+        self._width = width
+        self._device = device
+        self._most = int(pipeline.tokenizer.model_max_length)
+        self._cache = _Cache(self._forward, _MAX_CACHED_SD3)
+
+    def encode(self, prompts: Sequence[str]) -> list[Encoded]:
+        """One result for each prompt; new ones in one forward pass of each encoder."""
+        return self._cache.encode(prompts)
+
+    def truncated(self, prompt: str) -> str:
+        """The end of a prompt that no encoder reads, from the first word not read whole; else empty."""
+        tokenizer, encoder = self._t5
+        if encoder is None:
+            return _truncated(self._clips[0][0], prompt, self._most)
+        return _truncated(tokenizer, prompt, T5_TOKENS)
+
+    def _forward(self, prompts: list[str]) -> Iterable[Encoded]:
+        outputs = [
+            encoder(self._ids(tokenizer, prompts, self._most), output_hidden_states=True)
+            for tokenizer, encoder in self._clips
+        ]
+        clips = torch.cat([output.hidden_states[-2] for output in outputs], -1)
+        clips = F.pad(clips, (0, self._width - clips.shape[-1]))
+        tokenizer, encoder = self._t5
+        if encoder is None:
+            behind = clips.new_zeros(len(prompts), T5_TOKENS, self._width)
+        else:
+            behind = encoder(self._ids(tokenizer, prompts, T5_TOKENS))[0].to(clips)
+        embeddings = torch.cat([clips, behind], 1)
+        pooled = torch.cat([output[0] for output in outputs], -1)
+        return (
+            Encoded(embedding[None].clone(), row[None].clone())
+            for embedding, row in zip(embeddings, pooled, strict=True)
+        )
+
+    def _ids(self, tokenizer: Any, prompts: list[str], most: int) -> torch.Tensor:
+        ids: torch.Tensor = _tokens(tokenizer, prompts, most).input_ids.to(self._device)
+        return ids
+
+
+def _tokens(tokenizer: Any, prompts: list[str], most: int | None = None) -> Any:
     return tokenizer(
         prompts,
         padding="max_length",
-        max_length=int(tokenizer.model_max_length),
+        max_length=most or int(tokenizer.model_max_length),
         truncation=True,
         return_tensors="pt",
     )
 
 
-def _truncated(tokenizer: Any, prompt: str) -> str:
-    most = int(tokenizer.model_max_length)
+def _truncated(tokenizer: Any, prompt: str, most: int | None = None) -> str:
+    most = most or int(tokenizer.model_max_length)
     offsets = tokenizer(prompt, truncation=False, return_offsets_mapping=True)["offset_mapping"]
     if len(offsets) <= most:
         return ""

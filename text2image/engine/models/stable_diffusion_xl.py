@@ -20,7 +20,7 @@ from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.description import describe, rescale_of
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import DualPromptEncoder, Encoded
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
 from text2image.engine.sample import Plan, Sample
@@ -108,7 +108,7 @@ class StableDiffusionXL:
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
                 sample.state = encoded[prompt]
                 if sample.rows == 2:
-                    sample.state = _stacked(
+                    sample.state = stacked(
                         self._negative(negative, encoded, prompt), encoded[prompt]
                     )
         unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
@@ -184,12 +184,6 @@ class StableDiffusionXL:
 
     def free_memory(self) -> None:
         self._networks.free_memory()
-
-
-def _stacked(*rows: Encoded) -> Encoded:
-    return Encoded(
-        torch.cat([row.embeddings for row in rows]), torch.cat([row.pooled for row in rows])
-    )
 
 
 class _Unscale:

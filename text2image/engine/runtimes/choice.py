@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from text2image.core.settings import Settings
 from text2image.engine import devices
@@ -26,8 +30,8 @@ logger = logging.getLogger(__name__)
 # Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
 LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
 # What a runtime executes, and what encodes prompts for it.
-NETWORKS = ("unet", "vae")
-TEXTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+NETWORKS = ("unet", "transformer", "vae")
+TEXTS = tuple(f"{part}{end}" for part in ("tokenizer", "text_encoder") for end in ("", "_2", "_3"))
 
 
 def runtime_of(settings: Settings, device: torch.device) -> str:
@@ -49,7 +53,7 @@ def runtime_of(settings: Settings, device: torch.device) -> str:
 
 
 def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tuple[Any, Networks]:
-    """A diffusers pipeline, and what executes its U-Net and decoder.
+    """A diffusers pipeline, and what executes its network and decoder.
 
     Where OpenVINO does, the pipeline's own have no weights. Unless the settings name it, a model that it cannot execute
     is left to torch.
@@ -72,13 +76,15 @@ def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tupl
             logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
     compiled = runtime == "compile"
     if compiled:
-        checkpoint.report("compiling the U-Net")
+        checkpoint.report("compiling the network")
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
     if upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype):
         pipeline.vae.float()
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    networks = TorchNetworks(pipeline.unet, pipeline.vae, device, compiled=compiled, free=free)
+    networks = TorchNetworks(
+        network_of(pipeline), pipeline.vae, device, compiled=compiled, free=free
+    )
     return pipeline, networks
 
 
@@ -115,27 +121,39 @@ def load_pipeline(folder: Path, dtype: torch.dtype, *, without: Iterable[str] = 
     """A diffusers pipeline of what draws, less the parts that are named."""
     kind, options = _kind(folder)
     known = inspect.signature(kind.__init__).parameters
+    # Some pipelines must be told what is not there.
+    absent = [part for part, of in kind.load_config(folder).items() if of == [None, None]]
     return kind.from_pretrained(
         folder,
         dtype=dtype,
-        **{part: None for part in (*LEFT_OUT, *without) if part in known},
+        **{part: None for part in (*LEFT_OUT, *without, *absent) if part in known},
         **options,
         local_files_only=True,
     )
 
 
+def network_of(pipeline: Any) -> Any:
+    """The network that a pipeline asks in each step: its U-Net or its transformer."""
+    return pipeline.transformer if "transformer" in pipeline.config else pipeline.unet
+
+
+# By the class that a pipeline was saved as: what it is loaded as, and told besides its parts. Pictures are as the
+# network drew them, whatever packages for watermarks are there.
+_KINDS: dict[str, tuple[Any, dict[str, bool]]] = {
+    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+    "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, {}),
+}
+_OTHERS = (StableDiffusionPipeline, {"requires_safety_checker": False})
+
+
 def _kind(folder: Path) -> tuple[Any, dict[str, bool]]:
-    """The pipeline's class, and what it is told besides its parts."""
-    if StableDiffusionPipeline.load_config(folder)["_class_name"] == "StableDiffusionXLPipeline":
-        # A picture is as the network drew it, whatever packages are there.
-        return StableDiffusionXLPipeline, {"add_watermarker": False}
-    return StableDiffusionPipeline, {"requires_safety_checker": False}
+    return _KINDS.get(StableDiffusionPipeline.load_config(folder)["_class_name"], _OTHERS)
 
 
 def _configurations(folder: Path) -> dict[str, Any]:
     """The networks by their names in the pipeline, without their weights."""
     index, parts = StableDiffusionPipeline.load_config(folder), {}
-    for name in NETWORKS:
+    for name in (each for each in NETWORKS if each in index):
         kind = getattr(diffusers, index[name][1])
         with torch.device("meta"):
             parts[name] = kind.from_config(kind.load_config(folder, subfolder=name))

@@ -1,4 +1,4 @@
-"""Writes a model's U-Net and decoder as OpenVINO reads them.
+"""Writes a model's U-Net or transformer, and its decoder, as OpenVINO reads them.
 
     python -m text2image.engine.runtimes.conversion FROM [TO]
 
@@ -21,7 +21,8 @@ from torch import nn
 from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
-from text2image.engine.runtimes.choice import TEXTS, load_pipeline
+from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of
+from text2image.engine.runtimes.forward import forward, is_transformer
 from text2image.engine.runtimes.networks import SIZE_NUMBERS
 from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
@@ -33,11 +34,11 @@ _TRACED = (17, 19)
 
 
 class _UNet(nn.Module):
-    """Takes by place what a U-Net takes by name."""
+    """A U-Net as OpenVINO calls it, by the places of its inputs; so are the next two."""
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.unet = unet
+        self.network = network
 
     def forward(
         self,
@@ -46,22 +47,13 @@ class _UNet(nn.Module):
         embeddings: torch.Tensor,
         guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        output: torch.Tensor = self.unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=embeddings,
-            timestep_cond=guidance,
-            return_dict=False,
-        )[0]
-        return output
+        return forward(self.network, latents, timesteps, embeddings, guidance)
 
 
 class _UNetXL(nn.Module):
-    """The same for SDXL's."""
-
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.unet = unet
+        self.network = network
 
     def forward(
         self,
@@ -72,15 +64,29 @@ class _UNetXL(nn.Module):
         time_ids: torch.Tensor,
         guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        output: torch.Tensor = self.unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=embeddings,
-            timestep_cond=guidance,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
-            return_dict=False,
-        )[0]
-        return output
+        return forward(self.network, latents, timesteps, embeddings, guidance, pooled, time_ids)
+
+
+class _Transformer(nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        pooled: torch.Tensor,
+    ) -> torch.Tensor:
+        return forward(self.network, latents, timesteps, embeddings, pooled=pooled)
+
+
+def _wrapped(network: Any) -> nn.Module:
+    if is_transformer(network.config):
+        return _Transformer(network).eval()
+    is_xl = network.config.addition_embed_type == "text_time"
+    return (_UNetXL(network) if is_xl else _UNet(network)).eval()
 
 
 class _Decoder(nn.Module):
@@ -100,29 +106,35 @@ def convert(folder: Path, target: Path) -> None:
         ValueError: what OpenVINO puts out is not what torch does.
     """
     pipeline = load_pipeline(folder, torch.float32, without=TEXTS)
-    is_xl = pipeline.unet.config.addition_embed_type == "text_time"
-    unet = (_UNetXL(pipeline.unet) if is_xl else _UNet(pipeline.unet)).eval()
-    decoder = _Decoder(pipeline.vae).eval()
+    network, decoder = _wrapped(network_of(pipeline)), _Decoder(pipeline.vae).eval()
+    config, vae = network_of(pipeline).config, pipeline.vae.config
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as around:
         parts = Path(around, "parts")
         parts.mkdir()
-        _write(unet, _unet_inputs(pipeline.unet.config, *_TRACED), parts / UNET)
-        _write(decoder, _decoder_inputs(pipeline.vae.config, *_TRACED), parts / DECODER)
+        _write(network, _inputs(config, *_TRACED), parts / UNET)
+        _write(decoder, _decoder_inputs(vae, *_TRACED), parts / DECODER)
         networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads())
-        side = int(pipeline.unet.config.sample_size)
-        _compare(unet, _unet_inputs(pipeline.unet.config, side, side), networks.predict)
-        _compare(decoder, _decoder_inputs(pipeline.vae.config, side, side), networks.decode)
+        side = int(config.sample_size)
+        _compare(network, _inputs(config, side, side), networks.predict)
+        _compare(decoder, _decoder_inputs(vae, side, side), networks.decode)
         parts.rename(target)
 
 
-def _unet_inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
-    """What the U-Net takes, by the names and in the order of `Networks.predict` and of the trace."""
+def _inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
+    """What the network takes, by the names of `Networks.predict` and in the order of the trace."""
+    patch = config.patch_size if is_transformer(config) else 1
     inputs = {
-        "latents": torch.randn(_ROWS, config.in_channels, height, width),
+        "latents": torch.randn(
+            _ROWS, config.in_channels, height // patch * patch, width // patch * patch
+        ),
         "timesteps": torch.linspace(1.0, 900.0, _ROWS),
-        "embeddings": torch.randn(_ROWS, 77, config.cross_attention_dim),
     }
+    if is_transformer(config):
+        inputs["embeddings"] = torch.randn(_ROWS, 77, config.joint_attention_dim)
+        inputs["pooled"] = torch.randn(_ROWS, config.pooled_projection_dim)
+        return inputs
+    inputs["embeddings"] = torch.randn(_ROWS, 77, config.cross_attention_dim)
     if config.addition_embed_type == "text_time":
         numbers = SIZE_NUMBERS * config.addition_time_embed_dim
         pooled = config.projection_class_embeddings_input_dim - numbers

@@ -8,10 +8,11 @@ import torch
 
 from text2image.engine import devices
 from text2image.engine.runtimes import packing
+from text2image.engine.runtimes.forward import forward
 
 
 class TorchNetworks:
-    """A diffusers U-Net and autoencoder on one device."""
+    """A U-Net or transformer of diffusers, and an autoencoder, on one device."""
 
     def __init__(
         self, unet: Any, vae: Any, device: torch.device, *, compiled: bool, free: int | None
@@ -43,16 +44,15 @@ class TorchNetworks:
         pooled: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
-        output: torch.Tensor = self._unet(
+        return forward(
+            self._unet,
             latents.to(self._dtype, memory_format=torch.channels_last),
             timesteps.to(self._device),
-            encoder_hidden_states=embeddings,
-            timestep_cond=guidance,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
-        return output
+            embeddings,
+            guidance,
+            pooled,
+            time_ids,
+        )
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)

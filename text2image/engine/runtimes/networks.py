@@ -13,7 +13,10 @@ SIZE_NUMBERS = 6
 
 
 class Networks(Protocol):
-    """A U-Net and a decoder. Called from the engine's thread alone; a result stays as it is when the next one comes."""
+    """A U-Net or a transformer, and a decoder.
+
+    Called from the engine's thread alone; a result stays as it is when the next one comes.
+    """
 
     def predict(
         self,
@@ -25,15 +28,15 @@ class Networks(Protocol):
         pooled: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The U-Net's output (rows, C, h, w) in its own precision.
+        """The network's output (rows, C, h, w) in its own precision.
 
         Args:
             latents: (rows, C, h, w), scaled for their timesteps.
             timesteps: (rows,), on the CPU.
             embeddings: of the prompts, (rows, tokens, width).
             guidance: the embedded guidance scale (rows, D) of networks that take it as an input.
-            pooled: embeddings of whole prompts, (rows, D), for SDXL's.
-            time_ids: what they are told of sizes, (rows, SIZE_NUMBERS).
+            pooled: embeddings of whole prompts, (rows, D), for SDXL's and SD3's.
+            time_ids: what SDXL's are told of sizes, (rows, SIZE_NUMBERS).
         """
         ...
 

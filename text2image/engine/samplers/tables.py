@@ -114,6 +114,8 @@ def table_of(
 
 
 def _set_timesteps(scheduler: Any, options: dict[str, Any]) -> None:
+    if "mu" in options and "mu" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError("it shifts no noise levels by the size of the picture")
     scheduler.set_timesteps(**options, device="cpu")
     # Rounding gives some step counts one timestep more, -1, when they are spaced as "trailing". Schedulers that look
     # noise levels up by their timestep would find the noisiest level there.
