@@ -25,9 +25,10 @@ from text2image.api import bento
 from text2image.api.app import http_app, middlewares
 from text2image.api.batch import draw_batch
 from text2image.api.browsers import cors_options
+from text2image.api.protocol import refusing
 from text2image.api.runner_http import guards
 from text2image.api.server import GatewayServer
-from text2image.api.unread import RefuseUnread
+from text2image.api.unread import Unread
 from text2image.core.extras import require_extras
 from text2image.core.hardware import gpu_count, runner_count
 from text2image.core.lifecycle import drain_on_signal, end_with_parent
@@ -59,7 +60,7 @@ def metrics_folder() -> Path:
     return folder / METRICS
 
 
-bento.patch(lambda whole: RefuseUnread(whole, app.state), metrics_folder, settings.send_timeout)
+bento.patch(refusing(Unread(app.state)), metrics_folder, settings.send_timeout)
 # uvicorn believes any local process in what it says of its clients, unless told whom to believe.
 os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""
 

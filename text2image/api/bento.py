@@ -9,26 +9,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _bentoml_sdk.service import Service
 from bentoml import serving
 from bentoml._internal.server.http import traffic
 from bentoml._internal.utils import circus
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http import auto
 
 # Seconds between the supervisor's looks at its workers, as BentoML has them.
 WATCH_SECONDS = 10
 
 
 def patch(
-    outermost: Callable[[ASGIApp], ASGIApp],
+    protocol: type[asyncio.Protocol],
     metrics_folder: Callable[[], Path],
     send_timeout: float,
 ) -> None:
     """Puts ours in place of BentoML's, before it starts or builds anything.
 
     Args:
-        outermost: put around all of its application.
+        protocol: what each HTTP connection speaks, in place of uvicorn's own.
         metrics_folder: called once by a supervisor that starts, makes a folder in one that is this server's alone.
         send_timeout: seconds after which a client that takes nothing of its answer is cut off.
     """
@@ -36,12 +36,7 @@ def patch(
     serving.ensure_prometheus_dir = supervisor.prepare_metrics
     circus.create_standalone_arbiter = supervisor.create_arbiter
     traffic.TimeoutMiddleware = Timeout
-    to_asgi = Service.to_asgi
-
-    def to_wrapped_asgi(service: Service[Any], is_main: bool = True) -> ASGIApp:
-        return outermost(to_asgi(service, is_main=is_main))
-
-    Service.to_asgi = to_wrapped_asgi
+    auto.AutoHTTPProtocol = protocol
     logging.getLogger("bentoml.access").addFilter(OneLine())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from text2image.observe import tracing
@@ -29,12 +30,13 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scheme = scope.get("scheme", "http")
         # A body of chunks that claims a length too has been let through. Where another server counted otherwise, what
         # is left of it must not be taken for a request of somebody else on the same connection.
         ends_connection = "Transfer-Encoding" in Headers(scope=scope)
 
         def complete(headers: MutableHeaders) -> None:
-            for name, value in _headers(headers.get("Content-Type", ""), scope).items():
+            for name, value in _headers(headers.get("Content-Type", ""), scheme).items():
                 headers.setdefault(name, value)
             if ends_connection:
                 headers["Connection"] = "close"
@@ -60,6 +62,13 @@ class TraceId:
         await self._app(scope, receive, _sending(send, complete))
 
 
+def secured(response: Response, scheme: str) -> Response:
+    """An answer that no layer sees, with the headers that `SecurityHeaders` would give it."""
+    for name, value in _headers(response.headers.get("Content-Type", ""), scheme).items():
+        response.headers.setdefault(name, value)
+    return response
+
+
 def _sending(send: Send, complete: Callable[[MutableHeaders], None]) -> Send:
     """Sends an answer whose headers have been completed."""
 
@@ -71,7 +80,7 @@ def _sending(send: Send, complete: Callable[[MutableHeaders], None]) -> Send:
     return sending
 
 
-def _headers(content_type: str, scope: Scope) -> dict[str, str]:
+def _headers(content_type: str, scheme: str) -> dict[str, str]:
     page = content_type.startswith("text/html")
     headers = {
         "X-Content-Type-Options": "nosniff",
@@ -80,7 +89,7 @@ def _headers(content_type: str, scope: Scope) -> dict[str, str]:
     }
     if not _is_asset(content_type):
         headers["Cache-Control"] = "no-store"
-    if scope.get("scheme") == "https":
+    if scheme == "https":
         headers["Strict-Transport-Security"] = f"max-age={A_YEAR}"
     return headers
 

@@ -1,36 +1,47 @@
-"""Refuses what a full server can only refuse, in front of all other layers and before anything begins.
+"""Refuses what a full server can only refuse, before anything begins.
 
 Beyond capacity most of a server's requests are refused, and each takes time from the cores that draw. So this asks only
 who calls and how long they wait; where that does not decide it, what they ask for is parsed, and compared with what was
-refused a moment ago. It lets through whatever might be answered all the same: a request that names a seed, since its
-picture may be known; one whose body has not arrived in one piece; one of a browser's page, whose answer needs more
-headers than are made here; one with an error in it.
+refused a moment ago. It leaves alone whatever might be answered all the same: a request that names a seed, since its
+picture may be known; one of a browser's page, whose answer needs more headers than are made here; one with an error in
+it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import pydantic
-from starlette.datastructures import Headers, State
+from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from text2image.api import openai, rest
-from text2image.api.asgi import after, caller_of, require_json, timeout_of
-from text2image.api.headers import SecurityHeaders, TraceId
+from text2image.api.asgi import caller_of, require_json, timeout_of
+from text2image.api.headers import secured
 from text2image.api.openai_messages import ImagesRequest
 from text2image.core import validation
-from text2image.core.errors import Text2ImageError
+from text2image.core.errors import Text2ImageError, Unavailable
 from text2image.core.messages import ModelInfo, RequestParams
 from text2image.gateway.generate import Gateway
+from text2image.observe import tracing
 
+_TRACE_HEADER = tracing.TRACE_HEADER.lower().encode()
 _SEED = b'"seed"'
-# Seconds within which a body that comes in one piece is there.
-PROMPTLY = 1.0
+# Whoever asks before sending is told to send when the body is waited for; a body in chunks is for those who read it.
+_LEFT_ALONE = frozenset((b"origin", b"expect", b"transfer-encoding"))
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Refusal(NamedTuple):
+    """An answer, whole."""
+
+    status: int
+    headers: Headers
+    body: bytes
 
 
 class Dialect(NamedTuple):
@@ -42,12 +53,12 @@ class Dialect(NamedTuple):
 
 
 _DIALECTS = {
-    "/generate": Dialect(
+    b"/generate": Dialect(
         rest.TRANSPORT,
         rest.error_response,
         lambda body, _: rest.GenerateRequest.model_validate_json(body).params(),
     ),
-    "/v1/images/generations": Dialect(
+    b"/v1/images/generations": Dialect(
         openai.TRANSPORT,
         openai.error_response,
         lambda body, model: ImagesRequest.model_validate_json(body).params(model),
@@ -55,54 +66,48 @@ _DIALECTS = {
 }
 
 
-class RefuseUnread:
-    """ASGI middleware, to be the outermost; `state.gateway` is set once the gateway is there."""
+class Unread:
+    """What is refused without an application; `state.gateway` is set once the gateway is there."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
-        self._app = app
-        self._state = state
+    def __init__(self, state: State) -> None:
+        self.state = state
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._may_refuse(scope):
-            await self._app(scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(PROMPTLY):
-                first = await receive()
-        except TimeoutError:
-            # How long a body may take is said elsewhere.
-            await self._app(scope, receive, send)
-            return
-        dialect = _DIALECTS[scope["path"]]
-        refusal = None if _must_be_read(first) else self._refusal(scope, dialect, first["body"])
-        if refusal is None:
-            await self._app(scope, after(first, receive), send)
-            return
-        gateway: Gateway = self._state.gateway
-        gateway.metrics.refused_unread(dialect.transport, refusal)
-        await SecurityHeaders(TraceId(dialect.told(refusal)))(scope, receive, send)
-
-    def _may_refuse(self, scope: Scope) -> bool:
-        gateway: Gateway | None = getattr(self._state, "gateway", None)
-        if gateway is None or scope["type"] != "http" or scope["path"] not in _DIALECTS:
-            return False
-        headers = Headers(scope=scope)
+    def may_refuse(self, method: bytes, url: bytes, headers: Headers) -> bool:
+        """Whether it is worth asking `refusal` for a request, which needs its body."""
+        gateway: Gateway | None = getattr(self.state, "gateway", None)
         return (
-            scope["method"] == "POST"
+            gateway is not None
+            and method == b"POST"
+            and url in _DIALECTS
             and gateway.may_refuse_unread
-            and "Origin" not in headers
-            # Whoever asks before sending is told to send when the body is waited for.
-            and "Expect" not in headers
+            and not any(name in _LEFT_ALONE for name, _ in headers)
         )
 
-    def _refusal(self, scope: Scope, dialect: Dialect, body: bytes) -> Text2ImageError | None:
+    def refusal(self, scope: Mapping[str, object], url: bytes, body: bytes) -> Refusal | None:
+        """The answer to a request that is refused; None if it might be drawn.
+
+        Args:
+            scope: as ASGI has it; the names of its headers in lower case.
+        """
+        if _SEED in body:
+            return None
+        dialect = _DIALECTS[url]
+        request = Request({**scope, "app": self})
+        error = self._error(request, dialect, body)
+        if error is None:
+            return None
+        gateway: Gateway = self.state.gateway
+        gateway.metrics.refused_unread(dialect.transport, error)
+        response = _told(url, str(scope["scheme"]), error)
+        headers = [*response.raw_headers, (_TRACE_HEADER, tracing.id_of(request.headers).encode())]
+        return Refusal(response.status_code, headers, bytes(response.body))
+
+    def _error(self, request: Request, dialect: Dialect, body: bytes) -> Text2ImageError | None:
         """What this client would be told in the end, or None if that is not known yet."""
-        gateway: Gateway = self._state.gateway
-        scope["app"] = self
-        request = Request(scope)
+        gateway: Gateway = self.state.gateway
         try:
             caller, patience = caller_of(request), timeout_of(request)
-            gateway.require_open(caller, patience)
+            gateway.require_open(caller, patience, claim=True)
         except Text2ImageError as refusal:
             return refusal
         try:
@@ -112,20 +117,21 @@ class RefuseUnread:
         except (Text2ImageError, pydantic.ValidationError):
             return None
         try:
-            gateway.require_open(caller, patience, asked)
+            gateway.require_open(caller, patience, asked, claim=True)
         except Text2ImageError as refusal:
             return refusal
         return None
 
-    @property
-    def state(self) -> State:
-        """What a request's `app.state` is here."""
-        return self._state
+
+def _told(url: bytes, scheme: str, error: Text2ImageError) -> Response:
+    """An error as the dialect of a path says it, with the headers of every answer but those that differ by request."""
+    if isinstance(error, Unavailable):
+        return _told_often(url, scheme, error.message, error.reason, error.retry_after or 0.0)
+    return secured(_DIALECTS[url].told(error), scheme)
 
 
-def _must_be_read(body: Message) -> bool:
-    return (
-        body["type"] != "http.request"
-        or body.get("more_body", False)
-        or _SEED in body.get("body", b"")
-    )
+@lru_cache(maxsize=256)
+def _told_often(url: bytes, scheme: str, message: str, reason: str, retry_after: float) -> Response:
+    # What lasts is said in the same words each time, and writing them is half of what a refusal takes.
+    error = Unavailable(message, reason=reason, retry_after=retry_after)
+    return secured(_DIALECTS[url].told(error), scheme)

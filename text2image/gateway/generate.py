@@ -129,17 +129,25 @@ class Gateway:
         """Whether it is worth asking `require_open`."""
         return self.work.draining or self.runners.may_refuse_anything
 
-    def require_open(self, caller: Caller, patience: float, request: Request | None = None) -> None:
+    def require_open(
+        self,
+        caller: Caller,
+        patience: float,
+        request: Request | None = None,
+        *,
+        claim: bool = False,
+    ) -> None:
         """Does nothing if this request, or else anything, might be drawn for a caller who gives it so many seconds.
 
-        A picture that is known is not drawn, so ask only for requests that leave the seed open.
+        A picture that is known is not drawn, so ask only for requests that leave the seed open. `claim` as
+        `Refusals.check` has it.
 
         Raises:
             Unavailable: the server is draining or full.
         """
         if self.work.draining:
             raise draining()
-        self.runners.require_open(patience, caller.share, request)
+        self.runners.require_open(patience, caller.share, request, claim=claim)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.

@@ -8,6 +8,7 @@ alone is too long, the like of it is anything that the owner asks for, so that n
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from functools import partial
 
 from text2image.core.errors import Unavailable
 from text2image.core.messages import Request, Share
+
+# Seconds after a refusal has ended in which a crowd is let through one by one. In a crowd the next one comes at once.
+ONE_BY_ONE = 0.02
+# Seconds in which the one that is let through gets to the runner.
+CLAIM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,13 @@ class _Refusal:
         until: on the clock.
         again: makes the error anew: one that was raised holds on to all that its request had.
         probed: whether a request is on its way to find out if it still holds.
+        claimed: until when one is on its way to be that request.
     """
 
     until: float
     again: Callable[[], Unavailable]
     probed: bool = False
+    claimed: float = -math.inf
 
 
 class Refusals:
@@ -67,7 +75,9 @@ class Refusals:
         """Remembers a refusal for as long as it lasts."""
         now = self._clock()
         self._lasting = {
-            known: held for known, held in self._lasting.items() if held.until > now or held.probed
+            known: held
+            for known, held in self._lasting.items()
+            if held.probed or now < max(held.claimed, held.until + ONE_BY_ONE)
         }
         if refusal.lasts > 0:
             retry_after = refusal.retry_after or 0.0
@@ -78,15 +88,26 @@ class Refusals:
             if refusal.anything:
                 self._lasting[replace(kind, request=None)] = _Refusal(now + refusal.lasts, again)
 
-    def check(self, kind: Kind) -> None:
+    def check(self, kind: Kind, *, claim: bool = False) -> None:
         """Refuses what was refused a moment ago, or is being asked for once more just now.
+
+        Args:
+            claim: whether the like of this request is to be refused from now on as if it were at the runner. Of a crowd
+                that asks in the moment in which a refusal ends, one gets there.
 
         Raises:
             Unavailable: in the words of that refusal.
         """
         held = self._lasting.get(kind)
-        if held and (held.probed or self._clock() < held.until):
+        if held is None:
+            return
+        now = self._clock()
+        if held.probed or now < held.until or (claim and now < held.claimed):
             raise held.again()
+        if now >= max(held.claimed, held.until + ONE_BY_ONE):
+            del self._lasting[kind]
+        elif claim:
+            held.claimed = now + CLAIM
 
     @contextmanager
     def probe(self, kind: Kind) -> Iterator[None]:
@@ -95,12 +116,12 @@ class Refusals:
         Otherwise all that arrives in the moment in which a refusal ends would be sent to the runner.
         """
         kinds = (kind, replace(kind, request=None))
-        probed = {each: held for each in kinds if (held := self._lasting.get(each))}
-        for held in probed.values():
+        probed = [held for each in kinds if (held := self._lasting.get(each))]
+        for held in probed:
             held.probed = True
         try:
             yield
         finally:
-            for each, held in probed.items():
-                if self._lasting.get(each) is held:
-                    del self._lasting[each]
+            for held in probed:
+                held.probed = False
+                held.until = held.claimed = self._clock()

@@ -171,8 +171,12 @@ class Runners:
         ready = self._ready
         return bool(ready) and all(link.refusals for link in ready)
 
-    def require_open(self, patience: float, share: Share, request: Request | None) -> None:
+    def require_open(
+        self, patience: float, share: Share, request: Request | None, *, claim: bool = False
+    ) -> None:
         """Does nothing if this request, or else anything, of an owner who waits for so long might be admitted.
+
+        `claim` as `Refusals.check` has it.
 
         Raises:
             Unavailable: all ready runners have just refused the like of it.
@@ -181,7 +185,7 @@ class Runners:
         refusal: Unavailable | None = None
         for link in self._ready:
             try:
-                link.refusals.check(kind)
+                link.refusals.check(kind, claim=claim)
             except Unavailable as error:
                 refusal = error
             else:

@@ -39,6 +39,8 @@ TRACE_HEADER = "X-Trace-Id"
 # Seconds that sending spans may take; at the end of the process they are waited for.
 EXPORT_TIMEOUT = 3.0
 _TRACES_PATH = "/v1/traces"
+# Parsing takes longer than looking, and most requests name no trace.
+_TRACEPARENT = "traceparent"
 
 _ids = RandomIdGenerator()
 _propagator = TraceContextTextMapPropagator()
@@ -103,15 +105,25 @@ def set_up(endpoint: str | None, service: str) -> Export | None:
 
 def begin(headers: Mapping[str, str]) -> str:
     """Takes up the trace that a request names in its headers, or begins one, and returns its id, 32 hex digits."""
-    span = get_current_span(_propagator.extract(headers))
+    _request.set(_span_of(headers))
+    return trace_id()
+
+
+def id_of(headers: Mapping[str, str]) -> str:
+    """The id of the trace that a request names, or of one that is begun for it alone: nothing of it is told."""
+    return format_trace_id(_span_of(headers).get_span_context().trace_id)
+
+
+def _span_of(headers: Mapping[str, str]) -> Span:
+    named = _TRACEPARENT in headers
+    span = get_current_span(_propagator.extract(headers)) if named else INVALID_SPAN
     if not span.get_span_context().is_valid:
         # Where spans are made, the request's own is the first of its trace and has no parent.
         span_id = 0 if _tracer else _ids.generate_span_id()
         flags = TraceFlags(TraceFlags.DEFAULT)
         context = SpanContext(_ids.generate_trace_id(), span_id, is_remote=False, trace_flags=flags)
         span = NonRecordingSpan(context)
-    _request.set(span)
-    return trace_id()
+    return span
 
 
 def trace_id() -> str:

@@ -13,7 +13,7 @@ from tests.unit.gateway.scripted import STORY, ScriptedRunner
 from tests.unit.gateway.test_runner_link import linked
 from text2image.core.errors import Unavailable
 from text2image.core.messages import Request, Share, State, StreamOptions
-from text2image.gateway.refusals import Kind, Refusals
+from text2image.gateway.refusals import CLAIM, ONE_BY_ONE, Kind, Refusals
 from text2image.gateway.runner_link import RunnerLink
 
 PATIENCE = 10.0
@@ -32,9 +32,9 @@ class Memory:
         self.now = 100.0
         self.refusals = Refusals(lambda: self.now)
 
-    def refuses(self, kind: Kind) -> bool:
+    def refuses(self, kind: Kind, *, claim: bool = False) -> bool:
         try:
-            self.refusals.check(kind)
+            self.refusals.check(kind, claim=claim)
         except Unavailable:
             return True
         return False
@@ -103,7 +103,29 @@ def test_one_asks_whether_it_still_holds_and_all_others_wait_for_the_answer(memo
     with memory.refusals.probe(KIND):
         assert memory.refuses(KIND)
     assert not memory.refuses(KIND), "it was admitted"
+    memory.now += ONE_BY_ONE
+    assert not memory.refuses(KIND)
     assert len(memory.refusals) == 0
+
+
+def test_of_a_crowd_that_asks_when_a_refusal_ends_one_gets_through(memory: Memory) -> None:
+    memory.now += 0.5
+    assert [memory.refuses(KIND, claim=True) for _ in range(3)] == [False, True, True]
+    assert not memory.refuses(KIND), "the one itself, when it is at the runner"
+    memory.now += CLAIM
+    assert not memory.refuses(KIND, claim=True), "it never came there"
+
+
+def test_of_a_crowd_that_asks_when_one_was_admitted_one_gets_through(memory: Memory) -> None:
+    memory.now += 1.0
+    with memory.refusals.probe(KIND):
+        assert memory.refuses(KIND, claim=True)
+    assert [memory.refuses(KIND, claim=True) for _ in range(3)] == [False, True, True]
+
+
+def test_long_after_a_refusal_a_crowd_gets_through(memory: Memory) -> None:
+    memory.now += 0.5 + ONE_BY_ONE
+    assert not any(memory.refuses(KIND, claim=True) for _ in range(3))
 
 
 def test_what_the_one_is_told_counts_for_all(memory: Memory) -> None:

@@ -1,0 +1,100 @@
+"""The HTTP connection that refuses by itself what a full server can only refuse.
+
+A task, an ASGI application and its layers take several times as long as the refusal: what is refused here costs little
+more than its parsing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from text2image.api.unread import Refusal, Unread
+
+logger = logging.getLogger(__name__)
+
+
+def refusing(unread: Unread) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which asks `unread` before it begins a request."""
+    return type("Refusing", (RefusingProtocol,), {"unread": unread})
+
+
+class RefusingProtocol(HttpToolsProtocol):
+    """Holds a request that may be refused until its body is there, for as long as one piece of data is parsed."""
+
+    unread: Unread
+    _held: list[bytes] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._held is None:
+            return
+        if self.transport.is_closing():
+            self._held = None
+        else:
+            # The rest of its body is still to come, which is waited for elsewhere.
+            self._begin()
+
+    def on_headers_complete(self) -> None:
+        if self._is_idle() and self.unread.may_refuse(
+            self.parser.get_method(), self.url, self.headers
+        ):
+            self._held = []
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._held is not None:
+            refusal = self._refusal(b"".join(self._held))
+            if refusal is not None:
+                self._held = None
+                self._answer(refusal)
+                return
+            self._begin()
+        super().on_message_complete()
+
+    def _refusal(self, body: bytes) -> Refusal | None:
+        try:
+            return self.unread.refusal(self.scope, self.url, body)
+        except Exception:
+            # The parser would take it for a fault of the client's.
+            logger.exception("a request was not refused in front of the application")
+            return None
+
+    def _is_idle(self) -> bool:
+        """Whether an answer may be sent at once: none is on its way, and the client takes what it is sent."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self.parser.should_upgrade()
+        )
+
+    def _begin(self) -> None:
+        """Begins the request that was held, as if it came just now."""
+        held, self._held = self._held or (), None
+        super().on_headers_complete()
+        for body in held:
+            super().on_body(body)
+
+    def _answer(self, refusal: Refusal) -> None:
+        if self.transport.is_closing():
+            return
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        headers = [*self.server_state.default_headers, *refusal.headers]
+        if not keep_alive:
+            headers.append((b"connection", b"close"))
+        head = STATUS_LINE[refusal.status] + b"".join(b"%b: %b\r\n" % each for each in headers)
+        self.transport.write(head + b"\r\n" + refusal.body)
+        if keep_alive:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.transport.close()
