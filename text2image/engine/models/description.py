@@ -11,10 +11,10 @@ from text2image.core.messages import ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
-from text2image.engine.models.prompts import T5_TOKENS
-from text2image.engine.runtimes.choice import network_of
-from text2image.engine.runtimes.forward import is_transformer
-from text2image.engine.samplers.registry import limit_steps, own_sampler
+from text2image.engine.models.prompts import FLUX_TOKENS, T5_TOKENS
+from text2image.engine.runtimes.choice import network_of, sample_size
+from text2image.engine.runtimes.forward import is_flux, is_sd3
+from text2image.engine.samplers.registry import flux_levels, limit_steps, own_sampler
 from text2image.engine.samplers.tables import offered
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ _PROFILES = {
         # SD 3.5.
         "normalized attention": Profile(28, 3.5),
     },
+    "flux": {
+        # Flux.1 schnell, and dev.
+        "few steps": Profile(4, 0.0),
+        "scale as an input": Profile(28, 3.5),
+    },
 }
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
@@ -77,9 +82,9 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     """
     settings = checkpoint.settings
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    side = int(network_of(pipeline).config.sample_size) * scale
+    side = sample_size(network_of(pipeline).config) * scale
     profile = _profile(pipeline, settings.model, family)
-    samplers = offered(pipeline.scheduler.config)
+    samplers = _samplers(pipeline)
     limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
         id=checkpoint.name,
@@ -107,6 +112,12 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     )
 
 
+def _samplers(pipeline: Any) -> tuple[Sampler, ...]:
+    """What the model can be drawn with; Flux names its own noise levels, which only some schedulers take."""
+    levels = flux_levels(2) if is_flux(network_of(pipeline).config) else None
+    return offered(pipeline.scheduler.config, levels)
+
+
 def _max_side(pipeline: Any, wanted: int, scale: int) -> int:
     """The largest side, no larger than the positions that a transformer has learned, in pixels."""
     config = network_of(pipeline).config
@@ -116,6 +127,8 @@ def _max_side(pipeline: Any, wanted: int, scale: int) -> int:
 
 def _max_tokens(pipeline: Any) -> int:
     """Tokens of a prompt that are read whole: T5 reads more than CLIP, and the others of a family as many."""
+    if is_flux(network_of(pipeline).config):
+        return FLUX_TOKENS
     if getattr(pipeline, "text_encoder_3", None):
         return T5_TOKENS
     tokenizers = (pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None))
@@ -125,7 +138,7 @@ def _max_tokens(pipeline: Any) -> int:
 def _fast(pipeline: Any, settings: Settings) -> str:
     """What fast pictures leave out; nothing, where a network that takes the scale as an input has no second row."""
     interval = parse_interval(settings.guidance_interval)
-    if interval == EVERYWHERE or _takes_scale(pipeline):
+    if interval == EVERYWHERE or _takes_scale(pipeline) or is_flux(network_of(pipeline).config):
         return ""
     return f"guidance outside of {interval} of the passes"
 
@@ -172,8 +185,9 @@ def _suited(pipeline: Any, profile: Profile) -> Sampler:
 
 
 def _takes_scale(pipeline: Any) -> bool:
-    """Whether the guidance scale is an input of the network (LCM)."""
-    return network_of(pipeline).config.get("time_cond_proj_dim") is not None
+    """Whether the guidance scale is an input of the network (LCM, Flux dev)."""
+    config = network_of(pipeline).config
+    return config.get("time_cond_proj_dim") is not None or bool(config.get("guidance_embeds"))
 
 
 def _kind(pipeline: Any) -> str:
@@ -183,10 +197,13 @@ def _kind(pipeline: Any) -> str:
     ("trailing"); of others that are spaced so, zero terminal SNR asks for it.
     """
     config = pipeline.scheduler.config
-    if is_transformer(network_of(pipeline).config):
-        return "normalized attention" if network_of(pipeline).config.qk_norm else ""
+    network = network_of(pipeline).config
+    if is_sd3(network):
+        return "normalized attention" if network.qk_norm else ""
     if _takes_scale(pipeline):
         return "scale as an input"
+    if is_flux(network):
+        return "few steps"
     match type(pipeline.scheduler).__name__:
         case "LCMScheduler":
             return "lcm"

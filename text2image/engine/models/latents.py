@@ -6,7 +6,7 @@ first without the prompt, the last with it. The other calls take the last row al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -57,6 +57,7 @@ def trajectory(
     device: torch.device,
     *,
     mu: float | None = None,
+    sigmas: tuple[float, ...] | None = None,
 ) -> Trajectory:
     """The beginning of a sample's way from its seed, with latents of a shape (1, C, h, w); sets its `passes`.
 
@@ -64,13 +65,14 @@ def trajectory(
 
     Args:
         mu: shift of the noise levels by the size of the picture, for schedulers that have one.
+        sigmas: noise levels of the model's own.
 
     Raises:
         InvalidRequest: the model cannot be drawn with this sampler in so many steps.
     """
     request = sample.generation.request
     try:
-        table = tables.table(request.sampler, request.steps, request.schedule, mu=mu)
+        table = tables.table(request.sampler, request.steps, request.schedule, mu=mu, sigmas=sigmas)
     except ValueError as error:
         raise InvalidRequest(FieldViolation("sampler", str(error))) from error
     # On the CPU, so that a seed means the same noise on every device.
@@ -79,6 +81,38 @@ def trajectory(
     # For a few numbers of steps the sampler makes one more than its formula says.
     sample.passes = table.calls
     return Trajectory(table, noise.float() * table.noise_scale, generator, dtype)
+
+
+def shift(config: Mapping[str, Any], tokens: int, high: float) -> float | None:
+    """How far noise levels are shifted for so many tokens of a picture, where the scheduler is configured so.
+
+    From `calculate_shift` in diffusers' `pipeline_flux`; so are the defaults.
+
+    Args:
+        high: the shift of large pictures, if the configuration names none.
+    """
+    if not config.get("use_dynamic_shifting"):
+        return None
+    least, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", high)
+    slope = (high - low) / (most - least)
+    return float(tokens * slope + (low - slope * least))
+
+
+def check_sides(request: Request, multiple: int) -> None:
+    """
+    Raises:
+        InvalidRequest: a side is no multiple of so many pixels.
+    """
+    violations = [
+        FieldViolation(
+            name, f"is {side} pixels; for this model it must be a multiple of {multiple}"
+        )
+        for name, side in (("width", request.width), ("height", request.height))
+        if side % multiple
+    ]
+    if violations:
+        raise InvalidRequest(*violations)
 
 
 def set_rows(sample: Sample) -> None:

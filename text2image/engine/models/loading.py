@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
-from text2image.engine.models import stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from text2image.engine.models import flux, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 from text2image.engine.models.contract import Model
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import LEFT_OUT
@@ -64,6 +64,7 @@ FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
     "LatentConsistencyModelPipeline": stable_diffusion.load,
     "StableDiffusionXLPipeline": stable_diffusion_xl.load,
     "StableDiffusion3Pipeline": stable_diffusion_3.load,
+    "FluxPipeline": flux.load,
 }
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.

@@ -11,10 +11,12 @@ import torch.nn.functional as F  # noqa: N812
 
 # Embeddings kept for prompts that come again; one of SD 1.5 takes 115 KiB in half precision, one of SDXL 311.
 _MAX_CACHED = 256
-# One of SD3 takes 2.6 MiB.
-_MAX_CACHED_SD3 = 32
+# One of SD3 takes 2.6 MiB, one of Flux 4.
+_MAX_CACHED_T5 = 32
 # What SD3's third encoder reads, and as many zeros stand in for without it: diffusers' `max_sequence_length`.
 T5_TOKENS = 256
+# What Flux's second one reads.
+FLUX_TOKENS = 512
 
 E = TypeVar("E")
 
@@ -139,7 +141,7 @@ class TriplePromptEncoder:
         self._width = width
         self._device = device
         self._most = int(pipeline.tokenizer.model_max_length)
-        self._cache = _Cache(self._forward, _MAX_CACHED_SD3)
+        self._cache = _Cache(self._forward, _MAX_CACHED_T5)
 
     def encode(self, prompts: Sequence[str]) -> list[Encoded]:
         """One result for each prompt; new ones in one forward pass of each encoder."""
@@ -174,6 +176,38 @@ class TriplePromptEncoder:
     def _ids(self, tokenizer: Any, prompts: list[str], most: int) -> torch.Tensor:
         ids: torch.Tensor = _tokens(tokenizer, prompts, most).input_ids.to(self._device)
         return ids
+
+
+class FluxPromptEncoder:
+    """The CLIP and the T5 encoder of Flux: a pooled embedding of the one, and all of the other.
+
+    As in diffusers' `FluxPipeline.encode_prompt`.
+    """
+
+    def __init__(self, pipeline: Any, device: torch.device) -> None:
+        self._clip = (pipeline.tokenizer, pipeline.text_encoder)
+        self._t5 = (pipeline.tokenizer_2, pipeline.text_encoder_2)
+        self._device = device
+        self._cache = _Cache(self._forward, _MAX_CACHED_T5)
+
+    def encode(self, prompts: Sequence[str]) -> list[Encoded]:
+        """One result for each prompt; new ones in one forward pass of each encoder."""
+        return self._cache.encode(prompts)
+
+    def truncated(self, prompt: str) -> str:
+        """The end of a prompt that T5 does not read, from the first word not read whole; else empty."""
+        return _truncated(self._t5[0], prompt, FLUX_TOKENS)
+
+    def _forward(self, prompts: list[str]) -> Iterable[Encoded]:
+        tokenizer, encoder = self._clip
+        pooled = encoder(_tokens(tokenizer, prompts).input_ids.to(self._device)).pooler_output
+        tokenizer, encoder = self._t5
+        ids = _tokens(tokenizer, prompts, FLUX_TOKENS).input_ids
+        embeddings = encoder(ids.to(self._device))[0]
+        return (
+            Encoded(embedding[None].clone(), row[None].clone())
+            for embedding, row in zip(embeddings, pooled, strict=True)
+        )
 
 
 def _tokens(tokenizer: Any, prompts: list[str], most: int | None = None) -> Any:

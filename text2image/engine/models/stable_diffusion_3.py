@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from text2image.engine.models.loading import Checkpoint
 
 FAMILY = "stable-diffusion-3"
+# Of noise levels, for large pictures, where the scheduler shifts them by size and names no limit; as in diffusers.
+_MAX_SHIFT = 1.16
 
 
 @dataclass(slots=True)
@@ -79,16 +80,7 @@ class StableDiffusion3:
         self._projection = Projection(self._config.in_channels)
 
     def plan(self, request: Request) -> Plan:
-        multiple = self._latent_scale * self._config.patch_size
-        violations = [
-            FieldViolation(
-                name, f"is {side} pixels; for this model it must be a multiple of {multiple}"
-            )
-            for name, side in (("width", request.width), ("height", request.height))
-            if side % multiple
-        ]
-        if violations:
-            raise InvalidRequest(*violations)
+        latents.check_sides(request, self._latent_scale * self._config.patch_size)
         return latents.plan(request, *self._sides(request), self._interval)
 
     def _sides(self, request: Request) -> tuple[int, int]:
@@ -120,14 +112,15 @@ class StableDiffusion3:
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
-        sides = self._sides(request)
+        height, width = self._sides(request)
+        tokens = (height // self._config.patch_size) * (width // self._config.patch_size)
         trajectory = latents.trajectory(
             sample,
             self._tables,
-            (1, self._config.in_channels, *sides),
+            (1, self._config.in_channels, height, width),
             self._dtype,
             self._device,
-            mu=self._shift(*sides),
+            mu=latents.shift(self._scheduler, tokens, _MAX_SHIFT),
         )
         return State(
             trajectory,
@@ -135,19 +128,6 @@ class StableDiffusion3:
             embeddings=encoded.embeddings,
             pooled=encoded.pooled,
         )
-
-    def _shift(self, height: int, width: int) -> float | None:
-        """How far noise levels are shifted for latents of this size, where the scheduler is configured so.
-
-        From `calculate_shift` in diffusers' `pipeline_stable_diffusion_3`; so are its defaults.
-        """
-        config, patch = self._scheduler, self._config.patch_size
-        if not config.get("use_dynamic_shifting"):
-            return None
-        least, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.16)
-        slope = (high - low) / (most - least)
-        return float((height // patch) * (width // patch) * slope + (low - slope * least))
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:

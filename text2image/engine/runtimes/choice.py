@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import torch
 from diffusers import (
+    FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -137,11 +138,17 @@ def network_of(pipeline: Any) -> Any:
     return pipeline.transformer if "transformer" in pipeline.config else pipeline.unet
 
 
+def sample_size(config: Any) -> int:
+    """The side of the latents that a network was made for; Flux, which names none, for 1024 pixels."""
+    return int(config.get("sample_size") or 128)
+
+
 # By the class that a pipeline was saved as: what it is loaded as, and told besides its parts. Pictures are as the
 # network drew them, whatever packages for watermarks are there.
 _KINDS: dict[str, tuple[Any, dict[str, bool]]] = {
     "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
     "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, {}),
+    "FluxPipeline": (FluxPipeline, {}),
 }
 _OTHERS = (StableDiffusionPipeline, {"requires_safety_checker": False})
 

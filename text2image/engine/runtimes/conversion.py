@@ -21,8 +21,8 @@ from torch import nn
 from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
-from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of
-from text2image.engine.runtimes.forward import forward, is_transformer
+from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of, sample_size
+from text2image.engine.runtimes.forward import FLUX_PATCH, forward, is_flux, is_sd3
 from text2image.engine.runtimes.networks import SIZE_NUMBERS
 from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
@@ -78,12 +78,13 @@ class _Transformer(nn.Module):
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
         pooled: torch.Tensor,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return forward(self.network, latents, timesteps, embeddings, pooled=pooled)
+        return forward(self.network, latents, timesteps, embeddings, guidance, pooled)
 
 
 def _wrapped(network: Any) -> nn.Module:
-    if is_transformer(network.config):
+    if _is_transformer(network.config):
         return _Transformer(network).eval()
     is_xl = network.config.addition_embed_type == "text_time"
     return (_UNetXL(network) if is_xl else _UNet(network)).eval()
@@ -115,24 +116,33 @@ def convert(folder: Path, target: Path) -> None:
         _write(network, _inputs(config, *_TRACED), parts / UNET)
         _write(decoder, _decoder_inputs(vae, *_TRACED), parts / DECODER)
         networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads())
-        side = int(config.sample_size)
+        side = sample_size(config)
         _compare(network, _inputs(config, side, side), networks.predict)
         _compare(decoder, _decoder_inputs(vae, side, side), networks.decode)
         parts.rename(target)
 
 
+def _is_transformer(config: Any) -> bool:
+    return is_sd3(config) or is_flux(config)
+
+
 def _inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
     """What the network takes, by the names of `Networks.predict` and in the order of the trace."""
-    patch = config.patch_size if is_transformer(config) else 1
+    patch, channels = 1, config.in_channels
+    if is_sd3(config):
+        patch = config.patch_size
+    elif is_flux(config):
+        patch, channels = FLUX_PATCH, channels // FLUX_PATCH**2
+    sides = (height // patch * patch, width // patch * patch)
     inputs = {
-        "latents": torch.randn(
-            _ROWS, config.in_channels, height // patch * patch, width // patch * patch
-        ),
+        "latents": torch.randn(_ROWS, channels, *sides),
         "timesteps": torch.linspace(1.0, 900.0, _ROWS),
     }
-    if is_transformer(config):
+    if _is_transformer(config):
         inputs["embeddings"] = torch.randn(_ROWS, 77, config.joint_attention_dim)
         inputs["pooled"] = torch.randn(_ROWS, config.pooled_projection_dim)
+        if is_flux(config) and config.guidance_embeds:
+            inputs["guidance"] = torch.linspace(1.0, 7.0, _ROWS)[:, None]
         return inputs
     inputs["embeddings"] = torch.randn(_ROWS, 77, config.cross_attention_dim)
     if config.addition_embed_type == "text_time":

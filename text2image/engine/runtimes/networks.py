@@ -34,8 +34,9 @@ class Networks(Protocol):
             latents: (rows, C, h, w), scaled for their timesteps.
             timesteps: (rows,), on the CPU.
             embeddings: of the prompts, (rows, tokens, width).
-            guidance: the embedded guidance scale (rows, D) of networks that take it as an input.
-            pooled: embeddings of whole prompts, (rows, D), for SDXL's and SD3's.
+            guidance: the embedded guidance scale (rows, D) of networks that take it as an input; for Flux's the scale
+                itself, (rows, 1).
+            pooled: embeddings of whole prompts, (rows, D), for SDXL's, SD3's and Flux's.
             time_ids: what SDXL's are told of sizes, (rows, SIZE_NUMBERS).
         """
         ...
