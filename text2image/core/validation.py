@@ -92,6 +92,14 @@ def _or(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Checks:
     """Collects violations, so that one answer names them all."""
 
@@ -106,7 +114,7 @@ class _Checks:
             self.refuse(field, "is empty; say what to draw")
         elif len(value) > MAX_PROMPT_CHARS:
             self.refuse(field, f"has {len(value)} characters; at most {MAX_PROMPT_CHARS} are read")
-        elif any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        elif not _is_unicode(value):
             self.refuse(field, "is not valid Unicode text: it holds a lone surrogate")
         return value
 
@@ -140,6 +148,8 @@ class _Checks:
 
     def sampler(self, value: str, model: ModelInfo) -> tuple[Sampler, str]:
         """The sampler, and the schedule that its name ends in, as it is written."""
+        if value == model.sampler.value and model.sampler in model.samplers:
+            return model.sampler, ""
         # A runner of a later version may know one that has no other names here.
         named = {sampler.value.lower(): sampler for sampler in model.samplers}
         sampler, ending = named.get(value.lower()) or sampler_of(value), ""
@@ -155,6 +165,8 @@ class _Checks:
     ) -> Schedule | None:
         """The schedule of a request: as its own field names it, or else the ending of its sampler's name."""
         value = value if value and value.strip() else None
+        if value is None and not ending:
+            return None
         field, asked = ("sampler", ending) if value is None else ("schedule", value)
         later = {schedule.value.lower(): schedule for schedule in model.schedules}
         schedule = schedule_of(asked) or later.get(asked.lower())
@@ -169,12 +181,14 @@ class _Checks:
 
     def quality(self, value: str | None, model: ModelInfo) -> Quality:
         """How a picture is drawn; exactly, where the model has nothing to leave out."""
-        # One that only a runner of a later version knows means what it says to that runner.
-        known = {quality.value: quality for quality in (*Quality, model.quality)}
-        quality = model.quality if value is None else known.get(value.lower())
+        quality: Quality | None = model.quality
+        if value is not None:
+            # One that only a runner of a later version knows means what it says to that runner.
+            known = {each.value: each for each in (*Quality, model.quality)}
+            quality = known.get(value.lower())
         if quality is None:
             self.refuse(
-                "quality", f"is {(value or '')[:40]!r}; it must be one of {', '.join(Quality)}"
+                "quality", f"is {str(value)[:40]!r}; it must be one of {', '.join(Quality)}"
             )
             return model.quality
         return Quality.EXACT if quality is Quality.FAST and not model.fast else quality
