@@ -135,3 +135,15 @@ def test_what_it_cannot_do_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(InvalidRequest, match=told):
         loaded(pipeline_folder("flux-schnell")).plan(ask(**more))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", FLUX_KINDS)
+def test_in_half_precision_a_picture_stays_close(
+    pipeline_folder: Folders, kind: str, dtype: str
+) -> None:
+    settings = settings_for(str(pipeline_folder(kind))).model_copy(update={"dtype": dtype})
+    half, full = load_model(settings, 0, lambda detail: None), loaded(pipeline_folder(kind))
+    # Of no guidance, which would enlarge what rounding does.
+    request = ask(steps=3, guidance_scale=0.0)
+    assert np.abs(draw_alone(half, request) - draw_alone(full, request)).mean() < 8

@@ -141,3 +141,15 @@ def test_a_prompt_is_truncated_where_its_longest_encoder_ends(
     harness.finish()
     ending: Any = harness.ending(generation)
     assert ending.truncated.endswith("at the very end") == told
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", SD3_KINDS)
+def test_in_half_precision_a_picture_stays_close(
+    pipeline_folder: Folders, kind: str, dtype: str
+) -> None:
+    settings = settings_for(str(pipeline_folder(kind))).model_copy(update={"dtype": dtype})
+    half, full = load_model(settings, 0, lambda detail: None), loaded(pipeline_folder(kind))
+    # Of no guidance, which would enlarge what rounding does.
+    request = ask(steps=3, guidance_scale=0.0)
+    assert np.abs(draw_alone(half, request) - draw_alone(full, request)).mean() < 8

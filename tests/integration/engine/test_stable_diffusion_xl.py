@@ -222,6 +222,9 @@ def test_a_decoder_that_would_overflow_in_fp16_computes_in_fp32(
 def test_in_bf16_nothing_is_upcast_as_in_diffusers(pipeline_folder: Folders, part: str) -> None:
     model: Any = loaded(pipeline_folder("xl"), dtype="bfloat16")
     assert getattr(model._networks, f"_{part}").dtype == torch.bfloat16
+    request = ask(steps=3, sampler=Sampler.EULER, guidance_scale=1.0)
+    full = draw_alone(loaded(pipeline_folder("xl")), request)
+    assert np.abs(draw_alone(model, request) - full).mean() < 8
 
 
 def test_a_network_that_is_told_other_things_is_refused_by_what_it_takes(

@@ -203,7 +203,8 @@ class FluxPromptEncoder:
         pooled = encoder(_tokens(tokenizer, prompts).input_ids.to(self._device)).pooler_output
         tokenizer, encoder = self._t5
         ids = _tokens(tokenizer, prompts, FLUX_TOKENS).input_ids
-        embeddings = encoder(ids.to(self._device))[0]
+        # In fp16 parts of T5 stay in fp32.
+        embeddings = encoder(ids.to(self._device))[0].to(encoder.dtype)
         return (
             Encoded(embedding[None].clone(), row[None].clone())
             for embedding, row in zip(embeddings, pooled, strict=True)
