@@ -96,7 +96,12 @@ class Harness(LoopHarness[TimedModel, Clock]):
     """The loop around the timed double, with the costs that a warm-up of it would measure."""
 
     def __init__(
-        self, model: TimedModel | None = None, *, max_rows: int = 32, max_seconds: float = 1e9
+        self,
+        model: TimedModel | None = None,
+        *,
+        max_rows: int = 32,
+        max_seconds: float = 1e9,
+        memory: MemoryGuard | None = None,
     ) -> None:
         model = model or TimedModel()
         grid = [rows for rows in (1, 2, 4, 8, 16, 32, 64) if rows <= max_rows]
@@ -108,4 +113,4 @@ class Harness(LoopHarness[TimedModel, Clock]):
             decode_seconds=model.decode_time,
             encode_seconds=model.encode_time,
         )
-        super().__init__(model, costs, model.clock, max_seconds)
+        super().__init__(model, costs, model.clock, max_seconds, memory)

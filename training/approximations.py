@@ -19,7 +19,7 @@ import torch
 
 from text2image.core.messages import Quality, StreamOptions
 from text2image.core.settings import EMBEDDED_MODEL, Settings
-from text2image.engine.models.contract import Model
+from text2image.engine.models.contract import Model, pixels_of
 from text2image.engine.models.loading import load_model
 from text2image.engine.sample import Generation, Sample
 from text2image.engine.warmup import usual_request
@@ -44,7 +44,7 @@ def draw(model: Model, prompts: Sequence[str], quality: Quality) -> tuple[torch.
             rows += sum(sample.rows for sample in samples)
             model.advance(samples, model.predict(samples))
         for sample in samples:
-            (pixels,) = model.decode([sample])
+            pixels = pixels_of(model.decode([sample])[0])
             flat = np.frombuffer(pixels.rgb, np.uint8).reshape(pixels.height, pixels.width, 3)
             pictures.append(torch.tensor(flat).movedim(-1, 0) / 127.5 - 1)
     return torch.stack(pictures), rows

@@ -6,6 +6,7 @@ stabilityai/stable-diffusion-xl-base-1.0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,27 @@ def inputs(unet: Any, rows: int) -> dict[str, Any]:
             "time_ids": torch.full((rows, TIME_IDS), float(8 * side), **like),
         }
     return given
+
+
+def forward_of(unet: Any) -> Callable[..., torch.Tensor]:
+    """The network as a function of tensors alone, those that `tensors_of` makes of `inputs`."""
+
+    def forward(
+        sample: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor, *added: torch.Tensor
+    ) -> torch.Tensor:
+        conditions = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
+        output: torch.Tensor = unet(
+            sample, timestep, embeddings, added_cond_kwargs=conditions, return_dict=False
+        )[0]
+        return output
+
+    return forward
+
+
+def tensors_of(given: dict[str, Any]) -> list[torch.Tensor]:
+    """Inputs of a network in a row."""
+    added = given.get("added_cond_kwargs", {}).values()
+    return [given["sample"], given["timestep"], given["encoder_hidden_states"], *added]
 
 
 def save_pipeline(folder: Path, size: str, device: str, dtype: torch.dtype) -> None:

@@ -14,14 +14,14 @@ class Plan:
         size: of the models, `true` or `tiny`.
         dtypes: precisions of the networks alone; the first is what the server takes.
         rows: of the networks alone.
-        graph_rows: those that are measured as CUDA graphs too, which are captured for one number of rows each.
+        compiled_rows: those that are measured compiled too, the most telling first; each takes long to compile.
         repeats: of each step, of which the median counts.
         backend: that torch.compile generates code with.
         batches: pictures that the bare pipeline draws at once.
         clients: that keep the server busy, more than fit in a batch.
         turns: how often what is compared is measured.
         seconds, open_seconds: lengths of a closed and of an open loop.
-        environment: of the compiled server.
+        environment: of the server that compiles.
         tests: words for pytest that choose among the engine's tests.
         budgets: seconds of each section, in the order in which they are measured.
         total: seconds of all.
@@ -31,7 +31,7 @@ class Plan:
     size: str
     dtypes: tuple[str, ...]
     rows: tuple[int, ...]
-    graph_rows: tuple[int, ...]
+    compiled_rows: tuple[int, ...]
     repeats: int
     backend: str
     batches: tuple[int, ...]
@@ -52,7 +52,7 @@ FULL = Plan(
     size="true",
     dtypes=("bfloat16", "float16"),
     rows=(1, 2, 4, 8, 16, 32),
-    graph_rows=(2, 16, 32),
+    compiled_rows=(2, 32, 16, 8, 1, 4),
     repeats=10,
     backend="inductor",
     batches=(1, 2, 4, 8, 16, 32),
@@ -71,7 +71,7 @@ FULL = Plan(
         "served": 240,
         "tests": 110,
         "compiled steps": 100,
-        "compiled served": 100,
+        "compiled served": 150,
         "compiled sdxl steps": 120,
     },
     total=480,
@@ -81,7 +81,7 @@ REHEARSAL = Plan(
     size="tiny",
     dtypes=("float32", "bfloat16"),
     rows=(1, 2, 4),
-    graph_rows=(2,),
+    compiled_rows=(2, 4),
     repeats=2,
     # Code for a CPU would take minutes to generate.
     backend="eager",

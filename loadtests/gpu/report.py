@@ -108,6 +108,7 @@ def _served(sections: Figures) -> Iterator[str]:
         "memory held, MiB",
         "least free, MiB",
         "steps of the warm-up, ms by rows",
+        "busy until compiled, s by rows",
     )
     if rows:
         yield _table(head, rows)
@@ -128,6 +129,7 @@ def _server(found: Figures) -> list[str]:
         _cell(found.get("used"), 0),
         _cell(found.get("free"), 0),
         steps,
+        ", ".join(f"{rows}: {each:.0f}" for rows, each in found.get("compiling", {}).items()),
     ]
 
 

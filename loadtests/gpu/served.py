@@ -28,6 +28,8 @@ DRAIN_SECONDS = 3
 USED, FREE = (f"text2image_device_memory_{kind}_bytes" for kind in ("used", "free"))
 # Seconds of each part; lone and saturated pictures are measured in turns.
 LONE_SECONDS, SATURATED_SECONDS, POISSON_SECONDS = 30, 90, 90
+# The most that is waited for what is compiled in the background.
+COMPILED_SECONDS = 90
 
 
 def measure(plan: Plan, record: Record, work: Path, model: Path) -> None:
@@ -40,7 +42,7 @@ def measure(plan: Plan, record: Record, work: Path, model: Path) -> None:
 
 
 def measure_compiled(plan: Plan, record: Record, work: Path, model: Path) -> None:
-    """A server that compiles its network: the start, a lone picture, and how many it draws."""
+    """A server that compiles its network while it serves: the start, a lone picture, and how many it draws."""
     compiled = {"T2I_COMPILE": "1", **plan.environment}
     with _started(plan, record, work, model, **compiled) as server:
         asyncio.run(_measure_compiled(plan, record, server))
@@ -66,18 +68,26 @@ def _started(
 
 
 def warm_up_of(log: str) -> dict[str, object]:
-    """What the log tells of the warm-up: milliseconds of a step by rows, those of decoding, and the cap of rows."""
+    """What the log tells of the warm-up: milliseconds of a step by rows, of a prompt and of a picture, and the cap."""
     found = re.search(
-        r"steps measured \(rows: ms\): (.+); decoding ([\d.]+) ms; batch cap (\d+) rows", log
+        r"steps measured \(rows: ms\): (.+); encoding ([\d.]+) ms, decoding ([\d.]+) ms; "
+        r"batch cap (\d+) rows",
+        log,
     )
     if not found:
         raise ValueError("the log tells of no warm-up")
     steps = dict(point.split(": ") for point in found[1].split(", "))
     return {
         "steps": {rows: float(milliseconds) for rows, milliseconds in steps.items()},
-        "decoding": float(found[2]),
-        "cap": int(found[3]),
+        "encoding": float(found[2]),
+        "decoding": float(found[3]),
+        "cap": int(found[4]),
     }
+
+
+def compiled_of(log: str) -> list[int]:
+    """The numbers of rows that the log tells to be compiled."""
+    return [int(rows) for rows in re.findall(r"compiled for (\d+) rows", log)]
 
 
 async def _measure(plan: Plan, record: Record, server: Server, bare: Worker) -> None:
@@ -102,14 +112,31 @@ async def _measure(plan: Plan, record: Record, server: Server, bare: Worker) -> 
 
 
 async def _measure_compiled(plan: Plan, record: Record, server: Server) -> None:
+    """What is drawn once the rows of a lone picture are compiled, and those of a full batch."""
+    full = record.figures.get("cap", 0)
     async with _calls(plan, server) as calls:
         call = calls["HTTP"]
         with record.part("lone"):
+            await _until_compiled(plan, record, server, call, rows=2, clients=1)
             record.figures["lone"] = {"HTTP": [await _median(plan, call)]}
         async with _memory(record, server):
             with record.part("saturated"):
+                await _until_compiled(plan, record, server, call, rows=full, clients=plan.clients)
                 rate = await _rate(plan, record, server, call)
                 record.figures["saturated"] = {"HTTP": [rate]}
+
+
+async def _until_compiled(
+    plan: Plan, record: Record, server: Server, call: Call, *, rows: int, clients: int
+) -> None:
+    """Keeps the server busy until it has compiled for so many rows; for how long is noted."""
+    started = time.perf_counter()
+    while max(compiled_of(server.log), default=0) < rows:
+        if time.perf_counter() - started > COMPILED_SECONDS:
+            raise TimeoutError(f"not compiled for {rows} rows within {COMPILED_SECONDS} s")
+        await closed_loop(call, clients=clients, seconds=1.0, steps=(plan.steps,))
+    seconds = time.perf_counter() - started
+    record.figures.setdefault("compiling", {}).setdefault(str(rows), seconds)
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The networks alone: a step by its rows, as it is, compiled, and as CUDA graphs; and decoding."""
+"""The networks alone: a step by its rows, as it is and as the server compiles it; and decoding."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from loadtests.gpu import models
 from loadtests.gpu.plan import Plan
 from loadtests.gpu.record import Record
+from text2image.engine import devices
+from text2image.engine.runtimes import buckets
 
 WARM_UP = 2
 PICTURES = (1, 4)
@@ -31,39 +33,37 @@ def eager(plan: Plan, record: Record, kind: str) -> None:
     for name in plan.dtypes if kind == "sd15" else plan.dtypes[:1]:
         with record.part(name):
             unet = models.network(kind, plan.size, plan.device, getattr(torch, name))
-            _measure(record, f"eager {name}", unet, unet, plan.rows, plan.repeats)
+            for rows in plan.rows:
+                given = models.inputs(unet, rows)
+                _note(
+                    record,
+                    f"eager {name}",
+                    rows,
+                    lambda u=unet, g=given: u(**g, return_dict=False),
+                    plan.repeats,
+                )
     with record.part("decoding"):
         _decode(plan, record, kind, unet.config.sample_size)
 
 
 @torch.inference_mode()
 def compiled(plan: Plan, record: Record, kind: str) -> None:
-    """The same by torch.compile: once for any rows, then as CUDA graphs for some."""
+    """The same, compiled for one number of rows after the other, with the seconds that this takes."""
     prepare()
-    name = plan.dtypes[0]
+    buckets.BACKEND = plan.backend
+    name, device = plan.dtypes[0], torch.device(plan.device)
     unet = models.network(kind, plan.size, plan.device, getattr(torch, name))
-    with record.part("any rows"):
-        forward = torch.compile(unet, dynamic=True, backend=plan.backend)
-        # A single row is a case of its own to the compiler; it comes last, when there is time.
-        rows = (*plan.rows[1:], plan.rows[0])
-        _measure(record, f"compiled {name}", forward, unet, rows, plan.repeats)
-    with record.part("graphs"):
-        options = {"mode": "reduce-overhead"} if plan.backend == "inductor" else {}
-        forward = torch.compile(unet, dynamic=False, backend=plan.backend, **options)
-        _measure(record, f"graphs {name}", forward, unet, plan.graph_rows, plan.repeats)
-
-
-def _measure(
-    record: Record,
-    name: str,
-    forward: Callable[..., Any],
-    unet: Any,
-    rows: tuple[int, ...],
-    repeats: int,
-) -> None:
-    for number in rows:
-        given = models.inputs(unet, number)
-        _note(record, name, number, lambda g=given: forward(**g, return_dict=False), repeats)
+    pool = devices.graph_pool(device)
+    for rows in plan.compiled_rows:
+        with record.part(f"{rows} rows"):
+            given = models.tensors_of(models.inputs(unet, rows))
+            started = time.perf_counter()
+            with devices.beside(device):
+                row = [each[:1] for each in given]
+                bucket = buckets.Bucket(models.forward_of(unet), row, rows, pool)
+            seconds = time.perf_counter() - started
+            _note(record, f"compiled {name}", rows, lambda b=bucket, g=given: b(*g), plan.repeats)
+            record.figures[f"compiled {name}"][str(rows)]["compiling"] = seconds
 
 
 def _decode(plan: Plan, record: Record, kind: str, side: int) -> None:

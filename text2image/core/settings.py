@@ -145,8 +145,8 @@ class Settings(BaseSettings):
     )
     runtime: Literal["auto", "torch", "compile", "openvino"] = Field(
         "auto",
-        description="What executes the networks: `torch`, `compile` (torch.compile: slow to start, faster to step), or "
-        "on a CPU `openvino`; by `auto` OpenVINO on a CPU, else torch.",
+        description="What executes the networks: `torch`, `compile` (torch.compile, in the background while torch "
+        "serves: faster steps after some minutes), or on a CPU `openvino`; by `auto` OpenVINO on a CPU, else torch.",
     )
     compile: bool = Field(False, description="The same as `T2I_RUNTIME=compile`.")
     threads: int = Field(

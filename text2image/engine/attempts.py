@@ -35,7 +35,7 @@ class Attempts:
     def all(
         self,
         samples: Sequence[Sample],
-        work: Callable[[Sequence[Sample]], list[R]],
+        work: Callable[[Sequence[Sample]], Sequence[R]],
         *,
         last_try: bool = False,
     ) -> list[tuple[Sample, R]]:

@@ -1,17 +1,18 @@
 """All that depends on the kind of device: choosing it, its precision, its threads, its memory, its errors.
 
-Torch is used from the engine's thread alone. On a CPU this matters twice: GNU OpenMP keeps a team of workers for each
-thread that runs torch, and two teams on the same cores let each other's workers sleep between the thousands of short
-parallel regions of a step, which doubles its wall time.
+Torch is used from the engine's thread alone, and by the one that compiles (`runtimes/buckets.py`). On a CPU this
+matters twice: GNU OpenMP keeps a team of workers for each thread that runs torch, and two teams on the same cores let
+each other's workers sleep between the thousands of short parallel regions of a step, which doubles its wall time.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -98,11 +99,137 @@ def max_rows(device: torch.device) -> int:
 
 
 def wait(device: torch.device) -> None:
-    """Returns when all work given to the device is done."""
+    """Returns when the work is done that this thread has given to the device; on CUDA to its current stream.
+
+    Not for the whole card: what lies on other streams may go on, and to wait for all spoils a graph that another thread
+    is recording.
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def placed(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers as a tensor on the device, (N, ...); nobody waits for them to arrive."""
+    return moved(torch.tensor(numbers, dtype=dtype), device)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on the device; nobody waits for it to arrive."""
+    if device.type == "cuda":
+        # From other memory a copy waits for all that the device was given before.
+        tensor = tensor.pin_memory()
+    # Metal would read the memory after it was given to others.
+    return tensor.to(device, non_blocking=device.type != "mps")
+
+
+class SideStream:
+    """Where a device works beside its steps: on CUDA a second stream; elsewhere nowhere, and all comes in turn."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether steps go on meanwhile."""
+        return self._stream is not None
+
+    @contextmanager
+    def work(self, *inputs: torch.Tensor) -> Iterator[None]:
+        """What is done within reads these tensors of the steps' stream, after all that was given to that before."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        for each in inputs:
+            # Their memory is not given to the steps again before it is read here.
+            each.record_stream(self._stream)
+        with torch.cuda.stream(self._stream):
+            yield
+
+
+class Fetched:
+    """Tensors on their way from the device to the CPU."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        """Called in the stream that they are made in."""
+        self._event: torch.cuda.Event | None = None
+        if tensors[0].device.type != "cuda":
+            self._tensors = [each.cpu() for each in tensors]
+            return
+        self._tensors = [
+            torch.empty(each.shape, dtype=each.dtype, pin_memory=True).copy_(
+                each, non_blocking=True
+            )
+            for each in tensors
+        ]
+        # Whoever waits for it sleeps.
+        self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._event.record()
+
+    def ready(self) -> bool:
+        """Whether they have arrived.
+
+        Raises:
+            DeviceLost: the device has failed.
+        """
+        with device_errors():
+            return self._event is None or self._event.query()  # type: ignore[no-untyped-call]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors, as soon as they have arrived.
+
+        Raises:
+            DeviceLost: the device has failed.
+        """
+        with device_errors():
+            if self._event is not None:
+                self._event.synchronize()
+        return self._tensors
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """What another thread than the steps' does on the device: on CUDA in a stream of its own, and done at the end."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    # What it is given to read may still be on its way.
+    stream.wait_stream(torch.cuda.default_stream(device))
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        yield
+        stream.synchronize()
+
+
+def graph_pool(device: torch.device) -> Any:
+    """Memory for the graphs that are replayed one after the other, each output read before the next."""
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+def recorded(
+    work: Callable[[], torch.Tensor], device: torch.device, pool: Any
+) -> Callable[[], torch.Tensor]:
+    """The same work for less of the CPU's time: on CUDA a graph of its kernels, elsewhere the work itself.
+
+    A graph reads and writes the same memory each time.
+
+    Args:
+        pool: memory that it shares with other graphs.
+    """
+    if device.type != "cuda":
+        return work
+    graph = torch.cuda.CUDAGraph()
+    # Other threads go on giving the card work.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        output = work()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return output
+
+    return replay
 
 
 def free_memory(device: torch.device) -> None:

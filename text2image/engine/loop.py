@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
@@ -20,6 +20,7 @@ from text2image.engine import failures
 from text2image.engine.admission import Backlog
 from text2image.engine.attempts import Attempts
 from text2image.engine.costs import StepCosts
+from text2image.engine.decoding import Decoding
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model
 from text2image.engine.reports import Reports
@@ -77,7 +78,6 @@ class StepLoop:
         self._scheduler = backlog.scheduler
         # Those that the model holds something for.
         self._started: set[Sample] = set()
-        self._denoised: deque[Sample] = deque()
         self._deadlines: list[tuple[float, int, Generation]] = []
         self._order = count()
         self._active: set[Generation] = set()
@@ -86,6 +86,15 @@ class StepLoop:
         self._predicted = 0.0
         self.counters: Counter[str] = Counter()
         self._attempt = Attempts(model, costs, self.counters, self._blame)
+        self._decoding = Decoding(
+            model,
+            costs,
+            self._memory,
+            self._attempt,
+            clock=clock,
+            blame=self._blame,
+            decoded=self._decoded,
+        )
 
     @property
     def idle(self) -> bool:
@@ -95,7 +104,7 @@ class StepLoop:
     @property
     def decoding(self) -> int:
         """Samples that have taken their last step and whose picture is not out."""
-        return len(self._denoised)
+        return len(self._decoding)
 
     def add(self, generation: Generation) -> None:
         """Takes in an admitted request, unless there is no memory for it any more.
@@ -125,14 +134,19 @@ class StepLoop:
     def tick(self) -> None:
         """One step of one batch, and as much decoding as does not stall the others."""
         started = self._clock() if self._ticked_at is None else self._ticked_at
-        self._predicted = 0.0
+        self._predicted = self._decoding.predicted = 0.0
         self._memory.refresh(self._clock())
         self._expire()
         batch = self._next_batch()
+        rows = sum(sample.rows for sample in batch)
+        beside = (batch[0].key, rows) if batch else None
         step_seconds = self._step(batch) if batch else 0.0
-        self._decode(SHARE_BESIDE_STEPS * step_seconds if len(self._scheduler) else float("inf"))
+        if len(self._scheduler):
+            self._decoding.run(SHARE_BESIDE_STEPS * step_seconds, beside)
+        else:
+            self._decoding.run(float("inf"), None)
         now = self._clock()
-        self._costs.observe_tick(self._predicted, now - started)
+        self._costs.observe_tick(self._predicted + self._decoding.predicted, now - started)
         self._ticked_at = None if self.idle else now
 
     def fail_all(self, error: Exception) -> None:
@@ -220,7 +234,7 @@ class StepLoop:
             if sample.done:
                 sample.denoised_at = stepped_at
                 self._scheduler.remove(sample)
-                self._denoised.append(sample)
+                self._decoding.add(sample)
             elif sample.key != key:
                 self._scheduler.move(sample)
         return seconds
@@ -291,26 +305,8 @@ class StepLoop:
 
     # Decoding
 
-    def _decode(self, budget: float) -> None:
-        """Decodes what is finished, in chunks, until the time is used up; at least one chunk."""
-        started = self._clock()
-        while self._denoised:
-            self._decode_chunk()
-            if self._clock() - started >= budget:
-                return
-
-    def _decode_chunk(self) -> None:
-        first = self._denoised[0]
-        limit = min(self._model.decode_limit(first), self._memory.pictures(first.key))
-        alike = [sample for sample in self._denoised if sample.key == first.key][:limit]
-        for sample in alike:
-            self._denoised.remove(sample)
-        self._predicted += len(alike) * self._costs.decode_seconds(first.key)
-        started = self._clock()
-        pictures = self._attempt.all(alike, self._model.decode)
-        seconds = self._clock() - started
-        if len(pictures) == len(alike):
-            self._costs.observe_decode(first.key, len(alike), seconds)
+    def _decoded(self, pictures: Sequence[tuple[Sample, Pixels]], seconds: float) -> None:
+        """Hands out the pictures of a chunk."""
         self._observer.decoded(len(pictures), seconds)
         for sample, pixels in pictures:
             if not sample.generation.ended:
@@ -370,8 +366,7 @@ class StepLoop:
             if sample in self._scheduler:
                 self.counters["steps_saved"] += sample.remaining
                 self._scheduler.remove(sample)
-            elif sample in self._denoised:
-                self._denoised.remove(sample)
+            self._decoding.discard(sample)
             self._release(sample)
         generation.samples.clear()
         self.counters[counter or _counter_of(outcome)] += 1

@@ -108,12 +108,14 @@ class MemoryGuard:
         per_row *= key.size / self._size
         return max(0, int((self._usable(self._free) - fixed) / per_row)) if per_row else UNBOUNDED
 
-    def pictures(self, key: BatchKey) -> int:
-        """Pictures that may be decoded at once; at least one."""
+    def pictures(self, key: BatchKey, beside: tuple[BatchKey, int] | None = None) -> int:
+        """Pictures that may be decoded at once: at least one, or beside a step of such a key and rows perhaps none."""
         if self._free is None or not self._decode:
             return UNBOUNDED
         each = self._decode * key.size / self._size
-        return max(1, int((self._usable(self._free) - self._kept) / each))
+        if beside is None:
+            return max(1, int((self._usable(self._free) - self._kept) / each))
+        return max(0, int((self._usable(self._free) - self._step(*beside)) / each))
 
     def refusal(self, generation: Generation) -> Text2ImageError | None:
         """Why a picture does not fit, alone as it may be, or None."""
@@ -138,9 +140,12 @@ class MemoryGuard:
 
     def need(self, key: BatchKey, rows: int) -> int:
         """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
+        return int(max(self._step(key, rows), self._kept + self._decode * key.size / self._size))
+
+    def _step(self, key: BatchKey, rows: int) -> float:
+        """Bytes of a step of so many rows."""
         fixed, per_row = self._line()
-        scale = key.size / self._size
-        return int(max(fixed + rows * per_row * scale, self._kept + self._decode * scale))
+        return fixed + rows * per_row * key.size / self._size
 
     def _line(self) -> tuple[float, float]:
         """Bytes of any step, and those of each row on top, at the size that steps were learned from."""

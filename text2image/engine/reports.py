@@ -1,4 +1,4 @@
-"""What a request is told of its steps: progress as often as it asks, and previews no more often than one can look."""
+"""What a request is told of its steps: as often as it asks, but no more often than one can look."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from text2image.engine.sample import Generation, Sample
 
 logger = logging.getLogger(__name__)
 
-# Of all pictures of a request together. One that asks for no more than so many in all gets them all.
-PREVIEWS_PER_SECOND = 5
+# Of all pictures of a request together. One that asks for no more than so many in all gets them all, and the last step
+# of each picture is always told.
+REPORTS_PER_SECOND = 5
 
 
 class Reports:
@@ -29,33 +30,26 @@ class Reports:
         self._emit = emit
 
     def stepped(self, sample: Sample) -> float:
-        """Reports a sample's step, if that was asked for; the seconds that its preview took."""
-        started = self._clock()
-        every, total = sample.generation.options.progress_every, sample.steps
-        before = sample.steps_after(sample.step - 1)
-        step = total if sample.done else sample.steps_after(sample.step)
-        due = self._preview_due(sample, before, step, started)
-        preview = self._preview(sample) if due else None
-        if due or (every and (sample.done or _passed(every, before, step))):
-            self._emit(sample.generation, Progress(sample.index, step, total, preview))
-        return self._clock() - started if due else 0.0
-
-    @staticmethod
-    def _preview_due(sample: Sample, before: int, step: int, now: float) -> bool:
-        generation = sample.generation
-        every = generation.options.preview_every
-        if sample.done or not every or not _passed(every, before, step):
-            return False
-        if generation.request.n * ((sample.steps - 1) // every) <= PREVIEWS_PER_SECOND:
-            return True
-        if now < generation.previewed_at + 1 / PREVIEWS_PER_SECOND:
-            return False
-        # Pictures of one request take turns, or the first one would have all the previews.
-        stepping = (each for each in generation.samples if each.step and not each.done)
-        return all(sample.previewed_at <= each.previewed_at for each in stepping)
+        """Reports a sample's step, if that was asked for and is due; the seconds that its preview took."""
+        generation, options = sample.generation, sample.generation.options
+        if sample.done:
+            if options.progress_every:
+                self._emit(generation, Progress(sample.index, sample.steps, sample.steps, None))
+            return 0.0
+        now, step = self._clock(), sample.steps_after(sample.step)
+        looked_at = _due(sample, options.preview_every, sample.previewed, step, now)
+        if not looked_at and not _due(sample, options.progress_every, sample.reported, step, now):
+            return 0.0
+        sample.reported, sample.reported_at, generation.reported_at = step, now, now
+        if not looked_at:
+            self._emit(generation, Progress(sample.index, step, sample.steps, None))
+            return 0.0
+        sample.previewed = step
+        preview = self._preview(sample)
+        self._emit(generation, Progress(sample.index, step, sample.steps, preview))
+        return self._clock() - now
 
     def _preview(self, sample: Sample) -> Pixels | None:
-        sample.previewed_at = sample.generation.previewed_at = self._clock()
         try:
             return self._model.preview(sample)
         except DeviceLost:
@@ -66,6 +60,19 @@ class Reports:
             return None
 
 
-def _passed(every: int, before: int, step: int) -> bool:
-    """Whether a multiple of `every` lies between; a pass may be less than a step, or several."""
-    return step // every > before // every
+def _due(sample: Sample, every: int, last: int, step: int, now: float) -> bool:
+    """Whether a step is to be reported that comes `step - last` after the one that was.
+
+    A multiple of `every` lies between them if so; a pass may be less than a step, or several.
+    """
+    if not every or step // every == last // every:
+        return False
+    generation = sample.generation
+    in_all = (min(sample.steps, sample.passes) - 1) // every
+    if generation.request.n * in_all <= REPORTS_PER_SECOND:
+        return True
+    if now < generation.reported_at + 1 / REPORTS_PER_SECOND:
+        return False
+    # Pictures of one request take turns, or the first one would have all the reports.
+    stepping = (each for each in generation.samples if each.step and not each.done)
+    return all(sample.reported_at <= each.reported_at for each in stepping)

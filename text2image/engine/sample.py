@@ -53,7 +53,8 @@ class Sample:
         done: whether it needs no more of them, which the model alone decides.
         state: the model's own; None until its prompt is encoded.
         started_at, encoded_at, denoised_at: seconds on the loop's clock; None until then.
-        previewed_at: when its last preview was drawn.
+        reported, previewed: the last step that was told of, and the last with a preview.
+        reported_at: when that was.
     """
 
     generation: Generation
@@ -68,7 +69,9 @@ class Sample:
     started_at: float | None = None
     encoded_at: float | None = None
     denoised_at: float | None = None
-    previewed_at: float = float("-inf")
+    reported: int = 0
+    previewed: int = 0
+    reported_at: float = float("-inf")
 
     @property
     def work(self) -> float:
@@ -108,7 +111,7 @@ class Generation:
         pending: pictures not yet out.
         dropped: pictures that came up too late to be finished in time.
         truncated: the end of the prompt that the text encoder did not read.
-        previewed_at: when the last preview of any of its pictures was drawn.
+        reported_at: when the last step of any of its pictures was told of that was not a picture's last.
     """
 
     request: Request
@@ -121,7 +124,7 @@ class Generation:
     dropped: int = 0
     truncated: str = ""
     ended: bool = False
-    previewed_at: float = float("-inf")
+    reported_at: float = float("-inf")
 
     @classmethod
     def create(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from text2image.core.messages import ModelInfo, Request, StreamOptions
 from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
 from text2image.engine.memory import MemoryGuard
-from text2image.engine.models.contract import Model, OutOfMemory
+from text2image.engine.models.contract import Model, OutOfMemory, pixels_of
 from text2image.engine.sample import Generation, Sample
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ def measure(
                     points[work] = min(seconds, _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
         one = batches[0]
         memory.restart()
-        model.decode(one)
+        _decode(model, one)
         memory.learn_decode()
-        decode_seconds = min(_timed(lambda: model.decode(one), clock) for _ in range(ROUNDS))
+        decode_seconds = min(_timed(lambda: _decode(model, one), clock) for _ in range(ROUNDS))
     finally:
         for sample in (each for batch in batches for each in batch):
             model.release(sample)
@@ -139,6 +139,12 @@ def _samples(model: Model, count: int) -> list[Sample]:
         request, StreamOptions(), plan=model.plan(request), now=0.0, deadline=0.0
     )
     return generation.samples
+
+
+def _decode(model: Model, samples: Sequence[Sample]) -> None:
+    """Decodes and waits for it."""
+    for picture in model.decode(samples):
+        pixels_of(picture)
 
 
 def _timed(work: Callable[[], object], clock: Callable[[], float]) -> float:

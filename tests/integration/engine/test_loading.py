@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -13,17 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
-import torch
 from huggingface_hub.errors import (
     GatedRepoError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from tests.doubles import make_request
-from tests.integration.engine.conftest import TOLERANCE, draw_alone, settings_for
+from tests.integration.engine.conftest import settings_for
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import (
     _STRIDE_BYTES,
@@ -167,16 +163,3 @@ def test_the_revision_of_a_model_from_the_hub_changes_with_its_commit(tmp_path: 
         (tmp_path / folder / "model_index.json").write_text("{}")
         revisions.add(revision_of(tmp_path / folder))
     assert len(revisions) == 3
-
-
-def test_a_compiled_network_draws_the_same_picture(
-    pipeline_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traced by torch.compile and then run as it is: generating kernels would take minutes."""
-    folder = str(pipeline_folder("sd1"))
-    request = make_request("a cat", steps=3, seed=1)
-    plain = load_model(settings_for(folder), 0, lambda detail: None)
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    settings = settings_for(folder).model_copy(update={"compile": True})
-    compiled = load_model(settings, 0, lambda detail: None)
-    assert np.abs(draw_alone(plain, request) - draw_alone(compiled, request)).max() <= TOLERANCE

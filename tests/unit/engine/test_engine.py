@@ -25,6 +25,7 @@ from text2image.core.messages import (
     State,
     StreamOptions,
 )
+from text2image.engine import reports
 from text2image.engine.engine import Engine
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
@@ -90,7 +91,10 @@ async def test_a_request_streams_queued_progress_images_and_completed_in_this_or
     assert kinds.count(Progress) == 6
 
 
-async def test_who_does_not_read_keeps_the_newest_progress_and_every_picture_and_no_more() -> None:
+async def test_who_does_not_read_keeps_the_newest_progress_and_every_picture_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reports, "REPORTS_PER_SECOND", 1000)
     async with running(TimedModel()) as engine:
         every_step = StreamOptions(progress_every=1, preview_every=1)
         events = engine.generate(make_request(steps=200, n=2), every_step, time_limit=1e6)

@@ -283,10 +283,36 @@ def test_previews_come_at_most_five_times_a_second_and_all_pictures_of_a_request
     generation = harness.submit(make_request(steps=200, n=3), options=every_step)
     harness.finish()
     events = [out for out in harness.outcomes[generation] if isinstance(out, Progress)]
-    assert len(events) == 3 * 200
     previews = Counter(event.index for event in events if event.preview)
     assert 3 * harness.clock() <= previews.total() <= 5 * harness.clock() + 1
     assert max(previews.values()) - min(previews.values()) <= 1
+
+
+def test_steps_are_told_at_most_five_times_a_second_previews_among_them_and_the_last_always() -> (
+    None
+):
+    harness = Harness()
+    request = make_request(steps=200, n=3)
+    options = [StreamOptions(1, 0), StreamOptions(1, 7), StreamOptions(3, 1)]
+    generations = [harness.submit(request, options=each) for each in options]
+    harness.finish()
+    for generation in generations:
+        events = [out for out in harness.outcomes[generation] if isinstance(out, Progress)]
+        ends = [event.index for event in events if event.step == 200]
+        assert sorted(ends) == [0, 1, 2]
+        assert 3 * harness.clock() <= len(events) - len(ends) <= 5 * harness.clock() + 1
+        told = Counter(event.index for event in events)
+        assert max(told.values()) - min(told.values()) <= 1, "all pictures have their turn"
+
+
+def test_few_previews_all_come_at_their_steps_beside_progress_that_is_thinned_out() -> None:
+    harness = Harness()
+    options = StreamOptions(progress_every=1, preview_every=50)
+    generation = harness.submit(make_request(steps=200), options=options)
+    harness.finish()
+    events = [out for out in harness.outcomes[generation] if isinstance(out, Progress)]
+    assert [event.step for event in events if event.preview] == [50, 100, 150]
+    assert 10 < len(events) < 100
 
 
 def test_an_owner_pays_for_its_previews_with_steps() -> None:

@@ -18,7 +18,10 @@ from loadtests.gpu import packages, report
 from loadtests.gpu.plan import FULL, REHEARSAL
 from loadtests.gpu.record import Record, read
 from loadtests.gpu.sections import SECTIONS, counted
-from loadtests.gpu.served import note_memory, warm_up_of
+from loadtests.gpu.served import compiled_of, note_memory, warm_up_of
+from tests.doubles import TimedModel
+from text2image.engine.memory import MemoryGuard
+from text2image.engine.warmup import measure as warm_up
 
 POINT = {"ms": 12.5, "least": 12.0, "first": 900.0, "peak": 2048.0}
 SERVED = {
@@ -168,6 +171,7 @@ def test_the_report_has_the_ratios_and_a_column_for_each_way() -> None:
     told["figures"]["sections"] = {
         "steps": {"figures": {"eager bfloat16": {"1": POINT, "32": POINT}}, "errors": {}},
         "compiled steps": {"figures": {"compiled bfloat16": {"32": {**POINT, "ms": 8.0}}}},
+        "compiled served": {"figures": {**SERVED, "compiling": {"2": 41.0, "64": 38.2}}},
         "served": {"figures": SERVED, "errors": {"Poisson": "TimeoutError: "}},
         "tests": {
             "figures": {"passed": 70, "failed": 1, "skipped": 2, "names": ["test_x"], "seconds": 50}
@@ -179,6 +183,7 @@ def test_the_report_has_the_ratios_and_a_column_for_each_way() -> None:
         "| saturated over HTTP ÷ best bare pipeline, batch 16 | 1.05 (1.00 to 1.10) | ≥ 1.0 |",
         "| rows | eager bfloat16 | compiled bfloat16 | memory, MiB (eager bfloat16) |",
         "| 1 | 12.50 |  | 2048 |",
+        "| 1: 20.5, 2: 21 | 2: 41, 64: 38 |",
         "| 32 | 12.50 | 8.00 | 2048 |",
         "highest rate ÷ saturation: 0.99 within 20 × lone.",
         "70 passed, 1 failed: test_x, 2 skipped",
@@ -208,11 +213,25 @@ def test_the_most_memory_is_kept_and_the_least_that_was_free() -> None:
     assert figures == {"used": 5.0, "free": 7.0}
 
 
-def test_the_cap_and_the_curve_are_those_of_the_servers_log() -> None:
-    log = "INFO steps measured (rows: ms): 1: 20.5, 2: 21.0; decoding 10.0 ms; batch cap 64 rows\n"
-    assert warm_up_of(log) == {"steps": {"1": 20.5, "2": 21.0}, "decoding": 10.0, "cap": 64}
+def test_the_cap_and_the_curve_are_those_of_the_servers_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    model = TimedModel()
+    warm_up(model, MemoryGuard(), max_rows=4, clock=model.clock, report=lambda detail: None)
+    told = warm_up_of(caplog.text)
+    assert [*told] == ["steps", "encoding", "decoding", "cap"]
+    assert told["steps"] == {"1": 30.0, "2": 40.0, "4": 60.0}
+    assert told["decoding"] == 20.0
+    assert told["cap"] == 4
     with pytest.raises(ValueError, match="no warm-up"):
         warm_up_of("nothing")
+
+
+def test_what_is_compiled_is_told_by_the_servers_log() -> None:
+    log = "INFO compiled for 2 rows of 4x64x64\nINFO compiled for 16 rows of 4x64x64\n"
+    assert compiled_of(log) == [2, 16]
+    assert compiled_of("nothing") == []
 
 
 def test_failed_tests_are_counted_and_named() -> None:

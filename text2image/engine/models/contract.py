@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from text2image.core.messages import Pixels
+
 if TYPE_CHECKING:
-    from text2image.core.messages import ModelInfo, Pixels, Request
+    from text2image.core.messages import ModelInfo, Request
     from text2image.engine.memory import DeviceMemory
     from text2image.engine.sample import Plan, Sample
 
@@ -22,6 +24,28 @@ class OutOfMemory(Exception):
 
 class DeviceLost(Exception):
     """The device or its driver is beyond repair in this process; only a new process helps."""
+
+
+class Pending(Protocol):
+    """A picture that the device draws beside the steps that follow."""
+
+    def ready(self) -> bool:
+        """Whether nobody would wait for it any more."""
+        ...
+
+    def pixels(self) -> Pixels:
+        """The picture, as soon as it is drawn.
+
+        Raises:
+            ValueError: the sample's latents or the picture hold numbers that are not finite.
+            DeviceLost: nothing will work in this process any more.
+        """
+        ...
+
+
+def pixels_of(picture: Pixels | Pending) -> Pixels:
+    """A picture as `decode` gives it, waited for; raises what `Pending.pixels` does."""
+    return picture if isinstance(picture, Pixels) else picture.pixels()
 
 
 class Model(Protocol):
@@ -78,8 +102,11 @@ class Model(Protocol):
         """
         ...
 
-    def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
         """Pictures of samples of one key that are done; the warm-up's have only started.
+
+        A device that can draw them beside the steps returns before they are there. Their samples may be released
+        meanwhile.
 
         Raises:
             ValueError: a sample's latents or picture hold numbers that are not finite.

@@ -17,6 +17,7 @@ from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
+from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import FluxPromptEncoder
@@ -24,7 +25,6 @@ from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.forward import FLUX_PATCH
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import Plan, Sample
-from text2image.engine.samplers import update
 from text2image.engine.samplers.registry import flux_levels
 from text2image.engine.samplers.tables import Tables
 from text2image.engine.samplers.update import Trajectory
@@ -75,6 +75,7 @@ class Flux:
         self._tables = Tables(self._scheduler)
         self._prompts = FluxPromptEncoder(pipeline, device)
         self._projection = Projection(self._channels)
+        self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
         latents.check_sides(request, self._latent_scale * FLUX_PATCH)
@@ -119,7 +120,7 @@ class Flux:
             mu=latents.shift(self._scheduler, tokens, _MAX_SHIFT),
             sigmas=None if own_levels else flux_levels(request.steps),
         )
-        scale = torch.tensor([[request.guidance_scale]], device=self._device)
+        scale = devices.placed([request.guidance_scale], self._device, torch.float32)[None]
         return State(
             trajectory,
             guided=range(0),
@@ -131,11 +132,11 @@ class Flux:
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
-        trajectories = [state.trajectory for state in states]
         with devices.device_errors():
+            inputs, timesteps, _ = latents.rows_of(samples, self._device)
             output = self._networks.predict(
-                update.inputs_of(trajectories),
-                update.timesteps_of(trajectories),
+                inputs,
+                timesteps,
                 torch.cat([state.embeddings for state in states]),
                 latents.joined([state.scale for state in states]),
                 pooled=torch.cat([state.pooled for state in states]),
@@ -150,8 +151,8 @@ class Flux:
         return latents.advance(samples, predictions)
 
     @torch.inference_mode()
-    def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
-        return latents.decode(self._networks, samples, self._unscaled, self._projection)
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
+        return latents.decode(self._networks, samples, self._unscaled, self._projection, self._side)
 
     def _unscaled(self, drawn: torch.Tensor) -> torch.Tensor:
         unscaled: torch.Tensor = drawn / self._vae.scaling_factor + (self._vae.shift_factor or 0.0)
@@ -162,7 +163,7 @@ class Flux:
 
     @torch.inference_mode()
     def preview(self, sample: Sample) -> Pixels:
-        return latents.pixels(self._projection.draw(sample.state.trajectory.predicted))
+        return latents.preview(sample, self._projection)
 
     def release(self, sample: Sample) -> None:
         """Nothing is held but the state."""

@@ -7,6 +7,7 @@ first without the prompt, the last with it. The other calls take the last row al
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +18,7 @@ from text2image.core.guidance import EVERYWHERE, Interval
 from text2image.core.messages import Pixels, Quality, Request
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
-from text2image.engine.models.contract import DeviceLost
+from text2image.engine.models.contract import DeviceLost, Pending
 from text2image.engine.models.previews import Projection
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import BatchKey, Plan, Sample
@@ -77,10 +78,11 @@ def trajectory(
         raise InvalidRequest(FieldViolation("sampler", str(error))) from error
     # On the CPU, so that a seed means the same noise on every device.
     generator = torch.Generator("cpu").manual_seed(sample.seed)
-    noise = torch.randn(shape, generator=generator, dtype=dtype).to(device)
+    noise = torch.randn(shape, generator=generator, dtype=dtype)
+    latents = devices.moved(noise.float() * table.noise_scale, device)
     # For a few numbers of steps the sampler makes one more than its formula says.
     sample.passes = table.calls
-    return Trajectory(table, noise.float() * table.noise_scale, generator, dtype)
+    return Trajectory(table, latents, generator, dtype)
 
 
 def shift(config: Mapping[str, Any], tokens: int, high: float) -> float | None:
@@ -121,9 +123,16 @@ def set_rows(sample: Sample) -> None:
     sample.load = 1.0
 
 
-def owners(samples: Sequence[Sample]) -> list[int]:
-    """The place of each row's sample. A list, since to count the repeats of a tensor on a GPU waits for it."""
-    return [place for place, sample in enumerate(samples) for _ in range(sample.rows)]
+def rows_of(
+    samples: Sequence[Sample], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Inputs (rows, C, h, w) and timesteps (rows,) of the next pass, and the place of each row's sample."""
+    trajectories = [sample.state.trajectory for sample in samples]
+    # A list first, since to count the repeats of a tensor on a GPU waits for it.
+    owners = [place for place, sample in enumerate(samples) for _ in range(sample.rows)]
+    rows = devices.placed(owners, device, torch.int64)
+    inputs = update.inputs_of(trajectories).index_select(0, rows)
+    return inputs, update.timesteps_of(trajectories)[owners], owners
 
 
 def joined(rows: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
@@ -143,7 +152,8 @@ def guided(output: torch.Tensor, samples: Sequence[Sample], rescale: float = 0.0
     """
     last = list(accumulate(sample.rows for sample in samples))
     first = [end - sample.rows for end, sample in zip(last, samples, strict=True)]
-    unconditional, conditional = output[first], output[[end - 1 for end in last]]
+    places = devices.placed([*first, *(end - 1 for end in last)], output.device, torch.int64)
+    unconditional, conditional = output.index_select(0, places).chunk(2)
     scales = _column([sample.generation.request.guidance_scale for sample in samples], output)
     predictions = unconditional + scales * (conditional - unconditional)
     if not rescale:
@@ -156,7 +166,7 @@ def guided(output: torch.Tensor, samples: Sequence[Sample], rescale: float = 0.0
 
 
 def _column(numbers: list[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(numbers).to(like).view(-1, 1, 1, 1)
+    return devices.placed(numbers, like.device, like.dtype).view(-1, 1, 1, 1)
 
 
 def embedded_scale(scale: float, width: int) -> torch.Tensor:
@@ -203,26 +213,57 @@ def decode(
     samples: Sequence[Sample],
     unscale: Callable[[torch.Tensor], torch.Tensor],
     projection: Projection,
-) -> list[Pixels]:
+    side: devices.SideStream,
+) -> Sequence[Pixels | Pending]:
     """The pictures of samples, from which the projection learns how to preview others.
 
     Args:
         unscale: makes of latents (N, C, h, w) in fp32 what the decoder takes.
-
-    Raises:
-        ValueError: a sample's latents or picture hold numbers that are not finite.
+        side: where they are decoded.
     """
     with devices.device_errors():
         latents = torch.cat([sample.state.trajectory.latents for sample in samples])
-        decoded = networks.decode(unscale(latents))
-        # Catches a decoder that overflows in half precision as well as latents that were broken before.
-        if not bool(torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
+        with side.work(latents):
+            decoded = networks.decode(unscale(latents))
+            # The warm-up decodes noise, from which no preview is to be learned.
+            learn = all(sample.done for sample in samples) and not projection.knows_enough
+            drawn = _drawn(latents, decoded, projection, learn=learn)
+        return drawn if side.is_apart else [each.pixels() for each in drawn]
+
+
+def _drawn(
+    latents: torch.Tensor, decoded: torch.Tensor, projection: Projection, *, learn: bool
+) -> list[_Drawn]:
+    """Sends pictures (N, 3, H, W), about -1 to 1, and all else that is wanted of them, on their way to the CPU."""
+    # Catches a decoder that overflows in half precision as well as latents that were broken before.
+    finite = latents.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
+    pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
+    wanted = [_rgb(pictures.movedim(1, -1)), finite]
+    if learn:
+        wanted += [latents, projection.reduced(latents, pictures)]
+    fetched = devices.Fetched(*wanted)
+    return [_Drawn(fetched, place, projection) for place in range(len(latents))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Picture number `place` of those that were decoded together, and what is to be learned from all of them."""
+
+    fetched: devices.Fetched
+    place: int
+    projection: Projection
+
+    def ready(self) -> bool:
+        return self.fetched.ready()
+
+    @torch.inference_mode()
+    def pixels(self) -> Pixels:
+        rgb, finite, *examples = self.fetched.tensors()
+        if not finite[self.place]:
             raise ValueError("the picture holds numbers that are not finite")
-        pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
-        # The warm-up decodes noise, from which no preview is to be learned.
-        if all(sample.done for sample in samples):
-            projection.learn(latents, pictures)
-        return [pixels(picture.movedim(0, -1)) for picture in pictures]
+        if self.place == 0 and examples and finite.all():
+            self.projection.learn(*examples)
+        return _pixels(rgb[self.place])
 
 
 def decode_limit(device: torch.device, sample: Sample) -> int:
@@ -231,8 +272,17 @@ def decode_limit(device: torch.device, sample: Sample) -> int:
     return 1 if device.type == "cpu" else max(1, int(_DECODE_AREA / sample.key.size))
 
 
-def pixels(picture: torch.Tensor) -> Pixels:
-    """8 bit RGB of a picture (H, W, 3) in 0 to 1."""
-    height, width, _ = picture.shape
-    rgb = (picture * 255).round().to("cpu", torch.uint8).contiguous()
+def preview(sample: Sample, projection: Projection) -> Pixels:
+    """What the sample is turning into, at latent resolution."""
+    return _pixels(_rgb(projection.draw(sample.state.trajectory.predicted)))
+
+
+def _rgb(pictures: torch.Tensor) -> torch.Tensor:
+    """8 bit numbers of pictures (..., H, W, 3) in 0 to 1."""
+    return (pictures * 255).round().to(torch.uint8).contiguous()
+
+
+def _pixels(rgb: torch.Tensor) -> Pixels:
+    """8 bit RGB (H, W, 3) on the CPU."""
+    height, width, _ = rgb.shape
     return Pixels(width, height, rgb.numpy().tobytes())

@@ -23,14 +23,26 @@ class Projection:
         self._weights[:3, :3] = 0.15 * torch.eye(3)[: min(3, channels)]
         self._weights[-1] = 0.5
 
+    @property
+    def knows_enough(self) -> bool:
+        """Whether nothing more is to be learned."""
+        return self._pictures >= LEARNED
+
+    @staticmethod
+    def reduced(latents: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+        """All that is learned from pictures (N, 3, H, W), which take long to come from a card: (N, 3, h, w)."""
+        height, width = latents.shape[-2:]
+        return F.adaptive_avg_pool2d(pictures, (height, width)).float()
+
     def learn(self, latents: torch.Tensor, pictures: torch.Tensor) -> None:
-        """Takes in decoded latents (N, C, h, w) and their pictures (N, 3, H, W) in 0 to 1, until it knows enough."""
-        if self._pictures >= LEARNED:
+        """Takes in decoded latents (N, C, h, w) and their pictures in 0 to 1, until it knows enough.
+
+        Those are (N, 3, H, W), or as `reduced` gives them.
+        """
+        if self.knows_enough:
             return
         self._pictures += len(pictures)
-        # Made small where it is: a whole picture takes long to come from a card.
-        height, width = latents.shape[-2:]
-        small = F.adaptive_avg_pool2d(pictures, (height, width)).float().cpu()
+        small = self.reduced(latents, pictures).cpu()
         x, y = self._rows(latents), small.movedim(1, -1).reshape(-1, 3)
         self._xx += x.T @ x / len(x)
         self._xy += x.T @ y / len(x)

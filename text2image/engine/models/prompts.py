@@ -9,6 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from text2image.engine import devices
+
 # Embeddings kept for prompts that come again; one of SD 1.5 takes 115 KiB in half precision, one of SDXL 311.
 _MAX_CACHED = 256
 # One of SD3 takes 2.6 MiB, one of Flux 4.
@@ -64,8 +66,10 @@ class PromptEncoder:
 
     def _forward(self, prompts: list[str]) -> Iterable[torch.Tensor]:
         tokens = _tokens(self._tokenizer, prompts)
-        mask = tokens.attention_mask.to(self._device) if self._use_mask else None
-        embeddings = self._text_encoder(tokens.input_ids.to(self._device), attention_mask=mask)[0]
+        mask = devices.moved(tokens.attention_mask, self._device) if self._use_mask else None
+        embeddings = self._text_encoder(
+            devices.moved(tokens.input_ids, self._device), attention_mask=mask
+        )[0]
         # Copies, since a view into the batch would keep all of it alive in the cache.
         return (embedding[None].clone() for embedding in embeddings)
 
@@ -107,9 +111,7 @@ class DualPromptEncoder:
 
     def _forward(self, prompts: list[str]) -> Iterable[Encoded]:
         outputs = [
-            encoder(
-                _tokens(tokenizer, prompts).input_ids.to(self._device), output_hidden_states=True
-            )
+            encoder(_ids(tokenizer, prompts, self._device), output_hidden_states=True)
             for tokenizer, encoder in self._encoders
         ]
         embeddings = torch.cat([output.hidden_states[-2] for output in outputs], -1)
@@ -156,7 +158,7 @@ class TriplePromptEncoder:
 
     def _forward(self, prompts: list[str]) -> Iterable[Encoded]:
         outputs = [
-            encoder(self._ids(tokenizer, prompts, self._most), output_hidden_states=True)
+            encoder(_ids(tokenizer, prompts, self._device, self._most), output_hidden_states=True)
             for tokenizer, encoder in self._clips
         ]
         clips = torch.cat([output.hidden_states[-2] for output in outputs], -1)
@@ -165,17 +167,13 @@ class TriplePromptEncoder:
         if encoder is None:
             behind = clips.new_zeros(len(prompts), T5_TOKENS, self._width)
         else:
-            behind = encoder(self._ids(tokenizer, prompts, T5_TOKENS))[0].to(clips)
+            behind = encoder(_ids(tokenizer, prompts, self._device, T5_TOKENS))[0].to(clips)
         embeddings = torch.cat([clips, behind], 1)
         pooled = torch.cat([output[0] for output in outputs], -1)
         return (
             Encoded(embedding[None].clone(), row[None].clone())
             for embedding, row in zip(embeddings, pooled, strict=True)
         )
-
-    def _ids(self, tokenizer: Any, prompts: list[str], most: int) -> torch.Tensor:
-        ids: torch.Tensor = _tokens(tokenizer, prompts, most).input_ids.to(self._device)
-        return ids
 
 
 class FluxPromptEncoder:
@@ -200,11 +198,11 @@ class FluxPromptEncoder:
 
     def _forward(self, prompts: list[str]) -> Iterable[Encoded]:
         tokenizer, encoder = self._clip
-        pooled = encoder(_tokens(tokenizer, prompts).input_ids.to(self._device)).pooler_output
+        pooled = encoder(_ids(tokenizer, prompts, self._device)).pooler_output
         tokenizer, encoder = self._t5
-        ids = _tokens(tokenizer, prompts, FLUX_TOKENS).input_ids
+        ids = _ids(tokenizer, prompts, self._device, FLUX_TOKENS)
         # In fp16 parts of T5 stay in fp32.
-        embeddings = encoder(ids.to(self._device))[0].to(encoder.dtype)
+        embeddings = encoder(ids)[0].to(encoder.dtype)
         return (
             Encoded(embedding[None].clone(), row[None].clone())
             for embedding, row in zip(embeddings, pooled, strict=True)
@@ -219,6 +217,12 @@ def _tokens(tokenizer: Any, prompts: list[str], most: int | None = None) -> Any:
         truncation=True,
         return_tensors="pt",
     )
+
+
+def _ids(
+    tokenizer: Any, prompts: list[str], device: torch.device, most: int | None = None
+) -> torch.Tensor:
+    return devices.moved(_tokens(tokenizer, prompts, most).input_ids, device)
 
 
 def _truncated(tokenizer: Any, prompt: str, most: int | None = None) -> str:

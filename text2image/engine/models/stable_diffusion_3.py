@@ -17,13 +17,13 @@ from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
+from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe, rescale_of
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import TriplePromptEncoder, stacked
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import Plan, Sample
-from text2image.engine.samplers import update
 from text2image.engine.samplers.tables import Tables
 from text2image.engine.samplers.update import Trajectory
 
@@ -78,6 +78,7 @@ class StableDiffusion3:
         self._tables = Tables(self._scheduler)
         self._prompts = TriplePromptEncoder(pipeline, self._config.joint_attention_dim, device)
         self._projection = Projection(self._config.in_channels)
+        self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
         latents.check_sides(request, self._latent_scale * self._config.patch_size)
@@ -131,12 +132,11 @@ class StableDiffusion3:
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
-        trajectories = [sample.state.trajectory for sample in samples]
-        owners = latents.owners(samples)
         with devices.device_errors():
+            inputs, timesteps, _ = latents.rows_of(samples, self._device)
             output = self._networks.predict(
-                update.inputs_of(trajectories)[owners],
-                update.timesteps_of(trajectories)[owners],
+                inputs,
+                timesteps,
                 torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
             )
@@ -151,8 +151,8 @@ class StableDiffusion3:
         return latents.advance(samples, predictions)
 
     @torch.inference_mode()
-    def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
-        return latents.decode(self._networks, samples, self._unscaled, self._projection)
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
+        return latents.decode(self._networks, samples, self._unscaled, self._projection, self._side)
 
     def _unscaled(self, drawn: torch.Tensor) -> torch.Tensor:
         unscaled: torch.Tensor = drawn / self._vae.scaling_factor + (self._vae.shift_factor or 0.0)
@@ -163,7 +163,7 @@ class StableDiffusion3:
 
     @torch.inference_mode()
     def preview(self, sample: Sample) -> Pixels:
-        return latents.pixels(self._projection.draw(sample.state.trajectory.predicted))
+        return latents.preview(sample, self._projection)
 
     def release(self, sample: Sample) -> None:
         """Nothing is held but the state."""

@@ -18,13 +18,13 @@ from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
+from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe, rescale_of
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
 from text2image.engine.sample import Plan, Sample
-from text2image.engine.samplers import update
 from text2image.engine.samplers.tables import Tables
 from text2image.engine.samplers.update import Trajectory
 
@@ -85,6 +85,7 @@ class StableDiffusionXL:
         self._prompts = DualPromptEncoder(pipeline, device)
         self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
         self._projection = Projection(self._config.in_channels)
+        self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
         return latents.plan(request, *self._sides(request), self._guided_in)
@@ -140,19 +141,20 @@ class StableDiffusionXL:
             guided=latents.guided_calls(request, sample.passes, self._guided_in),
             embeddings=encoded.embeddings,
             pooled=encoded.pooled,
-            time_ids=torch.tensor([[*size, 0, 0, *size]], dtype=self._dtype, device=self._device),
-            guidance_embedding=None if guidance is None else guidance.to(self._device, self._dtype),
+            time_ids=devices.placed([*size, 0, 0, *size], self._device, self._dtype)[None],
+            guidance_embedding=None
+            if guidance is None
+            else devices.moved(guidance.to(self._dtype), self._device),
         )
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
-        trajectories = [state.trajectory for state in states]
-        owners = latents.owners(samples)
         with devices.device_errors():
+            inputs, timesteps, owners = latents.rows_of(samples, self._device)
             output = self._networks.predict(
-                update.inputs_of(trajectories)[owners],
-                update.timesteps_of(trajectories)[owners],
+                inputs,
+                timesteps,
                 torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 latents.joined([state.guidance_embedding for state in states]),
                 pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
@@ -169,15 +171,15 @@ class StableDiffusionXL:
         return latents.advance(samples, predictions)
 
     @torch.inference_mode()
-    def decode(self, samples: Sequence[Sample]) -> list[Pixels]:
-        return latents.decode(self._networks, samples, self._unscale, self._projection)
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
+        return latents.decode(self._networks, samples, self._unscale, self._projection, self._side)
 
     def decode_limit(self, sample: Sample) -> int:
         return latents.decode_limit(self._device, sample)
 
     @torch.inference_mode()
     def preview(self, sample: Sample) -> Pixels:
-        return latents.pixels(self._projection.draw(sample.state.trajectory.predicted))
+        return latents.preview(sample, self._projection)
 
     def release(self, sample: Sample) -> None:
         """Nothing is held but the state."""

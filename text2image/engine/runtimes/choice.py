@@ -75,16 +75,18 @@ def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tupl
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
             logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
-    compiled = runtime == "compile"
-    if compiled:
-        checkpoint.report("compiling the network")
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
     if upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype):
         pipeline.vae.float()
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
+    most_rows = settings.max_batch_rows or devices.max_rows(device)
     networks = TorchNetworks(
-        network_of(pipeline), pipeline.vae, device, compiled=compiled, free=free
+        network_of(pipeline),
+        pipeline.vae,
+        device,
+        free=free,
+        compiled_rows=most_rows if runtime == "compile" else 0,
     )
     return pipeline, networks
 

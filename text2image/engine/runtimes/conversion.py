@@ -22,7 +22,7 @@ from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of, sample_size
-from text2image.engine.runtimes.forward import FLUX_PATCH, forward, is_flux, is_sd3
+from text2image.engine.runtimes.forward import FLUX_PATCH, forward_of, is_flux, is_sd3
 from text2image.engine.runtimes.networks import SIZE_NUMBERS
 from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
@@ -39,6 +39,7 @@ class _UNet(nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
+        self.call = forward_of(network)
 
     def forward(
         self,
@@ -47,13 +48,14 @@ class _UNet(nn.Module):
         embeddings: torch.Tensor,
         guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return forward(self.network, latents, timesteps, embeddings, guidance)
+        return self.call(latents, timesteps, embeddings, *([] if guidance is None else [guidance]))
 
 
 class _UNetXL(nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
+        self.call = forward_of(network)
 
     def forward(
         self,
@@ -64,13 +66,15 @@ class _UNetXL(nn.Module):
         time_ids: torch.Tensor,
         guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return forward(self.network, latents, timesteps, embeddings, guidance, pooled, time_ids)
+        more = [pooled, time_ids, *([] if guidance is None else [guidance])]
+        return self.call(latents, timesteps, embeddings, *more)
 
 
 class _Transformer(nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
+        self.call = forward_of(network)
 
     def forward(
         self,
@@ -80,7 +84,8 @@ class _Transformer(nn.Module):
         pooled: torch.Tensor,
         guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return forward(self.network, latents, timesteps, embeddings, guidance, pooled)
+        more = [pooled, *([] if guidance is None else [guidance])]
+        return self.call(latents, timesteps, embeddings, *more)
 
 
 def _wrapped(network: Any) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Networks executed by torch, as they are or compiled."""
+"""Networks executed by torch, as they are or compiled (`buckets.py`)."""
 
 from __future__ import annotations
 
@@ -8,31 +8,40 @@ import torch
 
 from text2image.engine import devices
 from text2image.engine.runtimes import packing
-from text2image.engine.runtimes.forward import forward
+from text2image.engine.runtimes.buckets import Buckets, Network
+from text2image.engine.runtimes.forward import forward_of, taken
 
 
 class TorchNetworks:
     """A U-Net or transformer of diffusers, and an autoencoder, on one device."""
 
     def __init__(
-        self, unet: Any, vae: Any, device: torch.device, *, compiled: bool, free: int | None
+        self,
+        unet: Any,
+        vae: Any,
+        device: torch.device,
+        *,
+        free: int | None = None,
+        compiled_rows: int = 0,
     ) -> None:
         """Takes the networks over: it changes the order in which their weights lie in memory.
 
         Args:
-            compiled: whether the U-Net is given to torch.compile.
             free: bytes of memory that are free, where that is known.
+            compiled_rows: of the largest batch that the U-Net is compiled for; 0 leaves it as it is.
         """
         self._dtype: torch.dtype = unet.dtype
         self._device = device
+        self._unet = unet
         self._vae = vae
         for part in (unet, vae):
             part.eval().to(memory_format=torch.channels_last)
-        if compiled:
-            self._unet: Any = torch.compile(unet, dynamic=True)
+        self._taken = taken(unet.config)
+        self._network: Network = forward_of(unet)
+        if compiled_rows:
+            self._network = Buckets(self._network, device, most_rows=compiled_rows)
         else:
             packing.pack(unet, vae.decoder, free=free)
-            self._unet = unet
 
     def predict(
         self,
@@ -44,15 +53,13 @@ class TorchNetworks:
         pooled: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return forward(
-            self._unet,
+        inputs = [
             latents.to(self._dtype, memory_format=torch.channels_last),
-            timesteps.to(self._device),
+            devices.moved(timesteps, self._device),
             embeddings,
-            guidance,
-            pooled,
-            time_ids,
-        )
+        ]
+        given = {"guidance": guidance, "pooled": pooled, "time_ids": time_ids}
+        return self._network(*inputs, *(given[name] for name in self._taken))
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +24,33 @@ def is_flux(config: Any) -> bool:
     return "guidance_embeds" in config
 
 
-def forward(
+def taken(config: Any) -> tuple[str, ...]:
+    """What a network takes besides latents, timesteps and embeddings, as `Networks.predict` calls it, in one order."""
+    if is_flux(config):
+        return ("pooled", "guidance") if config.guidance_embeds else ("pooled",)
+    if is_sd3(config):
+        return ("pooled",)
+    names = ("pooled", "time_ids") if config.addition_embed_type == "text_time" else ()
+    return names if config.time_cond_proj_dim is None else (*names, "guidance")
+
+
+def forward_of(network: Any) -> Callable[..., torch.Tensor]:
+    """The network as a function of latents, timesteps, embeddings and what it has `taken`, by their places."""
+    call = _flux if is_flux(network.config) else _sd3 if is_sd3(network.config) else _unet
+    names = taken(network.config)
+
+    def forward(
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        *more: torch.Tensor,
+    ) -> torch.Tensor:
+        return call(network, latents, timesteps, embeddings, **dict(zip(names, more, strict=True)))
+
+    return forward
+
+
+def _unet(
     network: Any,
     latents: torch.Tensor,
     timesteps: torch.Tensor,
@@ -32,17 +59,32 @@ def forward(
     pooled: torch.Tensor | None = None,
     time_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The output (rows, C, h, w) of a network; arguments are as `Networks.predict` has them."""
-    given: dict[str, Any]
-    if is_flux(network.config):
-        return _flux(network, latents, timesteps, embeddings, guidance, pooled)
-    if is_sd3(network.config):
-        given = {"hidden_states": latents, "timestep": timesteps, "pooled_projections": pooled}
-    else:
-        added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
-        given = {"sample": latents, "timestep": timesteps, "timestep_cond": guidance}
-        given["added_cond_kwargs"] = added
-    output: torch.Tensor = network(**given, encoder_hidden_states=embeddings, return_dict=False)[0]
+    added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
+    output: torch.Tensor = network(
+        latents,
+        timesteps,
+        encoder_hidden_states=embeddings,
+        timestep_cond=guidance,
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0]
+    return output
+
+
+def _sd3(
+    network: Any,
+    latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    embeddings: torch.Tensor,
+    pooled: torch.Tensor,
+) -> torch.Tensor:
+    output: torch.Tensor = network(
+        hidden_states=latents,
+        timestep=timesteps,
+        encoder_hidden_states=embeddings,
+        pooled_projections=pooled,
+        return_dict=False,
+    )[0]
     return output
 
 
@@ -51,10 +93,10 @@ def _flux(
     latents: torch.Tensor,
     timesteps: torch.Tensor,
     embeddings: torch.Tensor,
-    guidance: torch.Tensor | None,
-    pooled: torch.Tensor | None,
+    pooled: torch.Tensor,
+    guidance: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The same of Flux, which takes patches as tokens, each with its place; as in diffusers' `FluxPipeline`."""
+    """Flux takes patches as tokens, each with its place; as in diffusers' `FluxPipeline`."""
     rows, channels, height, width = latents.shape
     high, wide = height // FLUX_PATCH, width // FLUX_PATCH
     patches = latents.reshape(rows, channels, high, FLUX_PATCH, wide, FLUX_PATCH)

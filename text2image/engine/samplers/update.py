@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from text2image.engine import devices
 from text2image.engine.samplers.tables import Table
 
 
@@ -87,7 +88,8 @@ class Trajectory:
             *zip([output, *self._outputs], of_outputs, strict=False),
         ]
         if self._noise is not None:
-            weighed.append((self._noise.to(self.latents.device, torch.float32), of_noise))
+            noise = devices.moved(self._noise.float(), self.latents.device)
+            weighed.append((noise, of_noise))
         kept = [pair for pair in weighed if pair[1]] or [(self.latents, 0.0)]
         return [tensor for tensor, _ in kept], [weight for _, weight in kept]
 
@@ -126,7 +128,7 @@ def advance(trajectories: Sequence[Trajectory], outputs: Sequence[torch.Tensor])
     order = sorted(range(len(sums)), key=lambda row: -len(sums[row][0]))
     places = len(sums[order[0]][0])
     padded = [[*sums[row][1], *[0.0] * (places - len(sums[row][1]))] for row in order]
-    weights = torch.tensor(padded, dtype=torch.float32).T.to(sums[0][0][0].device)
+    weights = devices.placed(padded, sums[0][0][0].device, torch.float32).T
     total = torch.cat([sums[row][0][0] for row in order]).mul_(weights[0].view(-1, 1, 1, 1))
     for place in range(1, places):
         summands = torch.cat([sums[row][0][place] for row in order if len(sums[row][0]) > place])
@@ -137,4 +139,4 @@ def advance(trajectories: Sequence[Trajectory], outputs: Sequence[torch.Tensor])
 
 
 def _column(numbers: list[float], device: torch.device) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.float32).to(device).view(-1, 1, 1, 1)
+    return devices.placed(numbers, device, torch.float32).view(-1, 1, 1, 1)
