@@ -9,7 +9,7 @@ import streamlit as st
 from frontend.orders import LABELS, Order, fresh_seed
 from frontend.visitor import Visitor
 from text2image.core.messages import ModelInfo
-from text2image.core.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, SIDE_MULTIPLE
+from text2image.core.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS
 
 # A browser's numbers are exact up to here; larger seeds can be asked for by other clients.
 MAX_TYPED_SEED = 2**53 - 1
@@ -82,7 +82,7 @@ def _options(model: ModelInfo) -> None:
     left, right = st.columns(2, gap="small")
     for column, side in ((left, "width"), (right, "height")):
         column.number_input(
-            LABELS[side], model.min_side, model.max_side, step=SIDE_MULTIPLE, key=side
+            LABELS[side], model.min_side, model.max_side, step=model.side_multiple, key=side
         )
     st.slider(LABELS["steps"], 1, MAX_STEPS, key="steps", help="More take longer.")
     st.slider(

@@ -109,6 +109,6 @@ def test_a_side_that_only_some_families_draw_is_refused_by_its_name(
     )
     if kind == "sd3":
         assert answer.status_code == 400
-        assert "width: is 72 pixels; for this model it must be a multiple of 16" in answer.text
+        assert "width: is 72 pixels; it must be a multiple of 16" in answer.text
     else:
         assert answer.status_code == 200

@@ -11,6 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
+# Pixels that a side of a picture is a multiple of, at least: what a latent pixel stands for in most models.
+SIDE_MULTIPLE = 8
+
 
 class _Open(StrEnum):
     """Names of which later versions may know more."""
@@ -72,7 +75,8 @@ class ModelInfo:
 
     Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
     be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
-    `fast` tells what a fast picture leaves out, and is empty where that is nothing.
+    `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
+    `side_multiple`: what a latent pixel stands for, where that is more than 8.
     """
 
     id: str
@@ -93,6 +97,7 @@ class ModelInfo:
     max_steps: tuple[tuple[Sampler, int], ...] = ()
     quality: Quality = Quality.EXACT
     fast: str = ""
+    side_multiple: int = SIDE_MULTIPLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,8 @@ class Settings(BaseSettings):
 
     model: str = Field(
         default_factory=brought_model,
-        description="`embedded`, a folder in diffusers format, or the id of a model on the Hugging Face hub.",
+        description="`embedded`, a folder in diffusers format, a checkpoint in a single file, or the id of a model on "
+        "the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     default_steps: int | None = Field(

@@ -67,6 +67,16 @@ def pick_dtype(device: torch.device, name: str) -> torch.dtype:
     return torch.float16
 
 
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a device does not compute in a precision; None if it does."""
+    try:
+        picture = torch.zeros(1, 1, 3, 3, dtype=dtype, device=device)
+        torch.nn.functional.linear(torch.conv2d(picture, picture).flatten(1), picture[0, 0, :1, :1])
+    except (RuntimeError, TypeError) as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Cores that this process may use: its affinity, and the CPU quota of its container (cgroup v2)."""
     affinity = getattr(os, "sched_getaffinity", None)

@@ -35,6 +35,7 @@ def measure(
 
     Raises:
         OutOfMemory: not even one picture fits.
+        ValueError: the first picture holds numbers that are not finite, and so would others.
     """
     highest = min(model.max_rows, max_rows) if max_rows else model.max_rows
     batches: list[list[Sample]] = []
@@ -46,9 +47,7 @@ def measure(
                 if seconds <= MAX_STEP_SECONDS:
                     points[work] = min(seconds, _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
         one = batches[0]
-        memory.restart()
-        _decode(model, one)
-        memory.learn_decode()
+        _draw_first(model, one, memory)
         decode_seconds = min(_timed(lambda: _decode(model, one), clock) for _ in range(ROUNDS))
     finally:
         for sample in (each for batch in batches for each in batch):
@@ -69,6 +68,22 @@ def measure(
         costs.cap(one[0].key),
     )
     return costs
+
+
+def _draw_first(model: Model, samples: list[Sample], memory: MemoryGuard) -> None:
+    """Takes a step and decodes what it made, so that no model is ready whose numbers are none."""
+    try:
+        (failure,) = model.advance(samples, model.predict(samples))
+        if failure:
+            raise failure
+        memory.restart()
+        _decode(model, samples)
+        memory.learn_decode()
+    except ValueError as error:
+        raise ValueError(
+            f"{model.info.id} draws nothing: {error}; its weights hold such numbers, which `python -m text2image "
+            f"check` finds, or they are too large for {model.info.dtype}: set T2I_DTYPE=float32 or bfloat16"
+        ) from error
 
 
 def _grow(

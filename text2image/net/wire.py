@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from text2image.core.messages import (
+    SIDE_MULTIPLE,
     ClientEvent,
     Completed,
     Counters,
@@ -257,6 +258,8 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     )
     # A runner of an earlier version draws exactly, and does not say so.
     values["quality"] = Quality.named(message.quality or Quality.EXACT)
+    # One of before this was told draws multiples of 8.
+    values["side_multiple"] = message.side_multiple or SIDE_MULTIPLE
     return ModelInfo(**values)
 
 

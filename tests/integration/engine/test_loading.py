@@ -21,13 +21,13 @@ from huggingface_hub.errors import (
 
 from tests.integration.engine.conftest import settings_for
 from text2image.engine.models.contract import Model
+from text2image.engine.models.hub import why_not_fetched
 from text2image.engine.models.loading import (
     _STRIDE_BYTES,
     _WHOLE_BYTES,
     EMBEDDED_PATH,
     load_model,
     revision_of,
-    why_not_fetched,
 )
 
 

@@ -20,7 +20,6 @@ from tests.integration.engine.conftest import (
     settings_for,
 )
 from tests.integration.engine.pipelines import SD3_KINDS, draw_with_pipeline
-from text2image.core.errors import InvalidRequest
 from text2image.core.messages import Request, Sampler, Schedule
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
@@ -123,13 +122,8 @@ def test_defaults_suit_the_kind(
     assert info.sampler is Sampler.FLOW_EULER
     assert set(info.samplers) <= {Sampler.FLOW_EULER, Sampler.FLOW_HEUN}
     assert info.max_prompt_tokens == tokens
+    assert info.side_multiple == 16
     assert info.max_side == 192, "as far as its positions go"
-
-
-def test_a_side_that_patches_do_not_fill_is_refused_by_its_name(pipeline_folder: Folders) -> None:
-    model = loaded(pipeline_folder("sd3"))
-    with pytest.raises(InvalidRequest, match=r"width: is 72 pixels; .* a multiple of 16"):
-        model.plan(ask(width=72))
 
 
 @pytest.mark.parametrize(("kind", "told"), [("sd3", False), ("sd3-bare", True)])

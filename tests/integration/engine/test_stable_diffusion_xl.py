@@ -200,6 +200,19 @@ def test_what_one_encoder_has_no_room_for_is_told(pipeline_folder: Folders) -> N
     assert ending.truncated.endswith("at the very end")
 
 
+def test_a_folder_that_has_the_weights_as_a_variant_alone_gives_the_same_picture(
+    pipeline_folder: Folders, tmp_path: Path
+) -> None:
+    pipeline: Any = StableDiffusionXLPipeline.from_pretrained(pipeline_folder("xl"))
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    assert not list(tmp_path.glob("*/diffusion_pytorch_model.safetensors"))
+    request = ask(steps=3, sampler=Sampler.EULER)
+    assert (
+        off(draw_alone(loaded(tmp_path), request), Reference(pipeline_folder("xl")).draw(request))
+        <= TOLERANCE
+    )
+
+
 def overflowing(folder: Path, target: Path) -> Path:
     """A pipeline whose decoder's numbers are too large for fp16, as those of SDXL's first decoder are."""
     pipeline: Any = StableDiffusionXLPipeline.from_pretrained(folder)

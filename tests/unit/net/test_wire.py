@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import grpc
 import pytest
@@ -101,8 +101,15 @@ def test_a_status_arrives(status: Status) -> None:
 
 
 def test_a_model_arrives() -> None:
-    sent = wire.model_to(MODEL).SerializeToString()
-    assert wire.model_from(pb.GetModelResponse.FromString(sent)) == MODEL
+    for model in (MODEL, replace(MODEL, side_multiple=16)):
+        sent = wire.model_to(model).SerializeToString()
+        assert wire.model_from(pb.GetModelResponse.FromString(sent)) == model
+
+
+def test_a_runner_that_does_not_tell_of_sides_draws_multiples_of_8() -> None:
+    message = wire.model_to(MODEL)
+    message.ClearField("side_multiple")
+    assert wire.model_from(message).side_multiple == 8
 
 
 class Failed(grpc.RpcError):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from text2image.core.guidance import EVERYWHERE, parse_interval
-from text2image.core.messages import ModelInfo, Sampler, Schedule
+from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
 from text2image.engine.models.prompts import FLUX_TOKENS, T5_TOKENS
 from text2image.engine.runtimes.choice import network_of, sample_size
-from text2image.engine.runtimes.forward import is_flux, is_sd3
+from text2image.engine.runtimes.forward import is_flux, is_sd3, patch_size
 from text2image.engine.samplers.registry import flux_levels, limit_steps, own_sampler
 from text2image.engine.samplers.tables import offered
 
@@ -82,6 +82,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     """
     settings = checkpoint.settings
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    multiple = max(SIDE_MULTIPLE, scale * patch_size(network_of(pipeline).config))
     side = sample_size(network_of(pipeline).config) * scale
     profile = _profile(pipeline, settings.model, family)
     samplers = _samplers(pipeline)
@@ -92,7 +93,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         family=family,
         width=side,
         height=side,
-        min_side=min(64, side),
+        min_side=min(-(-64 // multiple) * multiple, side),
         max_side=_max_side(pipeline, settings.max_side or min(2 * side, MAX_SIDE), scale),
         steps=settings.default_steps or profile.steps,
         guidance_scale=profile.guidance_scale
@@ -109,6 +110,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         dtype=str(checkpoint.dtype).removeprefix("torch."),
         quality=settings.quality,
         fast=_fast(pipeline, settings),
+        side_multiple=multiple,
     )
 
 

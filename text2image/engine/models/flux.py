@@ -78,7 +78,6 @@ class Flux:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        latents.check_sides(request, self._latent_scale * FLUX_PATCH)
         if request.negative_prompt.strip():
             reason = "is not read by this model, which draws from one text alone; leave it out"
             raise InvalidRequest(FieldViolation("negative_prompt", reason))

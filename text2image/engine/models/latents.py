@@ -101,22 +101,6 @@ def shift(config: Mapping[str, Any], tokens: int, high: float) -> float | None:
     return float(tokens * slope + (low - slope * least))
 
 
-def check_sides(request: Request, multiple: int) -> None:
-    """
-    Raises:
-        InvalidRequest: a side is no multiple of so many pixels.
-    """
-    violations = [
-        FieldViolation(
-            name, f"is {side} pixels; for this model it must be a multiple of {multiple}"
-        )
-        for name, side in (("width", request.width), ("height", request.height))
-        if side % multiple
-    ]
-    if violations:
-        raise InvalidRequest(*violations)
-
-
 def set_rows(sample: Sample) -> None:
     """Sets what the next pass takes, of which the plan knew the mean alone."""
     sample.rows = 2 if sample.state.trajectory.call in sample.state.guided else 1

@@ -81,7 +81,6 @@ class StableDiffusion3:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        latents.check_sides(request, self._latent_scale * self._config.patch_size)
         return latents.plan(request, *self._sides(request), self._interval)
 
     def _sides(self, request: Request) -> tuple[int, int]:

@@ -19,6 +19,8 @@ from diffusers import (
 
 from text2image.core.settings import Settings
 from text2image.engine import devices
+from text2image.engine.layouts.folder import NOT_DRAWING
+from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.eager import TorchNetworks
 from text2image.engine.runtimes.networks import Networks
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
-LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+LEFT_OUT = dict.fromkeys(NOT_DRAWING)
 # What a runtime executes, and what encodes prompts for it.
 NETWORKS = ("unet", "transformer", "vae")
 TEXTS = tuple(f"{part}{end}" for part in ("tokenizer", "text_encoder") for end in ("", "_2", "_3"))
@@ -126,13 +127,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype, *, without: Iterable[str] = 
     known = inspect.signature(kind.__init__).parameters
     # Some pipelines must be told what is not there.
     absent = [part for part, of in kind.load_config(folder).items() if of == [None, None]]
-    return kind.from_pretrained(
-        folder,
-        dtype=dtype,
-        **{part: None for part in (*LEFT_OUT, *without, *absent) if part in known},
-        **options,
-        local_files_only=True,
-    )
+    left_out = {part: None for part in (*LEFT_OUT, *without, *absent) if part in known}
+    return open_pipeline(kind, folder, dtype, **left_out, **options)
 
 
 def network_of(pipeline: Any) -> Any:

@@ -22,7 +22,7 @@ from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of, sample_size
-from text2image.engine.runtimes.forward import FLUX_PATCH, forward_of, is_flux, is_sd3
+from text2image.engine.runtimes.forward import forward_of, is_flux, is_sd3, patch_size
 from text2image.engine.runtimes.networks import SIZE_NUMBERS
 from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
@@ -133,11 +133,9 @@ def _is_transformer(config: Any) -> bool:
 
 def _inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
     """What the network takes, by the names of `Networks.predict` and in the order of the trace."""
-    patch, channels = 1, config.in_channels
-    if is_sd3(config):
-        patch = config.patch_size
-    elif is_flux(config):
-        patch, channels = FLUX_PATCH, channels // FLUX_PATCH**2
+    patch, channels = patch_size(config), config.in_channels
+    if is_flux(config):
+        channels //= patch**2
     sides = (height // patch * patch, width // patch * patch)
     inputs = {
         "latents": torch.randn(_ROWS, channels, *sides),

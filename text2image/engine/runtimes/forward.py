@@ -24,6 +24,13 @@ def is_flux(config: Any) -> bool:
     return "guidance_embeds" in config
 
 
+def patch_size(config: Any) -> int:
+    """Latent pixels of a side that must come together; 1 where there are no patches."""
+    if is_flux(config):
+        return FLUX_PATCH
+    return int(config.patch_size) if is_sd3(config) else 1
+
+
 def taken(config: Any) -> tuple[str, ...]:
     """What a network takes besides latents, timesteps and embeddings, as `Networks.predict` calls it, in one order."""
     if is_flux(config):

@@ -232,6 +232,11 @@ def offered(
     return tuple(sampler for sampler in KINDS if _fits(sampler, config, sigmas))
 
 
+def can_be_drawn(config: Mapping[str, Any]) -> bool:
+    """Whether there is any sampler that a model can be drawn with, mostly found out with the first that is tried."""
+    return any(_fits(sampler, config, None) for sampler in KINDS)
+
+
 def _fits(sampler: Sampler, config: Mapping[str, Any], sigmas: tuple[float, ...] | None) -> bool:
     steps = min(2, limit_steps(sampler, config))
     # A shift by size is not known before there is one.
