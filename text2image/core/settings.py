@@ -136,6 +136,13 @@ class Settings(BaseSettings):
         description="Part of its passes in which a `fast` picture is guided, as in `0.1-0.6`: 0 is before the first, 1 "
         "after the last; with `0-1` it is the exact one.",
     )
+    guidance_rescale: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How far guided predictions are brought back to their size without guidance, against pictures that "
+        "are burnt by it: 0 is not at all, 1 altogether; if unset what suits the model.",
+    )
     max_side: int | None = Field(
         None,
         ge=64,

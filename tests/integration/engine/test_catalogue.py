@@ -67,7 +67,7 @@ def asked(name: str, seed: int) -> Request:
     )
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "turbo", "lcm"])
+@pytest.mark.parametrize("kind", ["sd1", "lcm", "xl", "xl-second", "sd3", "sd3-bare", "flux-dev"])
 def test_a_model_is_described_before_it_is_loaded_as_it_is_after(
     pipeline_folder: Callable[[str], Path], kind: str
 ) -> None:

@@ -45,8 +45,8 @@ def test_a_folder_without_a_pipeline_is_named_in_the_error(tmp_path: Path) -> No
 
 
 def test_a_family_that_we_do_not_draw_with_is_named_in_the_error(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match="FluxPipeline"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AuraFlowPipeline"}))
+    with pytest.raises(ValueError, match="AuraFlowPipeline"):
         load_model(settings_for(str(tmp_path)), 0, lambda detail: None)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,7 +51,14 @@ def test_openvino_computes_on_a_cpu_where_it_is_installed_and_torch_everywhere_e
         runtime_of(Settings(runtime="openvino"), CPU)
 
 
-@pytest.mark.parametrize(("kind", "sampler"), [("sd2", Sampler.DDIM), ("lcm", Sampler.LCM)])
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("sd2", Sampler.DDIM),
+        ("lcm", Sampler.LCM),
+        ("xl-lcm", Sampler.LCM),
+    ],
+)
 def test_a_model_is_converted_once_and_gives_the_picture_that_torch_gives(
     pipeline_folder: Callable[[str], Path], cache: Path, kind: str, sampler: Sampler
 ) -> None:
@@ -98,6 +107,22 @@ def test_what_openvino_cannot_execute_is_left_to_torch_unless_it_was_named(
     assert draw_alone(model, make_request("a cat", steps=1)).shape == (128, 128, 3)
     with pytest.raises(ValueError, match=r"T2I_RUNTIME=openvino: .*file"):
         load_model(Settings(model=folder, device="cpu", runtime="openvino"), 0, nothing)
+
+
+def test_a_model_is_not_converted_where_memory_is_short(
+    pipeline_folder: Callable[[str], Path],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Of what asks for it before a conversion, since the model itself has to fit.
+    monkeypatch.setattr(openvino, "HostMemory", lambda: SimpleNamespace(free=lambda: 100_000))
+    told: list[str] = []
+    load_model(Settings(model=str(pipeline_folder("xl")), device="cpu"), 0, told.append)
+    assert re.search(
+        r"torch does: converting it takes \d+\.\d GB of memory, and 0.0 GB", caplog.text
+    )
+    assert not [detail for detail in told if "converting" in detail]
 
 
 def test_an_output_that_openvino_did_not_write_is_a_lack_of_memory(

@@ -53,10 +53,9 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
 def _outline(folder: Path) -> Any:
     """A diffusers pipeline whose networks are their configurations alone."""
     index = json.loads((folder / "model_index.json").read_text())
-    # Beside its parts a pipeline has options of its own.
-    options = {name: value for name, value in index.items() if not isinstance(value, list)}
-    parts: dict[str, Any] = {"config": FrozenDict(options)}
-    for name in index.keys() - options.keys():
+    # A pipeline's configuration names its parts, and has options of its own.
+    parts: dict[str, Any] = {"config": FrozenDict(index)}
+    for name in [name for name, value in index.items() if isinstance(value, list)]:
         library, kind = index[name]
         if kind is None or name in LEFT_OUT:
             parts[name] = None

@@ -18,7 +18,13 @@ from text2image.engine import devices
 from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json
 from text2image.engine.layouts.headers import Unreadable
 from text2image.engine.layouts.single_file import lay_out
-from text2image.engine.models import hub, stable_diffusion
+from text2image.engine.models import (
+    flux,
+    hub,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 from text2image.engine.models.contract import Model
 from text2image.engine.preflight.check import require_usable
 from text2image.engine.preflight.findings import Finding
@@ -57,6 +63,9 @@ class Checkpoint:
 FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
     "StableDiffusionPipeline": stable_diffusion.load,
     "LatentConsistencyModelPipeline": stable_diffusion.load,
+    "StableDiffusionXLPipeline": stable_diffusion_xl.load,
+    "StableDiffusion3Pipeline": stable_diffusion_3.load,
+    "FluxPipeline": flux.load,
 }
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.

@@ -1,4 +1,4 @@
-"""Writes a model's U-Net and decoder as OpenVINO reads them.
+"""Writes a model's U-Net or transformer, and its decoder, as OpenVINO reads them.
 
     python -m text2image.engine.runtimes.conversion FROM [TO]
 
@@ -21,7 +21,9 @@ from torch import nn
 from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
-from text2image.engine.runtimes.choice import load_pipeline
+from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of, sample_size
+from text2image.engine.runtimes.forward import forward_of, is_flux, is_sd3, patch_size
+from text2image.engine.runtimes.networks import SIZE_NUMBERS
 from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
 
 # Of the largest number that the network puts out.
@@ -32,9 +34,12 @@ _TRACED = (17, 19)
 
 
 class _UNet(nn.Module):
-    def __init__(self, unet: Any) -> None:
+    """A U-Net as OpenVINO calls it, by the places of its inputs; so are the next two."""
+
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.unet = unet
+        self.network = network
+        self.call = forward_of(network)
 
     def forward(
         self,
@@ -43,14 +48,51 @@ class _UNet(nn.Module):
         embeddings: torch.Tensor,
         guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        output: torch.Tensor = self.unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=embeddings,
-            timestep_cond=guidance,
-            return_dict=False,
-        )[0]
-        return output
+        return self.call(latents, timesteps, embeddings, *([] if guidance is None else [guidance]))
+
+
+class _UNetXL(nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.call = forward_of(network)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        pooled: torch.Tensor,
+        time_ids: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        more = [pooled, time_ids, *([] if guidance is None else [guidance])]
+        return self.call(latents, timesteps, embeddings, *more)
+
+
+class _Transformer(nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.call = forward_of(network)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        pooled: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        more = [pooled, *([] if guidance is None else [guidance])]
+        return self.call(latents, timesteps, embeddings, *more)
+
+
+def _wrapped(network: Any) -> nn.Module:
+    if _is_transformer(network.config):
+        return _Transformer(network).eval()
+    is_xl = network.config.addition_embed_type == "text_time"
+    return (_UNetXL(network) if is_xl else _UNet(network)).eval()
 
 
 class _Decoder(nn.Module):
@@ -69,48 +111,68 @@ def convert(folder: Path, target: Path) -> None:
     Raises:
         ValueError: what OpenVINO puts out is not what torch does.
     """
-    pipeline = load_pipeline(folder, torch.float32, text_encoder=None, tokenizer=None)
-    unet, decoder = _UNet(pipeline.unet).eval(), _Decoder(pipeline.vae).eval()
+    pipeline = load_pipeline(folder, torch.float32, without=TEXTS)
+    network, decoder = _wrapped(network_of(pipeline)), _Decoder(pipeline.vae).eval()
+    config, vae = network_of(pipeline).config, pipeline.vae.config
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as around:
         parts = Path(around, "parts")
         parts.mkdir()
-        _write(unet, _unet_inputs(pipeline.unet.config, *_TRACED), parts / UNET)
-        _write(decoder, _decoder_inputs(pipeline.vae.config, *_TRACED), parts / DECODER)
+        _write(network, _inputs(config, *_TRACED), parts / UNET)
+        _write(decoder, _decoder_inputs(vae, *_TRACED), parts / DECODER)
         networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads())
-        side = int(pipeline.unet.config.sample_size)
-        _compare(unet, _unet_inputs(pipeline.unet.config, side, side), networks.predict)
-        _compare(decoder, _decoder_inputs(pipeline.vae.config, side, side), networks.decode)
+        side = sample_size(config)
+        _compare(network, _inputs(config, side, side), networks.predict)
+        _compare(decoder, _decoder_inputs(vae, side, side), networks.decode)
         parts.rename(target)
 
 
-def _unet_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    inputs = (
-        torch.randn(_ROWS, config.in_channels, height, width),
-        torch.linspace(1.0, 900.0, _ROWS),
-        torch.randn(_ROWS, 77, config.cross_attention_dim),
-    )
-    if config.time_cond_proj_dim is None:
+def _is_transformer(config: Any) -> bool:
+    return is_sd3(config) or is_flux(config)
+
+
+def _inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
+    """What the network takes, by the names of `Networks.predict` and in the order of the trace."""
+    patch, channels = patch_size(config), config.in_channels
+    if is_flux(config):
+        channels //= patch**2
+    sides = (height // patch * patch, width // patch * patch)
+    inputs = {
+        "latents": torch.randn(_ROWS, channels, *sides),
+        "timesteps": torch.linspace(1.0, 900.0, _ROWS),
+    }
+    if _is_transformer(config):
+        inputs["embeddings"] = torch.randn(_ROWS, 77, config.joint_attention_dim)
+        inputs["pooled"] = torch.randn(_ROWS, config.pooled_projection_dim)
+        if is_flux(config) and config.guidance_embeds:
+            inputs["guidance"] = torch.linspace(1.0, 7.0, _ROWS)[:, None]
         return inputs
-    return (*inputs, torch.randn(_ROWS, config.time_cond_proj_dim))
+    inputs["embeddings"] = torch.randn(_ROWS, 77, config.cross_attention_dim)
+    if config.addition_embed_type == "text_time":
+        numbers = SIZE_NUMBERS * config.addition_time_embed_dim
+        pooled = config.projection_class_embeddings_input_dim - numbers
+        inputs["pooled"] = torch.randn(_ROWS, pooled)
+        inputs["time_ids"] = torch.linspace(0.0, 1024.0, _ROWS * SIZE_NUMBERS).view(_ROWS, -1)
+    if config.time_cond_proj_dim is not None:
+        inputs["guidance"] = torch.randn(_ROWS, config.time_cond_proj_dim)
+    return inputs
 
 
-def _decoder_inputs(config: Any, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    return (torch.randn(1, config.latent_channels, height, width),)
+def _decoder_inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
+    return {"latents": torch.randn(1, config.latent_channels, height, width)}
 
 
 @torch.inference_mode()
-def _compare(network: nn.Module, inputs: tuple[torch.Tensor, ...], converted: Any) -> None:
-    expected = network(*inputs)
-    missing = (None,) * (4 - len(inputs)) if len(inputs) > 1 else ()
-    off = (converted(*inputs, *missing) - expected).abs().max() / expected.abs().max()
+def _compare(network: nn.Module, inputs: dict[str, torch.Tensor], converted: Any) -> None:
+    expected = network(**inputs)
+    off = (converted(**inputs) - expected).abs().max() / expected.abs().max()
     # Written this way round so that NaN is refused too.
     if not off <= _TOLERANCE:
         raise ValueError(f"OpenVINO's output differs from torch's by {off:.1g} of its range")
 
 
 @torch.no_grad()
-def _write(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+def _write(network: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
     # Converting would report to its makers that it did.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
@@ -124,12 +186,12 @@ def _write(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> 
                 for place, size in enumerate(each.shape)
             ]
         )
-        for each in inputs
+        for each in inputs.values()
     ]
     with warnings.catch_warnings():
         # What a trace holds fast is compared below, at a size that it has not seen.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        model = openvino.convert_model(network, example_input=inputs, input=shapes)
+        model = openvino.convert_model(network, example_input=tuple(inputs.values()), input=shapes)
     openvino.save_model(model, path, compress_to_fp16=False)
 
 

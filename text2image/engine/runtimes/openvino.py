@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 
 from text2image.core.settings import Settings
+from text2image.engine.host_memory import HostMemory
 from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.runtimes import SHIPPED
 
@@ -34,6 +35,8 @@ _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16
 # What stands in an output before a network runs. Out of memory, OpenVINO may return without a word and leave it there.
 # Exact in fp32, and no number of a network's.
 _UNTOUCHED = -(2.0**120)
+# What converting takes of memory, as a multiple of the weights: torch's, and OpenVINO's as it computes with them.
+_COPIES = 2.2
 _ROOT = Path(__file__).parents[3]
 
 
@@ -47,13 +50,14 @@ def installed() -> bool:
 
 
 def converted(
-    folder: Path, revision: str, settings: Settings, report: Callable[[str], None]
+    folder: Path, revision: str, settings: Settings, report: Callable[[str], None], weights: int
 ) -> Path:
     """The folder of the model's networks as OpenVINO reads them; converted now if that was never done.
 
     Args:
         folder: a pipeline in diffusers' format.
         revision: changes with its weights.
+        weights: bytes of the networks in fp32.
 
     Raises:
         NotConverted: it cannot be done.
@@ -68,11 +72,24 @@ def converted(
         # One process of several that start at once does it.
         with FileLock(kept.with_suffix(".lock")):
             if not (kept / DECODER).exists():
+                _check_room(weights)
                 report("converting the model for OpenVINO, once; T2I_RUNTIME=torch does without")
                 _convert(folder, kept)
     except OSError as error:
         raise NotConverted(str(error)) from error
     return kept
+
+
+def _check_room(weights: int) -> None:
+    """
+    Raises:
+        NotConverted: there is too little memory, and the kernel might end another process in place of the conversion.
+    """
+    needed, free = _COPIES * weights, HostMemory().free()
+    if free is not None and free < needed:
+        raise NotConverted(
+            f"converting it takes {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        )
 
 
 def name_of(revision: str) -> str:
@@ -101,25 +118,36 @@ def _convert(folder: Path, target: Path) -> None:
 class OpenVinoNetworks:
     """A converted U-Net and decoder."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        threads: int,
+        *,
+        decoder_dtype: torch.dtype | None = None,
+    ) -> None:
         """Compiles them for this CPU.
 
         Args:
             dtype: the precision of the arithmetic, where this CPU has it.
+            decoder_dtype: the decoder's, if it is another.
             threads: those that compute, the calling one included.
         """
         import openvino
 
         core = openvino.Core()
         options = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             # A core that another process is busy on is left to it.
             "ENABLE_CPU_PINNING": False,
         }
+        precisions = {UNET: dtype, DECODER: decoder_dtype or dtype}
         self._compiled = [
-            core.compile_model(folder / name, "CPU", options) for name in (UNET, DECODER)
+            core.compile_model(
+                folder / name, "CPU", {**options, "INFERENCE_PRECISION_HINT": _PRECISIONS[each]}
+            )
+            for name, each in precisions.items()
         ]
         self._unet, self._decoder = (each.create_infer_request() for each in self._compiled)
         self._tensor: Any = openvino.Tensor
@@ -130,9 +158,13 @@ class OpenVinoNetworks:
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        inputs = (latents, timesteps, embeddings, guidance)
+        # In the order in which they were traced.
+        inputs = (latents, timesteps, embeddings, pooled, time_ids, guidance)
         return self._run(self._unet, [each for each in inputs if each is not None], latents.shape)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
