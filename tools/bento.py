@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from text2image.core.model_names import name_of
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
@@ -55,7 +56,7 @@ def bring(model: str, revision: str | None, models: Path = MODELS) -> str:
 
     settings = Settings(model=model, model_revision=revision)
     source = locate(settings, lambda detail: print(detail, file=sys.stderr))
-    name = source.name if Path(model).expanduser().is_dir() else model
+    name = name_of(model)
     target = models / name
     if source != target:
         shutil.rmtree(target, ignore_errors=True)

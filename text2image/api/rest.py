@@ -24,7 +24,7 @@ from text2image.api.asgi import (
 from text2image.api.pictures import PictureResponse
 from text2image.core import validation
 from text2image.core.errors import InvalidRequest, Text2ImageError
-from text2image.core.messages import RequestParams
+from text2image.core.messages import SIDE_MULTIPLE, RequestParams
 from text2image.gateway.generate import Drawing
 
 TRANSPORT = "rest"
@@ -32,7 +32,7 @@ router = APIRouter()
 # What our fields are called in this dialect, where it is not the same.
 _NAMES = {"prompt": "text"}
 _SIDE = fields.documented(
-    description="Pixels, within the model's limits.", minimum=1, multipleOf=validation.SIDE_MULTIPLE
+    description="Pixels, within the model's limits.", minimum=1, multipleOf=SIDE_MULTIPLE
 )
 
 
@@ -59,6 +59,7 @@ class GenerateRequest(BaseModel):
     sampler: str | None = fields.SAMPLER
     schedule: str | None = fields.SCHEDULE
     quality: str | None = fields.QUALITY
+    model: str | None = fields.MODEL
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )
@@ -174,7 +175,7 @@ _EXAMPLE = success(
     response_model=GenerateResponse,
     responses={
         **schema.success("The pictures.", schema.json(_EXAMPLE), schema.DRAWN_HEADERS),
-        **schema.refusals(schema.DRAWING, ErrorResponse, error_body),
+        **schema.refusals((*schema.DRAWING, schema.NOT_FOUND), ErrorResponse, error_body),
     },
     openapi_extra={
         "parameters": [schema.TIMEOUT_PARAMETER],

@@ -10,9 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import ModelInfo, Quality, RequestParams, Sampler, Schedule
+from text2image.core.messages import (
+    SIDE_MULTIPLE,
+    ModelInfo,
+    Quality,
+    RequestParams,
+    Sampler,
+    Schedule,
+)
 from text2image.core.settings import MAX_SIDE
-from text2image.core.validation import SIDE_MULTIPLE, check_context, compose_prompt, resolve
+from text2image.core.validation import check_context, compose_prompt, resolve
 
 BAD_USAGE = 2
 
@@ -115,6 +122,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         sampler=given.sampler,
         schedule=given.schedule,
         quality=given.quality,
+        model=given.model,
     )
 
 
@@ -149,7 +157,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Draws pictures from words and prints the path of each. The running server draws them if there is "
         "one, else this process does. What is left out takes the model's default.",
         epilog="The environment says the rest: T2I_SERVER, or HOST and GRPC_PORT, where the server listens, T2I_TLS_CA "
-        "what vouches for it, T2I_MODEL and T2I_DEVICE what is drawn with in this process.",
+        "what vouches for it, T2I_MODEL and T2I_DEVICE what is drawn with in this process. "
+        "`python -m text2image check MODEL` tells what is wrong with a model.",
         allow_abbrev=False,
     )
     picture = parser.add_argument_group("the picture")
@@ -167,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--schedule", f"how noise levels are spread over the steps: one of {schedules}")
     qualities = f"{Quality.EXACT}, or {Quality.FAST}, which leaves out work that changes little"
     _add(picture, "--quality", qualities)
+    _add(picture, "--model", "one of the server's; T2I_MODEL in this process", metavar="NAME")
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

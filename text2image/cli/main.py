@@ -11,10 +11,13 @@ from text2image.cli.drawing import CannotDraw, draw
 from text2image.cli.output import Save, saver
 from text2image.cli.screen import Screen
 from text2image.core.errors import InvalidRequest, Text2ImageError, Unauthenticated
-from text2image.core.messages import ClientEvent, Completed, Picture, Progress, Queued
+from text2image.core.messages import ClientEvent, Completed, Loading, Picture, Progress, Queued
 from text2image.core.settings import get_settings
 from text2image.gateway.store import NotSaved
+from text2image.ops import check
 
+# As the first word it is a command; a picture of that word takes quotes around it and more.
+CHECK = "check"
 FAILED = 1
 # As shells say it of a command that Ctrl-C has ended.
 INTERRUPTED = 130
@@ -28,6 +31,10 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: help was asked for, or the parser of the options has told what is wrong with them.
     """
+    return check.main(arguments[1:]) if arguments[:1] == [CHECK] else _draw(arguments)
+
+
+def _draw(arguments: Sequence[str]) -> int:
     screen = Screen(sys.stderr)
     try:
         options = parse(arguments)
@@ -82,6 +89,9 @@ class _Easel:
 
     def __call__(self, event: ClientEvent) -> None:
         match event:
+            case Loading(detail=detail, seconds=seconds):
+                left = f", about {seconds:.0f} s" if seconds and seconds >= _LONG_WAIT else ""
+                self._screen.bar(0, 1, f"loading the model: {detail}{left}")
             case Queued(predicted_seconds=seconds):
                 wait = f", ready in about {seconds:.0f} s" if seconds >= _LONG_WAIT else ""
                 self._screen.bar(0, 1, f"drawing{wait}")

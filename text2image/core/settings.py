@@ -22,9 +22,10 @@ from text2image.core.addresses import (
     reachable,
     split_port,
 )
+from text2image.core.catalogue import find_entries
 from text2image.core.folders import own_folder
 from text2image.core.guidance import parse_interval
-from text2image.core.limits import parse_limits
+from text2image.core.limits import parse_bytes, parse_limits
 from text2image.core.messages import Quality, Sampler
 from text2image.core.samplers import sampler_of
 
@@ -100,9 +101,20 @@ class Settings(BaseSettings):
 
     model: str = Field(
         default_factory=brought_model,
-        description="`embedded`, a folder in diffusers format, or the id of a model on the Hugging Face hub.",
+        description="`embedded`, a folder in diffusers format, a checkpoint in a single file, or the id of a model on "
+        "the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    models: str | None = Field(
+        None,
+        description="Models that requests may name beside `T2I_MODEL`, which may be one of them: a folder whose "
+        "sub-folders are models, a list as in `NAME=FOLDER,owner/name`, or a TOML file.",
+    )
+    model_memory: int | None = Field(
+        None,
+        gt=0,
+        description="Bytes of weights that are loaded at once, as in `6GiB`; only the free memory limits it if unset.",
+    )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
     )
@@ -128,8 +140,15 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=20,
-        description="A `fast` picture computes the deep part of the U-Net in the first of so many of its passes alone; "
-        "1 is in each.",
+        description="A `fast` picture of Stable Diffusion 1.x and 2.x computes the deep part of the U-Net in the first "
+        "of so many of its passes alone; 1 is in each.",
+    )
+    guidance_rescale: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How far guided predictions are brought back to their size without guidance, against pictures that "
+        "are burnt by it: 0 is not at all, 1 altogether; if unset what suits the model.",
     )
     max_side: int | None = Field(
         None,
@@ -299,6 +318,20 @@ class Settings(BaseSettings):
     @classmethod
     def _check_sampler(cls, value: str | None) -> str | None:
         return (sampler_of(value) or value) if value else None
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: str | None) -> str | None:
+        try:
+            find_entries(value)
+        except OSError as error:
+            raise ValueError(f"{error.filename}: {error.strerror}") from None
+        return value
+
+    @field_validator("model_memory", mode="before")
+    @classmethod
+    def _check_memory(cls, value: str | int | None) -> int | None:
+        return value if value is None or isinstance(value, int) else parse_bytes(value)
 
     @field_validator("guidance_interval")
     @classmethod

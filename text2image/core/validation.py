@@ -28,7 +28,6 @@ MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
 MAX_IMAGES = 8
 MAX_SEED = 2**63 - 1
-SIDE_MULTIPLE = 8
 # Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
 RANDOM_SEED_BITS = 32
 
@@ -62,6 +61,8 @@ def check_context(text: str, context: str | None) -> None:
 def resolve(params: RequestParams, model: ModelInfo) -> Request:
     """Checks what a client wrote, and fills what it left out; a missing seed is drawn at random.
 
+    `model` is the one that was named, or the default.
+
     Raises:
         InvalidRequest: with one violation for each bad field.
     """
@@ -82,6 +83,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         sampler=sampler,
         schedule=checks.schedule(params.schedule, ending, sampler, model),
         quality=checks.quality(params.quality, model),
+        model=model.id,
     )
     if checks.violations:
         raise InvalidRequest(*checks.violations)
@@ -129,8 +131,8 @@ class _Checks:
                 field,
                 f"is {value} pixels; {model.id} draws between {model.min_side} and {model.max_side}",
             )
-        elif value % SIDE_MULTIPLE:
-            self.refuse(field, f"is {value} pixels; it must be a multiple of {SIDE_MULTIPLE}")
+        elif value % model.side_multiple:
+            self.refuse(field, f"is {value} pixels; it must be a multiple of {model.side_multiple}")
         return value
 
     def guidance(self, value: float) -> float:

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
+from text2image.core.settings import Settings
 from text2image.engine.host_memory import HostMemory
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
+from text2image.engine.runtimes import graphs
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,16 @@ def pick_dtype(device: torch.device, name: str) -> torch.dtype:
     return torch.float16
 
 
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a device does not compute in a precision; None if it does."""
+    try:
+        picture = torch.zeros(1, 1, 3, 3, dtype=dtype, device=device)
+        torch.nn.functional.linear(torch.conv2d(picture, picture).flatten(1), picture[0, 0, :1, :1])
+    except (RuntimeError, TypeError) as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Cores that this process may use: its affinity, and the CPU quota of its container (cgroup v2)."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -78,15 +90,15 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return cores
 
 
-def prepare_thread(device: torch.device, threads: int, sharers: int = 1) -> None:
-    """Sets up the calling thread, the only one that will use torch.
+def computing_threads(settings: Settings) -> int:
+    """Threads that compute on a CPU: those that are set, or this process's share of the usable cores."""
+    return settings.threads or max(1, usable_cores() // max(1, settings.runner_workers))
 
-    Args:
-        threads: for torch on a CPU; 0 takes this process's share of the usable cores.
-        sharers: processes that the cores are shared with, this one included.
-    """
+
+def prepare_thread(device: torch.device, threads: int) -> None:
+    """Sets up the calling thread, from which torch on a CPU computes with so many threads."""
     if device.type == "cpu":
-        torch.set_num_threads(threads or max(1, usable_cores() // sharers))
+        torch.set_num_threads(threads)
     elif device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False
@@ -266,15 +278,11 @@ class CudaMemory:
         return int(torch.cuda.max_memory_allocated(self._device)) - self._held
 
 
-def memory_of(device: torch.device, held: Callable[[], int] = lambda: 0) -> DeviceMemory | None:
-    """The memory that steps on this device take; None where it cannot be read.
-
-    Args:
-        held: on a CPU, bytes that were taken for good since the first steps.
-    """
+def memory_of(device: torch.device) -> DeviceMemory | None:
+    """The memory that steps on this device take; None where it cannot be read."""
     if device.type == "cuda":
         return CudaMemory(device)
-    return HostMemory(held=held) if device.type == "cpu" else None
+    return HostMemory(held=graphs.held) if device.type == "cpu" else None
 
 
 @contextmanager

@@ -53,10 +53,12 @@ class HostMemory:
         cgroups: Path = Path("/sys/fs/cgroup"),
         held: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`held` tells the bytes that were taken since the first `restart` and that no step may have."""
+        """`held` tells the bytes of this process that no step may have, and of which more come after the first
+        `restart`."""
         self._proc = proc
         self._cgroups = cgroups
-        self._held_since = held
+        self._taken = held
+        self._taken_before = 0
         self._held: int | None = None
         self._marked = False
 
@@ -71,7 +73,8 @@ class HostMemory:
         # The allocator keeps what earlier steps gave back, and gives it to later ones.
         if self._held is None:
             return min(known)
-        kept = (self._status("VmRSS") or 0) - self._held - self._held_since()
+        taken = self._taken() - self._taken_before
+        kept = (self._status("VmRSS") or 0) - self._held - taken
         return min(known) + max(0, kept)
 
     def used(self) -> int | None:
@@ -85,7 +88,7 @@ class HostMemory:
             self._marked = True
         used = self._status("VmRSS")
         if self._held is None:
-            self._held = used
+            self._held, self._taken_before = used, self._taken()
         return None if used is None or self._held is None else used - self._held
 
     def peak(self) -> int | None:

@@ -13,11 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
+from text2image.core.catalogue import default_entry
+from text2image.core.model_names import is_single_file
 from text2image.core.settings import Settings
+from text2image.engine.layouts.folder import WEIGHTS, files_of
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS = {".safetensors", ".bin"}
 
 
 def read_ahead(settings: Settings) -> Thread | None:
@@ -34,9 +35,11 @@ def wanted(settings: Settings) -> Iterator[Path]:
     torch = find_spec("torch")
     if torch and torch.origin:
         yield from sorted(Path(torch.origin).parent.glob("lib/*.so*"))
-    folder = _folder_of(settings)
-    if folder:
-        yield from sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHTS)
+    settings = default_entry(settings).applied_to(settings)
+    if is_single_file(settings.model):
+        yield Path(settings.model).expanduser()
+    elif folder := _folder_of(settings):
+        yield from sorted(path for path in files_of(folder) if path.suffix in WEIGHTS)
 
 
 def advise(files: Iterable[Path]) -> None:

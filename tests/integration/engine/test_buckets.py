@@ -23,6 +23,7 @@ from tests.integration.engine.conftest import (
     harness_for,
     settings_for,
 )
+from text2image.core.messages import Sampler
 from text2image.engine import devices
 from text2image.engine.models.loading import load_model
 from text2image.engine.runtimes import buckets
@@ -213,13 +214,22 @@ for _ in range(2):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("sd1", Sampler.DPMPP_2M),
+        ("xl", Sampler.EULER),
+        ("sd3", Sampler.FLOW_EULER),
+        ("flux-dev", Sampler.FLOW_EULER),
+    ],
+)
 def test_invariant_1_with_compiled_buckets_a_picture_depends_on_its_request_alone(
-    pipeline_folder: Callable[[str], Path], compiler: Compiler
+    pipeline_folder: Callable[[str], Path], compiler: Compiler, kind: str, sampler: Sampler
 ) -> None:
     """Traced by torch.compile and then run as it is: generating kernels would take minutes."""
-    folder = str(pipeline_folder("sd1"))
+    folder = str(pipeline_folder(kind))
     requests = [
-        make_request("a cat", steps=steps, seed=seed, guidance_scale=scale)
+        make_request("a cat", steps=steps, seed=seed, guidance_scale=scale, sampler=sampler)
         for seed, (steps, scale) in enumerate([(3, 5.0), (2, 1.0), (3, 7.5)])
     ]
     plain = load_model(settings_for(folder), 0, lambda detail: None)

@@ -161,3 +161,11 @@ def test_a_model_says_that_its_fast_pictures_take_deep_features_from_before(
     sampler = model.info.sampler
     fast = draw_alone(model, replace(FAST, steps=4, sampler=sampler))
     assert greatest(fast, draw_alone(model, replace(EXACT, steps=4, sampler=sampler))) > 0
+
+
+def test_another_family_leaves_the_setting_alone(pipeline_folder: Callable[[str], Path]) -> None:
+    model, plain = (load("0-0.3", every, str(pipeline_folder("xl"))) for every in (2, 1))
+    assert model.info.fast == plain.info.fast == "guidance outside of 0-0.3 of the passes"
+    fast = replace(FAST, steps=3, sampler=model.info.sampler)
+    assert model.plan(fast) == plain.plan(fast)
+    assert greatest(draw_alone(model, fast), draw_alone(plain, fast)) == 0

@@ -21,13 +21,13 @@ from huggingface_hub.errors import (
 
 from tests.integration.engine.conftest import settings_for
 from text2image.engine.models.contract import Model
+from text2image.engine.models.hub import why_not_fetched
 from text2image.engine.models.loading import (
     _STRIDE_BYTES,
     _WHOLE_BYTES,
     EMBEDDED_PATH,
     load_model,
     revision_of,
-    why_not_fetched,
 )
 
 
@@ -45,8 +45,8 @@ def test_a_folder_without_a_pipeline_is_named_in_the_error(tmp_path: Path) -> No
 
 
 def test_a_family_that_we_do_not_draw_with_is_named_in_the_error(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match="FluxPipeline"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AuraFlowPipeline"}))
+    with pytest.raises(ValueError, match="AuraFlowPipeline"):
         load_model(settings_for(str(tmp_path)), 0, lambda detail: None)
 
 

@@ -20,6 +20,7 @@ from tests.integration.engine.conftest import (
     harness_for,
     settings_for,
 )
+from tests.integration.engine.pipelines import draw_with_pipeline
 from text2image.core.errors import InvalidRequest, Text2ImageError
 from text2image.core.messages import Request, RequestParams, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
@@ -27,21 +28,6 @@ from text2image.core.validation import resolve
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 from text2image.engine.samplers.registry import limit_steps, scheduler_for
-
-
-def draw_with_pipeline(pipeline: Any, request: Request) -> np.ndarray:
-    output = pipeline(
-        request.prompt,
-        negative_prompt=request.negative_prompt or None,
-        width=request.width,
-        height=request.height,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type="np",
-    )
-    picture: np.ndarray = (output.images[0] * 255).round().astype(np.int16)
-    return picture
 
 
 def from_the_first(scheduler: Any) -> Any:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,21 +62,38 @@ def test_openvino_computes_on_a_cpu_where_it_is_installed_and_torch_everywhere_e
         runtime_of(Settings(runtime="openvino"), CPU)
 
 
-@pytest.mark.parametrize(("kind", "sampler"), [("sd2", Sampler.DDIM), ("lcm", Sampler.LCM)])
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("sd2", Sampler.DDIM),
+        ("lcm", Sampler.LCM),
+        ("xl-lcm", Sampler.LCM),
+    ],
+)
 def test_a_model_is_converted_once_and_gives_the_picture_that_torch_gives(
-    pipeline_folder: Callable[[str], Path], cache: Path, kind: str, sampler: Sampler
+    pipeline_folder: Callable[[str], Path],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    sampler: Sampler,
 ) -> None:
+    monkeypatch.setattr(graphs, "WORTH", 1)
     folder = str(pipeline_folder(kind))
     told: list[str] = []
-    one, other = (
+    models: list[Any] = [
         load_model(Settings(model=folder, device="cpu", runtime=runtime), 0, told.append)
         for runtime in ("openvino", "torch")
-    )
-    for width, height in ((128, 128), (136, 72)):
+    ]
+    one, other = models
+    own = (one.info.width, one.info.height)
+    # The last by a graph of its size.
+    for width, height in ((136, 72), own, own):
         request = make_request(
             "a cat", steps=3, seed=1, width=width, height=height, sampler=sampler
         )
         assert np.abs(draw_alone(one, request) - draw_alone(other, request)).max() <= TOLERANCE
+        one._networks.settle()
+    assert one._networks._unet._fixed
     assert sum("converting" in detail for detail in told) == 1
     told.clear()
     load_model(Settings(model=folder, device="cpu", runtime="openvino"), 0, told.append)
@@ -107,8 +130,28 @@ def test_what_openvino_cannot_execute_is_left_to_torch_unless_it_was_named(
         load_model(Settings(model=folder, device="cpu", runtime="openvino"), 0, nothing)
 
 
+def test_a_model_is_not_converted_where_memory_is_short(
+    pipeline_folder: Callable[[str], Path],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Of what asks for it before a conversion, since the model itself has to fit.
+    monkeypatch.setattr(openvino, "HostMemory", lambda: SimpleNamespace(free=lambda: 100_000))
+    told: list[str] = []
+    load_model(Settings(model=str(pipeline_folder("xl")), device="cpu"), 0, told.append)
+    assert re.search(
+        r"torch does: converting it takes \d+\.\d GB of memory, and 0.0 GB", caplog.text
+    )
+    assert not [detail for detail in told if "converting" in detail]
+
+
 @pytest.fixture
 def pieced(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return with_graphs(monkeypatch)
+
+
+def with_graphs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The embedded model with graphs of fixed sizes for most batches, as after a while of work."""
     monkeypatch.setattr(graphs, "WORTH", 1)
     monkeypatch.setattr(graphs, "PIECES", (4, 2))
@@ -158,18 +201,18 @@ def test_a_graph_of_a_fixed_size_that_was_not_asked_for_often_or_has_no_memory_i
     pieced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks = pieced._networks
-    held = networks.held()
+    held = graphs.held()
     assert held > 0
     monkeypatch.setattr(graphs, "PIECES", (8, 4, 2))
     monkeypatch.setattr(graphs, "WORTH", 3)
     networks.predict(*inputs(8), None)
     networks.settle()
     monkeypatch.setattr(graphs, "WORTH", 1)
-    monkeypatch.setattr(networks._room, "left", 1 << 20)
+    monkeypatch.setattr(networks._room, "limit", graphs.held() + (1 << 20))
     networks.predict(*inputs(8), None)
     networks.settle()
     assert set(networks._unet._fixed) == {4, 2}
-    assert networks.held() == held
+    assert graphs.held() == held
 
 
 def test_a_graph_that_cannot_be_compiled_leaves_the_open_one(
@@ -177,11 +220,42 @@ def test_a_graph_that_cannot_be_compiled_leaves_the_open_one(
 ) -> None:
     networks = pieced._networks
     monkeypatch.setattr(graphs, "PIECES", (3,))
-    monkeypatch.setattr(networks._unet, "_path", Path("/nowhere"))
+    nowhere = replace(networks._unet._recipe, path=Path("/nowhere"))
+    monkeypatch.setattr(networks._unet, "_recipe", nowhere)
     networks.predict(*inputs(3), None)
     networks.settle()
     assert "no graph of 3 rows" in caplog.text
     assert networks.predict(*inputs(3), None).isfinite().all()
+
+
+def test_a_model_that_leaves_gives_back_its_graphs_and_the_one_that_is_being_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gc.collect()
+    before = graphs.held()
+    model = with_graphs(monkeypatch)
+    begun, left, compiled = Event(), Event(), graphs.Recipe.compiled
+    taken: list[int] = []
+
+    def slow(recipe: graphs.Recipe, rows: int | None = None) -> Any:
+        begun.set()
+        assert left.wait(60)
+        return compiled(recipe, rows)
+
+    monkeypatch.setattr(graphs.Recipe, "compiled", slow)
+    monkeypatch.setattr(graphs.Graphs, "take_in", lambda self, rows, made: taken.append(rows))
+    monkeypatch.setattr(graphs, "PIECES", (8,))
+    model._networks.predict(*inputs(8), None)
+    assert begun.wait(60)
+    compiling, gone = model._networks._unet._compiling, weakref.ref(model)
+    assert graphs.held() > before
+    del model
+    gc.collect()
+    assert gone() is None
+    assert graphs.held() == before
+    left.set()
+    compiling.join()
+    assert taken == []
 
 
 @pytest.mark.parametrize("rows", [4, 3], ids=["fixed", "open"])

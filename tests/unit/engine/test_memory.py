@@ -339,9 +339,11 @@ def test_what_earlier_steps_gave_back_to_the_allocator_is_free_for_the_next(
 def test_what_was_taken_for_good_since_the_first_step_is_not_free_for_the_next(
     machine: Machine,
 ) -> None:
-    memory = HostMemory(machine.proc, machine.cgroups, held=lambda: 30 * MIB)
+    taken = [20 * MIB]
+    memory = HostMemory(machine.proc, machine.cgroups, held=lambda: sum(taken))
     memory.restart()
     machine.used(450, 700)
+    taken.append(30 * MIB)
     assert memory.free() == 5020 * MIB
 
 

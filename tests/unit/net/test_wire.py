@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import grpc
 import pytest
@@ -16,6 +16,9 @@ from text2image.core.messages import (
     Counters,
     Event,
     GeneratedImage,
+    Loading,
+    ModelState,
+    ModelStatus,
     Picture,
     Pixels,
     Progress,
@@ -37,6 +40,7 @@ pixels = st.builds(Pixels, counts, counts, st.binary(max_size=9))
 text = st.text(st.characters(exclude_categories=["Cs"]))
 plain_events = (
     st.builds(Queued, seconds)
+    | st.builds(Loading, text, st.none() | seconds)
     | st.builds(Progress, counts, counts, counts, st.none() | pixels)
     | st.builds(Completed, text)
 )
@@ -93,6 +97,17 @@ def test_an_event_of_a_later_version_is_passed_over() -> None:
         backlog_seconds=seconds,
         active=counts,
         counters=st.builds(Counters, **{field.name: counts for field in fields(Counters)}),
+        models=st.lists(
+            st.builds(
+                ModelStatus,
+                name=text,
+                revision=text,
+                state=st.sampled_from(ModelState),
+                detail=text,
+                seconds=st.none() | seconds,
+            ),
+            max_size=2,
+        ).map(tuple),
     )
 )
 def test_a_status_arrives(status: Status) -> None:
@@ -101,8 +116,15 @@ def test_a_status_arrives(status: Status) -> None:
 
 
 def test_a_model_arrives() -> None:
-    sent = wire.model_to(MODEL).SerializeToString()
-    assert wire.model_from(pb.GetModelResponse.FromString(sent)) == MODEL
+    for model in (MODEL, replace(MODEL, side_multiple=16)):
+        sent = wire.model_to(model).SerializeToString()
+        assert wire.model_from(pb.GetModelResponse.FromString(sent)) == model
+
+
+def test_a_runner_that_does_not_tell_of_sides_draws_multiples_of_8() -> None:
+    message = wire.model_to(MODEL)
+    message.ClearField("side_multiple")
+    assert wire.model_from(message).side_multiple == 8
 
 
 class Failed(grpc.RpcError):

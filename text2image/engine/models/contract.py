@@ -103,7 +103,7 @@ class Model(Protocol):
         ...
 
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
-        """Pictures of samples of one key that are done; the warm-up's have only started.
+        """Pictures of samples of one key that are done; the warm-up's have taken a step.
 
         A device that can draw them beside the steps returns before they are there. Their samples may be released
         meanwhile.

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers.utils import logging as transformers_logging
 
+from text2image.core.model_names import SUFFIXES, is_single_file, name_of
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
-from text2image.engine.models import stable_diffusion
+from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json
+from text2image.engine.layouts.headers import Unreadable
+from text2image.engine.layouts.single_file import lay_out
+from text2image.engine.models import (
+    flux,
+    hub,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 from text2image.engine.models.contract import Model
+from text2image.engine.preflight.check import require_usable
+from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes import SHIPPED
-from text2image.engine.runtimes.choice import LEFT_OUT
 
 logger = logging.getLogger(__name__)
 
@@ -53,59 +55,78 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What clients may know the model by: a hub id, or a folder's name without the way to it."""
-        model = self.settings.model
-        return Path(model).name if Path(model).expanduser().is_dir() else model
+        """What clients may know the model by."""
+        return name_of(self.settings.model)
 
 
 # What loads a pipeline, in the engine's thread, by the `_class_name` of its model_index.json.
 FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
     "StableDiffusionPipeline": stable_diffusion.load,
     "LatentConsistencyModelPipeline": stable_diffusion.load,
+    "StableDiffusionXLPipeline": stable_diffusion_xl.load,
+    "StableDiffusion3Pipeline": stable_diffusion_3.load,
+    "FluxPipeline": flux.load,
 }
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.
 ARITHMETIC = 2
-# The revision reads files up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it
-# reads a block at every stride: a part of the weights that changed is hardly ever smaller than a stride.
+# Files that the revision changes with.
+_REVISED = {".json", ".txt", *WEIGHTS}
+# It reads those up to this many bytes whole. Of larger ones, whose gigabytes would delay every start, it reads a block
+# at every stride: a part of the weights that changed is hardly ever smaller than a stride.
 _WHOLE_BYTES = 1 << 26
 _BLOCK_BYTES = 1 << 14
 _STRIDE_BYTES = 1 << 18
 
 
-def load_model(settings: Settings, index: int, report: Callable[[str], None]) -> Model:
-    """Loads what the settings name onto device number `index`. Called in the engine's thread.
+def load_model(
+    settings: Settings, index: int, report: Callable[[str], None], *, beside: bool = False
+) -> Model:
+    """Loads what the settings name onto device number `index`. Called in the engine's thread, or beside it.
 
     Args:
         report: told in words what is being done.
+        beside: the calling thread only loads; the engine's is at work meanwhile.
 
     Raises:
-        ValueError: the folder holds no pipeline of a known family, or the device is not there.
+        ValueError: the folder holds no pipeline of a known family, or not all of it, or the device is not there.
         OSError: the folder or hub model does not exist or cannot be read.
     """
     device = devices.pick_device(settings.device, index)
     dtype = devices.pick_dtype(device, settings.dtype)
-    devices.prepare_thread(device, settings.threads, sharers=max(1, settings.runner_workers))
+    # Another team of threads that compute would stall the engine's.
+    threads = 1 if beside else devices.computing_threads(settings)
+    devices.prepare_thread(device, threads)
     report(f"loading {settings.model} on {device}")
     folder = locate(settings, report)
-    pipeline_class = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    require_usable(settings.model, folder, FAMILIES, device, dtype)
+    # Each part's bar would be a line in the log.
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    load = family_of(settings, folder)
+    return load(Checkpoint(folder, revision_of(folder), settings, device, dtype, report))
+
+
+def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]:
+    """What loads the pipeline in this folder.
+
+    Raises:
+        ValueError: no family here draws with its kind.
+    """
+    pipeline_class = read_json(folder / INDEX)["_class_name"]
     if pipeline_class not in FAMILIES:
         raise ValueError(
             f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
         )
-    # Each part's bar would be a line in the log.
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    return FAMILIES[pipeline_class](
-        Checkpoint(folder, revision_of(folder), settings, device, dtype, report)
-    )
+    return FAMILIES[pipeline_class]
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:
-    """The folder of the model: one beside the code, another local one, or what the hub has, fetched if need be.
+    """The folder of the model: one beside the code, another local one, one around a single file, or what the hub has,
+    fetched if need be.
 
     Raises:
-        OSError: there is none; the text says why, and what to do.
+        OSError: there is none that can be drawn with; the text says why, and what to do.
     """
     if local := settings.local_model:
         return local
@@ -113,43 +134,48 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
         raise OSError(
             f"T2I_MODEL={EMBEDDED_MODEL}: this Bento was built with another model; unset T2I_MODEL to draw with that"
         )
+    if is_single_file(settings.model):
+        try:
+            root = settings.cache_root / "single-files"
+            return lay_out(Path(settings.model).expanduser(), root, report)
+        except Unreadable as error:
+            raise OSError(f"T2I_MODEL={settings.model} {error}") from error
+        except OSError as error:
+            # Of the file itself, or of the folder that is made around it.
+            named = f" ({error.filename})" if error.filename else ""
+            reason = f"{error.strerror or error}{named}"
+            raise OSError(f"T2I_MODEL={settings.model}: {reason}") from error
     if Path(settings.model).expanduser().is_dir() or settings.model.startswith((".", "/", "~")):
-        raise OSError(f"T2I_MODEL={settings.model}: there is no model_index.json in this folder")
+        raise OSError(f"T2I_MODEL={settings.model}: {_why_no_folder(settings.model)}")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
+    return hub.fetch(settings, FAMILIES)
+
+
+def _why_no_folder(model: str) -> str:
+    reason = f"there is no {INDEX} in this folder"
     try:
-        return Path(
-            DiffusionPipeline.download(settings.model, revision=settings.model_revision, **LEFT_OUT)
-        )
-    except (OSError, ValueError) as error:
-        raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
+        names = sorted(path.name for path in Path(model).expanduser().iterdir())
+    except OSError:
+        return reason
+    files = [name for name in names if name.endswith(SUFFIXES)]
+    return f"{reason}; name a file in it: {files[0]}" if files else reason
 
 
-def why_not_fetched(error: Exception) -> str:
-    """Why the hub gave nothing, and what to do. What diffusers raises tells it in its cause, if at all."""
-    match error.__cause__ or error:
-        case HFValidationError():
-            return "is neither a folder that is there nor an id of the hub, as in owner/name"
-        case GatedRepoError():
-            return (
-                "this model asks for consent; give it on the model's page, and set HF_TOKEN to a "
-                "token of yours"
-            )
-        case RevisionNotFoundError():
-            return "the hub has this model without that T2I_MODEL_REVISION"
-        case RepositoryNotFoundError():
-            return (
-                "the hub knows no such model; check the spelling, and set HF_TOKEN if it is private"
-            )
-        case OfflineModeIsEnabled():
-            return (
-                "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset that, or set "
-                "T2I_MODEL to a folder"
-            )
-        case cause:
-            return (
-                f"is not in the cache, and the hub cannot be reached ({cause}); check the network, "
-                "or set T2I_MODEL to a folder, or to `embedded`, which needs none"
-            )
+def find(settings: Settings, report: Callable[[str], None]) -> Path | Finding:
+    """The model's folder as `locate` finds it, but nothing is fetched: of a hub model that is not in the cache, whether
+    it is of a family that is drawn with.
+
+    Raises:
+        OSError: as `locate` says.
+    """
+    on_disk = settings.local_model or is_single_file(settings.model)
+    if on_disk or not hub.ID.fullmatch(settings.model):
+        return locate(settings, report)
+    return (
+        hub.cached(settings)
+        or hub.family_fault(settings, FAMILIES)
+        or Finding(settings.model, "is not fetched yet; its files were not looked at", fatal=False)
+    )
 
 
 def revision_of(folder: Path) -> str:
@@ -160,8 +186,8 @@ def revision_of(folder: Path) -> str:
     digest = hashlib.sha256(f"arithmetic {ARITHMETIC}\n".encode())
     if folder.parent.name == "snapshots":
         digest.update(f"{folder.name}\n".encode())
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in {".json", ".safetensors", ".bin", ".txt"} or not path.is_file():
+    for path in sorted(files_of(folder)):
+        if path.suffix not in _REVISED or not path.is_file():
             continue
         if path.is_relative_to(folder / SHIPPED):
             continue

@@ -8,43 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Quality, Request
 from text2image.core.passes import Pass, schedule, work
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
-from text2image.engine.models.contract import DeviceLost, Pending
-from text2image.engine.models.description import describe
+from text2image.engine.models import latents
+from text2image.engine.models.contract import Pending
+from text2image.engine.models.description import describe, rescale_of
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.deep import outer_share
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import BatchKey, Plan, Sample
-from text2image.engine.samplers import update
 from text2image.engine.samplers.tables import Tables
 from text2image.engine.samplers.update import Trajectory
 
 if TYPE_CHECKING:
     from text2image.engine.models.loading import Checkpoint
 
-# Latent pixels to decode at once on a GPU: four pictures of 512 x 512.
-_DECODE_AREA = 4 * 64 * 64
+FAMILY = "stable-diffusion"
 
 
 @dataclass(slots=True)
 class State:
-    """A sample's tensors: its latents are the trajectory's, `embeddings` are (rows, tokens, width).
+    """A sample's tensors, as `latents` wants them; `embeddings` are (rows, tokens, width).
 
     Of the `passes` those with one row take the last of these. `features` are the deep ones (rows, D, h, w) of the last
     whole pass, if a later one takes them.
-    Latents stay in fp32 whatever the network's precision is: what half of it loses adds up over the steps.
     """
 
     trajectory: Trajectory
@@ -76,19 +72,22 @@ class StableDiffusion:
         info: ModelInfo,
         device: torch.device,
         interval: Interval = EVERYWHERE,
+        rescale: float = 0.0,
         whole_every: int = 1,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
         Args:
             interval: where fast pictures are guided.
+            rescale: of guidance; see `latents.guided`.
             whole_every: of so many passes of a fast picture, one computes the deep part of the network.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
-        self.memory = devices.memory_of(device, networks.held)
+        self.memory = devices.memory_of(device)
         self._device = device
         self._interval = interval
+        self._rescale = rescale
         self._whole_every = whole_every
         self._outer_load = outer_share(pipeline.unet) if whole_every > 1 else 1.0
         self._networks = networks
@@ -102,7 +101,7 @@ class StableDiffusion:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        height, width = request.height // self._latent_scale, request.width // self._latent_scale
+        height, width = self._sides(request)
         passes = self._passes(request, network_calls(request.sampler, request.steps))
         rows = max(each.rows for each in passes)
         load = work(passes, self._outer_load) / (rows * len(passes))
@@ -110,13 +109,16 @@ class StableDiffusion:
 
     def _passes(self, request: Request, total: int) -> tuple[Pass, ...]:
         """What so many passes of a picture compute."""
-        fast = request.quality is Quality.FAST
-        # A network that takes the scale as an input (LCM) needs no second, unconditional row.
-        if self._config.time_cond_proj_dim is not None or request.guidance_scale <= 1:
-            guided = range(0)
-        else:
-            guided = (self._interval if fast else EVERYWHERE).passes(total)
-        return schedule(total, guided, self._whole_every if fast else 1)
+        every = self._whole_every if request.quality is Quality.FAST else 1
+        return schedule(total, latents.guided_calls(request, total, self._guided_in), every)
+
+    def _sides(self, request: Request) -> tuple[int, int]:
+        """Height and width in latent pixels."""
+        return request.height // self._latent_scale, request.width // self._latent_scale
+
+    @property
+    def _guided_in(self) -> Interval | None:
+        return self._interval if self._config.time_cond_proj_dim is None else None
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[str]:
@@ -140,41 +142,24 @@ class StableDiffusion:
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
-        try:
-            table = self._tables.table(request.sampler, request.steps, request.schedule)
-        except ValueError as error:
-            raise InvalidRequest(FieldViolation("sampler", str(error))) from error
-        # On the CPU, so that a seed means the same noise on every device.
-        generator = torch.Generator("cpu").manual_seed(sample.seed)
-        height, width = request.height // self._latent_scale, request.width // self._latent_scale
-        shape = (1, self._config.in_channels, height, width)
-        noise = torch.randn(shape, generator=generator, dtype=self._dtype)
-        latents = devices.moved(noise.float() * table.noise_scale, self._device)
-        # For a few numbers of steps the sampler makes one more than its formula says.
-        sample.passes = table.calls
-        return State(
-            Trajectory(table, latents, generator, self._dtype),
-            embeddings=sample.state,
-            guidance_embedding=self._embed_guidance(request.guidance_scale),
-            passes=self._passes(request, table.calls),
-        )
-
-    def _embed_guidance(self, scale: float) -> torch.Tensor | None:
-        """The sinusoidal embedding (1, D) that LCM networks take the scale as.
-
-        From `LatentConsistencyModelPipeline.get_guidance_scale_embedding` in diffusers.
-        """
+        shape = (1, self._config.in_channels, *self._sides(request))
+        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
         width = self._config.time_cond_proj_dim
-        if width is None:
-            return None
-        half = width // 2
-        frequencies = torch.exp(
-            torch.arange(half, dtype=torch.float32)
-            * -(torch.log(torch.tensor(10000.0)) / (half - 1))
+        guidance = None if width is None else latents.embedded_scale(request.guidance_scale, width)
+        return State(
+            trajectory,
+            embeddings=sample.state,
+            guidance_embedding=None
+            if guidance is None
+            else devices.moved(guidance.to(self._dtype), self._device),
+            passes=self._passes(request, sample.passes),
         )
-        angles = (scale - 1) * 1000.0 * frequencies
-        embedding = torch.cat([angles.sin(), angles.cos()])[None].to(self._dtype)
-        return devices.moved(embedding, self._device)
+
+    def _set_next(self, sample: Sample) -> None:
+        """Sets what the next pass takes, of which the plan knew the mean alone; a picture that is done keeps it."""
+        if not sample.done:
+            sample.rows, whole = sample.state.next
+            sample.load = 1.0 if whole else self._outer_load
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
@@ -192,170 +177,73 @@ class StableDiffusion:
         inputs, guidance = self._inputs(samples)
         if self._whole_every == 1:
             output = self._networks.predict(*inputs, guidance)
-            return _predictions(output, samples, [None] * len(samples))
+            return self._predictions(output, samples, [None] * len(samples))
         output, features = self._networks.predict_whole(*inputs, guidance)
         each = torch.split(features, [sample.rows for sample in samples])
         # Copies, since a part of the batch's would keep all of it in memory.
-        return _predictions(output, samples, [own.clone() for own in each])
+        return self._predictions(output, samples, [own.clone() for own in each])
 
     def _predict_outer(self, samples: Sequence[Sample]) -> list[Prediction]:
         inputs, guidance = self._inputs(samples)
         features = torch.cat([sample.state.features[-sample.rows :] for sample in samples])
         output = self._networks.predict_outer(*inputs, features, guidance)
-        return _predictions(output, samples, [sample.state.features for sample in samples])
+        return self._predictions(output, samples, [sample.state.features for sample in samples])
 
     def _inputs(
         self, samples: Sequence[Sample]
     ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None]:
         """Latents, timesteps and embeddings of all rows, and what guidance the network takes as an input."""
-        states: list[State] = [sample.state for sample in samples]
-        trajectories = [state.trajectory for state in states]
-        # The place of each row's sample. A list first, since to count the repeats of a tensor on a GPU waits for it.
-        owners = [place for place, sample in enumerate(samples) for _ in range(sample.rows)]
-        rows = devices.placed(owners, self._device, torch.int64)
-        inputs = (
-            update.inputs_of(trajectories).index_select(0, rows),
-            update.timesteps_of(trajectories)[owners],
-            torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
-        )
-        return inputs, self._guidance_rows(states)
+        inputs, timesteps, _ = latents.rows_of(samples, self._device)
+        embeddings = torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples])
+        guidance = latents.joined([sample.state.guidance_embedding for sample in samples])
+        return (inputs, timesteps, embeddings), guidance
 
-    @staticmethod
-    def _guidance_rows(states: Sequence[State]) -> torch.Tensor | None:
-        rows = [
-            state.guidance_embedding for state in states if state.guidance_embedding is not None
+    def _predictions(
+        self,
+        output: torch.Tensor,
+        samples: Sequence[Sample],
+        features: Sequence[torch.Tensor | None],
+    ) -> list[Prediction]:
+        """Of the rows (N, C, h, w) of all samples; features are kept for those whose next pass takes them."""
+        guided = torch.split(latents.guided(output.float(), samples, self._rescale), 1)
+        following = (sample.state.passes[sample.state.trajectory.call + 1 :] for sample in samples)
+        return [
+            Prediction(own, None if not after or after[0].whole else kept)
+            for own, kept, after in zip(guided, features, following, strict=True)
         ]
-        return torch.cat(rows) if rows else None
 
     @torch.inference_mode()
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        failures = self._advanced(samples, [each.guided for each in predictions])
-        for sample, prediction, failure in zip(samples, predictions, failures, strict=True):
-            sample.done = failure is None and sample.state.trajectory.done
+        guided = [each.guided for each in predictions]
+        failures = latents.advance(samples, guided, self._set_next)
+        for sample, prediction in zip(samples, predictions, strict=True):
             sample.state.features = prediction.features
-            self._set_next(sample)
         return failures
-
-    def _set_next(self, sample: Sample) -> None:
-        """Sets what the next pass takes, of which the plan knew the mean alone; a picture that is done keeps it."""
-        if not sample.done:
-            sample.rows, whole = sample.state.next
-            sample.load = 1.0 if whole else self._outer_load
-
-    def _advanced(
-        self, samples: Sequence[Sample], predictions: Sequence[Any]
-    ) -> list[Exception | None]:
-        trajectories = [sample.state.trajectory for sample in samples]
-        try:
-            with devices.device_errors():
-                update.advance(trajectories, predictions)
-        except DeviceLost:
-            raise
-        except Exception as error:
-            if len(samples) == 1:
-                return [error]
-            # Nothing has changed, and the noise is drawn: alone only those fail that must.
-            return [
-                self._advanced([sample], [prediction])[0]
-                for sample, prediction in zip(samples, predictions, strict=True)
-            ]
-        return [None] * len(samples)
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
-        with devices.device_errors():
-            latents = torch.cat([sample.state.trajectory.latents for sample in samples])
-            with self._side.work(latents):
-                decoded = self._networks.decode(latents / self._scaling_factor)
-                # The warm-up decodes noise, from which no preview is to be learned.
-                learn = all(sample.done for sample in samples)
-                drawn = self._drawn(latents, decoded, learn=learn)
-            return drawn if self._side.is_apart else [each.pixels() for each in drawn]
-
-    def _drawn(self, latents: torch.Tensor, decoded: torch.Tensor, *, learn: bool) -> list[_Drawn]:
-        """Sends pictures (N, 3, H, W), about -1 to 1, and all else that is wanted of them, on their way to the CPU."""
-        # Catches a decoder that overflows in half precision as well as latents that were broken before.
-        finite = latents.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
-        pictures = (decoded.float() / 2 + 0.5).clamp(0, 1)
-        wanted = [_rgb(pictures.movedim(1, -1)), finite]
-        if learn and not self._projection.knows_enough:
-            wanted += [latents, self._projection.reduced(latents, pictures)]
-        fetched = devices.Fetched(*wanted)
-        return [_Drawn(fetched, place, self._projection) for place in range(len(latents))]
+        return latents.decode(
+            self._networks,
+            samples,
+            lambda each: each / self._scaling_factor,
+            self._projection,
+            self._side,
+        )
 
     def decode_limit(self, sample: Sample) -> int:
-        # On a CPU one picture fills the cores; more at once would only keep the steps waiting.
-        return 1 if self._device.type == "cpu" else max(1, int(_DECODE_AREA / sample.key.size))
+        return latents.decode_limit(self._device, sample)
 
     @torch.inference_mode()
     def preview(self, sample: Sample) -> Pixels:
-        return _pixels(_rgb(self._projection.draw(sample.state.trajectory.predicted)))
+        return latents.preview(sample, self._projection)
 
     def release(self, sample: Sample) -> None:
         """Nothing is held but the state."""
 
     def free_memory(self) -> None:
         self._networks.free_memory()
-
-
-def _predictions(
-    output: torch.Tensor, samples: Sequence[Sample], features: Sequence[torch.Tensor | None]
-) -> list[Prediction]:
-    """Of the rows (N, C, h, w) of all samples; features are kept for those whose next pass takes them."""
-    guided = torch.split(_guided(output.float(), samples), 1)
-    following = (sample.state.passes[sample.state.trajectory.call + 1 :] for sample in samples)
-    return [
-        Prediction(own, None if not after or after[0].whole else kept)
-        for own, kept, after in zip(guided, features, following, strict=True)
-    ]
-
-
-def _guided(output: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022): the rows (N, C, h, w) of all samples to one for each sample.
-
-    A sample's first row is unconditional and its last conditional; one that has a single row keeps it as it is.
-    """
-    last = list(accumulate(sample.rows for sample in samples))
-    first = [end - sample.rows for end, sample in zip(last, samples, strict=True)]
-    places = devices.placed([*first, *(end - 1 for end in last)], output.device, torch.int64)
-    unconditional, conditional = output.index_select(0, places).chunk(2)
-    scales = [sample.generation.request.guidance_scale for sample in samples]
-    column = devices.placed(scales, output.device, output.dtype).view(-1, 1, 1, 1)
-    return unconditional + column * (conditional - unconditional)
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """Picture number `place` of those that were decoded together, and what is to be learned from all of them."""
-
-    fetched: devices.Fetched
-    place: int
-    projection: Projection
-
-    def ready(self) -> bool:
-        return self.fetched.ready()
-
-    @torch.inference_mode()
-    def pixels(self) -> Pixels:
-        rgb, finite, *examples = self.fetched.tensors()
-        if not finite[self.place]:
-            raise ValueError("the picture holds numbers that are not finite")
-        if self.place == 0 and examples and finite.all():
-            self.projection.learn(*examples)
-        return _pixels(rgb[self.place])
-
-
-def _rgb(pictures: torch.Tensor) -> torch.Tensor:
-    """8 bit numbers of pictures (..., H, W, 3) in 0 to 1."""
-    return (pictures * 255).round().to(torch.uint8).contiguous()
-
-
-def _pixels(rgb: torch.Tensor) -> Pixels:
-    """8 bit RGB (H, W, 3) on the CPU."""
-    height, width, _ = rgb.shape
-    return Pixels(width, height, rgb.numpy().tobytes())
 
 
 def load(checkpoint: Checkpoint) -> StableDiffusion:
@@ -366,9 +254,14 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
         OutOfMemory: it does not fit on the device.
     """
     with devices.device_errors():
-        pipeline, networks = networks_of(checkpoint)
-    info = describe(pipeline, checkpoint, "stable-diffusion")
-    interval = parse_interval(checkpoint.settings.guidance_interval)
+        pipeline, networks = networks_of(checkpoint, deep=checkpoint.settings.deep_cache > 1)
+    info = describe(pipeline, checkpoint, FAMILY)
     return StableDiffusion(
-        pipeline, networks, info, checkpoint.device, interval, checkpoint.settings.deep_cache
+        pipeline,
+        networks,
+        info,
+        checkpoint.device,
+        parse_interval(checkpoint.settings.guidance_interval),
+        rescale_of(pipeline, checkpoint.settings, FAMILY),
+        checkpoint.settings.deep_cache,
     )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from text2image.core.settings import Settings
 from text2image.engine import devices
+from text2image.engine.layouts.folder import NOT_DRAWING
+from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.eager import TorchNetworks
 from text2image.engine.runtimes.networks import Networks
@@ -21,8 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
-LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+LEFT_OUT = dict.fromkeys(NOT_DRAWING)
+# What a runtime executes, and what encodes prompts for it.
+NETWORKS = ("unet", "transformer", "vae")
+TEXTS = tuple(f"{part}{end}" for part in ("tokenizer", "text_encoder") for end in ("", "_2", "_3"))
 
 
 def runtime_of(settings: Settings, device: torch.device) -> str:
@@ -43,11 +54,18 @@ def runtime_of(settings: Settings, device: torch.device) -> str:
     return asked
 
 
-def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
-    """A diffusers pipeline, and what executes its U-Net and decoder.
+def networks_of(
+    checkpoint: Checkpoint, *, upcast_decoder: bool = False, deep: bool = False
+) -> tuple[Any, Networks]:
+    """A diffusers pipeline, and what executes its network and decoder.
 
     Where OpenVINO does, the pipeline's own have no weights. Unless the settings name it, a model that it cannot execute
     is left to torch.
+
+    Args:
+        upcast_decoder: whether in fp16 an autoencoder that asks for it (`force_upcast`) computes in fp32, as it would
+            overflow else.
+        deep: whether passes are to take deep features from others (`deep.py`), in networks that can.
 
     Raises:
         ValueError: as `runtime_of` says, or OpenVINO was named and cannot execute this model.
@@ -58,54 +76,104 @@ def networks_of(checkpoint: Checkpoint) -> tuple[Any, Networks]:
     free = memory.free() if memory else None
     if runtime == "openvino":
         try:
-            converted = openvino.converted(folder, checkpoint.revision, settings, checkpoint.report)
-            checkpoint.report("compiling for OpenVINO")
-            pipeline = _without_networks(folder, device)
-            side = int(pipeline.unet.config.sample_size)
-            networks: Networks = openvino.OpenVinoNetworks(
-                converted,
-                checkpoint.dtype,
-                torch.get_num_threads(),
-                deep=settings.deep_cache > 1,
-                own_size=(side, side),
-                free=free,
-            )
-            return pipeline, networks
+            return _with_openvino(checkpoint, upcast_decoder, deep=deep, free=free)
         except openvino.NotConverted as error:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
             logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
+    if upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype):
+        pipeline.vae.float()
     most_rows = settings.max_batch_rows or devices.max_rows(device)
     networks = TorchNetworks(
-        pipeline.unet,
+        network_of(pipeline),
         pipeline.vae,
         device,
         free=free,
         compiled_rows=most_rows if runtime == "compile" else 0,
-        deep=settings.deep_cache > 1,
+        deep=deep,
     )
     return pipeline, networks
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype, **without: None) -> Any:
-    """A diffusers pipeline of what draws, less the parts that are named."""
-    return StableDiffusionPipeline.from_pretrained(
-        folder,
-        dtype=dtype,
-        **LEFT_OUT,
-        **without,
-        requires_safety_checker=False,
-        local_files_only=True,
+def _with_openvino(
+    checkpoint: Checkpoint, upcast_decoder: bool, *, deep: bool, free: int | None
+) -> tuple[Any, Networks]:
+    """Inputs as `networks_of` has them; `free` are the bytes of memory that are free, where that is known.
+
+    Raises:
+        NotConverted: OpenVINO cannot execute this model.
+    """
+    folder = checkpoint.folder
+    parts = _configurations(folder)
+    weights = sum(each.numel() for part in parts.values() for each in part.parameters())
+    converted = openvino.converted(
+        folder, checkpoint.revision, checkpoint.settings, checkpoint.report, 4 * weights
     )
+    checkpoint.report("compiling for OpenVINO")
+    upcast = upcast_decoder and _overflows(parts["vae"], checkpoint.dtype)
+    name = "transformer" if "transformer" in parts else "unet"
+    side = sample_size(parts[name].config)
+    networks = openvino.OpenVinoNetworks(
+        converted,
+        checkpoint.dtype,
+        devices.computing_threads(checkpoint.settings),
+        decoder_dtype=torch.float32 if upcast else None,
+        deep=deep,
+        own_size=(side, side),
+        # A transformer has no group normalizations, which gain by it.
+        fixed_network=name == "unet",
+        free=free,
+    )
+    pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(checkpoint.device)
+    for name, part in parts.items():
+        setattr(pipeline, name, part)
+    return pipeline, networks
 
 
-def _without_networks(folder: Path, device: torch.device) -> Any:
-    """The pipeline with a U-Net and an autoencoder that are configurations alone."""
-    pipeline = load_pipeline(folder, torch.float32, unet=None, vae=None).to(device)
-    index = StableDiffusionPipeline.load_config(folder)
-    for part in ("unet", "vae"):
-        kind = getattr(diffusers, index[part][1])
+def _overflows(vae: Any, dtype: torch.dtype) -> bool:
+    return dtype == torch.float16 and bool(vae.config.force_upcast)
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype, *, without: Iterable[str] = ()) -> Any:
+    """A diffusers pipeline of what draws, less the parts that are named."""
+    kind, options = _kind(folder)
+    known = inspect.signature(kind.__init__).parameters
+    # Some pipelines must be told what is not there.
+    absent = [part for part, of in kind.load_config(folder).items() if of == [None, None]]
+    left_out = {part: None for part in (*LEFT_OUT, *without, *absent) if part in known}
+    return open_pipeline(kind, folder, dtype, **left_out, **options)
+
+
+def network_of(pipeline: Any) -> Any:
+    """The network that a pipeline asks in each step: its U-Net or its transformer."""
+    return pipeline.transformer if "transformer" in pipeline.config else pipeline.unet
+
+
+def sample_size(config: Any) -> int:
+    """The side of the latents that a network was made for; Flux, which names none, for 1024 pixels."""
+    return int(config.get("sample_size") or 128)
+
+
+# By the class that a pipeline was saved as: what it is loaded as, and told besides its parts. Pictures are as the
+# network drew them, whatever packages for watermarks are there.
+_KINDS: dict[str, tuple[Any, dict[str, bool]]] = {
+    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+    "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, {}),
+    "FluxPipeline": (FluxPipeline, {}),
+}
+_OTHERS = (StableDiffusionPipeline, {"requires_safety_checker": False})
+
+
+def _kind(folder: Path) -> tuple[Any, dict[str, bool]]:
+    return _KINDS.get(StableDiffusionPipeline.load_config(folder)["_class_name"], _OTHERS)
+
+
+def _configurations(folder: Path) -> dict[str, Any]:
+    """The networks by their names in the pipeline, without their weights."""
+    index, parts = StableDiffusionPipeline.load_config(folder), {}
+    for name in (each for each in NETWORKS if each in index):
+        kind = getattr(diffusers, index[name][1])
         with torch.device("meta"):
-            setattr(pipeline, part, kind.from_config(kind.load_config(folder, subfolder=part)))
-    return pipeline
+            parts[name] = kind.from_config(kind.load_config(folder, subfolder=name))
+    return parts

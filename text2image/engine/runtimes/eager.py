@@ -10,10 +10,11 @@ from text2image.engine import devices
 from text2image.engine.runtimes import packing
 from text2image.engine.runtimes.buckets import Buckets, Network
 from text2image.engine.runtimes.deep import OuterPass, WholePass
+from text2image.engine.runtimes.forward import forward_of, taken
 
 
 class TorchNetworks:
-    """A diffusers U-Net and autoencoder on one device."""
+    """A U-Net or transformer of diffusers, and an autoencoder, on one device."""
 
     def __init__(
         self,
@@ -38,9 +39,10 @@ class TorchNetworks:
         self._vae = vae
         for part in (unet, vae):
             part.eval().to(memory_format=torch.channels_last)
-        self._network: Network = self._forward
+        self._taken = taken(unet.config)
+        self._network: Network = forward_of(unet)
         if compiled_rows:
-            self._network = Buckets(self._forward, device, most_rows=compiled_rows)
+            self._network = Buckets(self._network, device, most_rows=compiled_rows)
         else:
             packing.pack(unet, vae.decoder, free=free)
         # After packing, since their layers are the U-Net's as they are now.
@@ -51,37 +53,25 @@ class TorchNetworks:
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         inputs = [
             latents.to(self._dtype, memory_format=torch.channels_last),
             devices.moved(timesteps, self._device),
             embeddings,
         ]
-        return self._network(*inputs, *([] if guidance is None else [guidance]))
-
-    def _forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        embeddings: torch.Tensor,
-        guidance: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        output: torch.Tensor = self._unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=embeddings,
-            timestep_cond=guidance,
-            return_dict=False,
-        )[0]
-        return output
+        given = {"guidance": guidance, "pooled": pooled, "time_ids": time_ids}
+        return self._network(*inputs, *(given[name] for name in self._taken))
 
     def predict_whole(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert self._deep is not None
         scaled = latents.to(self._dtype, memory_format=torch.channels_last)
@@ -95,7 +85,7 @@ class TorchNetworks:
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
         features: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
         assert self._deep is not None
         scaled = latents.to(self._dtype, memory_format=torch.channels_last)
@@ -105,9 +95,6 @@ class TorchNetworks:
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)
-
-    def held(self) -> int:
-        return 0
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         scaled = latents.to(self._vae.dtype, memory_format=torch.channels_last)

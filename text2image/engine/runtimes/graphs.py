@@ -9,6 +9,7 @@ go through the open graph together. Nothing is padded, so that the time of a ste
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,51 +35,88 @@ _WEIGHT_COPIES, _KERNEL_BYTES = 2, 64 << 20
 _UNTOUCHED = -(2.0**120)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Room:
-    """Memory for graphs of fixed sizes, shared by a model's networks: bytes that are left of it, and that they hold."""
+    """Memory for the graphs of fixed sizes of one model: bytes that they hold.
 
-    left: int = 0
+    Attributes:
+        limit: bytes that they and those of all other models hold at the most.
+    """
+
+    limit: int
     held: int = 0
 
+    def __post_init__(self) -> None:
+        _rooms[:] = [*(each for each in _rooms if each()), weakref.ref(self)]
+
     def take(self, size: int) -> bool:
-        """Takes so many bytes for good, if there are as many."""
-        if size > self.left:
+        """Takes so many bytes for as long as the model is loaded, if there are as many."""
+        if held() + size > self.limit:
             return False
-        self.left -= size
         self.held += size
         return True
+
+
+# Of all models that are loaded in this process; they come and go in other threads than the engine's.
+_rooms: list[weakref.ref[Room]] = []
+
+
+def held() -> int:
+    """Bytes that the graphs of fixed sizes of all loaded models hold."""
+    return sum(room.held for each in tuple(_rooms) if (room := each()))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What graphs are compiled from.
+
+    Attributes:
+        core: OpenVINO's.
+        path: the network as OpenVINO reads it. Its first input is of latents (rows, C, h, w).
+        options: what it is compiled with.
+        outputs: those that are wanted, from the first on.
+        own_size: (h, w) of the latents that fixed graphs are for; None for no such graphs.
+    """
+
+    core: Any
+    path: Path
+    options: dict[str, Any]
+    outputs: int = 1
+    own_size: tuple[int, int] | None = None
+
+    def compiled(self, rows: int | None = None) -> Any:
+        """The graph for any shape, or the one for so many rows at the own size."""
+        model = self.core.read_model(self.path)
+        for unwanted in model.get_results()[self.outputs :]:
+            model.remove_result(unwanted)
+        if rows is not None:
+            model.reshape({port: self._fixed(port.partial_shape, rows) for port in model.inputs})
+        return self.core.compile_model(model, "CPU", self.options)
+
+    def _fixed(self, shape: Any, rows: int) -> Any:
+        shape[0] = rows
+        # Latents, and the features of the same size; embeddings keep their open number of tokens.
+        if len(shape) == 4:
+            for axis, side in enumerate(self.own_size or (), start=2):
+                shape[axis] = side
+        return shape
 
 
 class Graphs:
     """One network and its compiled graphs. Called from one thread; each fixed graph is compiled in another."""
 
-    def __init__(
-        self,
-        core: Any,
-        path: Path,
-        options: dict[str, Any],
-        *,
-        outputs: int = 1,
-        own_size: tuple[int, int] | None = None,
-        room: Room | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, room: Room) -> None:
         """Compiles the open graph.
 
         Args:
-            core: OpenVINO's.
-            path: the network as OpenVINO reads it. Its first input is of latents (rows, C, h, w).
-            options: what it is compiled with.
-            outputs: those that are wanted, from the first on.
-            own_size: (h, w) of the latents that fixed graphs are for; None for no such graphs.
-            room: what they may hold.
+            room: what the fixed ones may hold.
         """
-        self._core, self._path, self._options = core, path, options
-        self._outputs, self._own_size, self._room = outputs, own_size, room or Room()
-        compiled = core.compile_model(self._read(), "CPU", options)
+        self._recipe, self._room = recipe, room
+        compiled = recipe.compiled()
         self._compiled = [compiled]
         self._open = compiled.create_infer_request()
-        self._each = _WEIGHT_COPIES * path.with_suffix(".bin").stat().st_size + _KERNEL_BYTES
+        weights = recipe.path.with_suffix(".bin").stat().st_size
+        self._each = _WEIGHT_COPIES * weights + _KERNEL_BYTES
         # By rows: graphs that are ready, and the calls that could have used one. Replaced as a whole, since another
         # thread adds to it.
         self._fixed: dict[int, Any] = {}
@@ -97,7 +135,7 @@ class Graphs:
         rows, sides = len(arrays[0]), arrays[0].shape[2:]
         outputs = tuple(torch.empty((rows, *shape)) for shape in shapes)
         whole = [(slice(rows), self._open)]
-        for part, request in self._parts(rows) if sides == self._own_size else whole:
+        for part, request in self._parts(rows) if sides == self._recipe.own_size else whole:
             _infer(request, [each[part] for each in arrays], [each[part] for each in outputs])
         return outputs
 
@@ -140,37 +178,32 @@ class Graphs:
         busy = self._compiling is not None and self._compiling.is_alive()
         if self._asked[piece] < WORTH or busy or not self._room.take(self._each):
             return
-        # Not a daemon: a process that ended in the middle of it would crash.
-        self._compiling = Thread(target=self._compile, args=(piece,), name="compiling")
+        # Not a daemon: a process that ended in the middle of it would crash. It keeps no hold of the graphs, so that a
+        # model that leaves meanwhile is gone at once, and what is being compiled as soon as it is ready.
+        arguments = (self._recipe, piece, weakref.ref(self))
+        self._compiling = Thread(target=_compile, args=arguments, name="compiling")
         self._compiling.start()
 
-    def _read(self) -> Any:
-        model = self._core.read_model(self._path)
-        for unwanted in model.get_results()[self._outputs :]:
-            model.remove_result(unwanted)
-        return model
-
-    def _compile(self, rows: int) -> None:
-        try:
-            model, shapes = self._read(), {}
-            for port in model.inputs:
-                shape = port.partial_shape
-                shape[0] = rows
-                # Latents, and the features of the same size; embeddings keep their open number of tokens.
-                if len(shape) == 4:
-                    for axis, side in enumerate(self._own_size or (), start=2):
-                        shape[axis] = side
-                shapes[port] = shape
-            model.reshape(shapes)
-            compiled = self._core.compile_model(model, "CPU", self._options)
-            request = compiled.create_infer_request()
-        except Exception as error:
-            # The open graph does as well, and what failed once is not tried again.
-            logger.warning("no graph of %d rows, steps are slower without: %s", rows, error)
-            self._room.left = 0
-            return
+    def take_in(self, rows: int, compiled: Any) -> None:
+        """Draws with a fixed graph from now on. Called in the thread that has compiled it."""
         self._compiled.append(compiled)
-        self._fixed = {**self._fixed, rows: request}
+        self._fixed = {**self._fixed, rows: compiled.create_infer_request()}
+
+    def give_up(self) -> None:
+        """Compiles no more graphs for this model."""
+        self._room.limit = 0
+
+
+def _compile(recipe: Recipe, rows: int, owner: weakref.ref[Graphs]) -> None:
+    try:
+        compiled = recipe.compiled(rows)
+        if graphs := owner():
+            graphs.take_in(rows, compiled)
+    except Exception as error:
+        # The open graph does as well, and what failed once is not tried again.
+        logger.warning("no graph of %d rows, steps are slower without: %s", rows, error)
+        if graphs := owner():
+            graphs.give_up()
 
 
 def _infer(request: Any, inputs: list[np.ndarray], outputs: list[torch.Tensor]) -> None:

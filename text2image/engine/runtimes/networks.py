@@ -8,23 +8,36 @@ if TYPE_CHECKING:
     import torch
 
 
+# Numbers that SDXL's U-Net is told of sizes: of the original, the crop's place, and the picture, two each.
+SIZE_NUMBERS = 6
+
+
 class Networks(Protocol):
-    """A U-Net and a decoder. Called from the engine's thread alone; a result stays as it is when the next one comes."""
+    """A U-Net or a transformer, and a decoder.
+
+    Called from the engine's thread alone; a result stays as it is when the next one comes.
+    """
 
     def predict(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The U-Net's output (rows, C, h, w) in its own precision.
+        """The network's output (rows, C, h, w) in its own precision.
 
         Args:
             latents: (rows, C, h, w), scaled for their timesteps.
             timesteps: (rows,), on the CPU.
             embeddings: of the prompts, (rows, tokens, width).
-            guidance: the embedded guidance scale (rows, D) of networks that take it as an input.
+            guidance: the embedded guidance scale (rows, D) of networks that take it as an input; for Flux's the scale
+                itself, (rows, 1).
+            pooled: embeddings of whole prompts, (rows, D), for SDXL's, SD3's and Flux's.
+            time_ids: what SDXL's are told of sizes, (rows, SIZE_NUMBERS).
         """
         ...
 
@@ -33,7 +46,7 @@ class Networks(Protocol):
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `predict`, and the deep features (rows, D, h, w), if the networks were loaded to tell them."""
         ...
@@ -44,7 +57,7 @@ class Networks(Protocol):
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
         features: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What `predict` gives, about, with deep features (rows, D, h, w) of an earlier pass (`deep.py`)."""
         ...
@@ -55,8 +68,4 @@ class Networks(Protocol):
 
     def free_memory(self) -> None:
         """Gives memory that is kept for later back."""
-        ...
-
-    def held(self) -> int:
-        """Bytes of memory that were taken for good since they were loaded."""
         ...

@@ -22,8 +22,9 @@ import torch
 from filelock import FileLock
 
 from text2image.core.settings import Settings
+from text2image.engine.host_memory import HostMemory
 from text2image.engine.runtimes import SHIPPED
-from text2image.engine.runtimes.graphs import Graphs, Room
+from text2image.engine.runtimes.graphs import Graphs, Recipe, Room, held
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ _FORMAT = 2
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 # Graphs of fixed sizes take this share of the free memory at the most.
 MEMORY_SHARE = 0.25
+# What converting takes of memory, as a multiple of the weights: torch's, and OpenVINO's as it computes with them.
+_COPIES = 2.2
 _ROOT = Path(__file__).parents[3]
 
 
@@ -47,13 +50,14 @@ def installed() -> bool:
 
 
 def converted(
-    folder: Path, revision: str, settings: Settings, report: Callable[[str], None]
+    folder: Path, revision: str, settings: Settings, report: Callable[[str], None], weights: int
 ) -> Path:
     """The folder of the model's networks as OpenVINO reads them; converted now if that was never done.
 
     Args:
         folder: a pipeline in diffusers' format.
         revision: changes with its weights.
+        weights: bytes of the networks in fp32.
 
     Raises:
         NotConverted: it cannot be done.
@@ -68,11 +72,24 @@ def converted(
         # One process of several that start at once does it.
         with FileLock(kept.with_suffix(".lock")):
             if not (kept / DECODER).exists():
+                _check_room(weights)
                 report("converting the model for OpenVINO, once; T2I_RUNTIME=torch does without")
                 _convert(folder, kept)
     except OSError as error:
         raise NotConverted(str(error)) from error
     return kept
+
+
+def _check_room(weights: int) -> None:
+    """
+    Raises:
+        NotConverted: there is too little memory, and the kernel might end another process in place of the conversion.
+    """
+    needed, free = _COPIES * weights, HostMemory().free()
+    if free is not None and free < needed:
+        raise NotConverted(
+            f"converting it takes {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        )
 
 
 def name_of(revision: str) -> str:
@@ -119,37 +136,47 @@ class OpenVinoNetworks:
         dtype: torch.dtype,
         threads: int,
         *,
+        decoder_dtype: torch.dtype | None = None,
         deep: bool = False,
         own_size: tuple[int, int] | None = None,
+        fixed_network: bool = True,
         free: int | None = None,
     ) -> None:
         """Compiles them for this CPU.
 
         Args:
             dtype: the precision of the arithmetic, where this CPU has it.
+            decoder_dtype: the decoder's, if it is another.
             threads: those that compute, the calling one included.
             deep: whether passes are to take deep features from others.
             own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
+            fixed_network: whether these are worth their memory for the network too, as for the decoder.
             free: bytes of memory that are free, where that is known.
         """
         core = _core()
         options = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             # A core that another process is busy on is left to it.
             "ENABLE_CPU_PINNING": False,
         }
-        self._room = Room(int(MEMORY_SHARE * (free or 0)))
+        self._room = Room(int(MEMORY_SHARE * (held() + free)) if free else 0)
 
-        def graphs(name: str, outputs: int = 1) -> Graphs:
-            return Graphs(
-                core, folder / name, options, outputs=outputs, own_size=own_size, room=self._room
+        def graphs(
+            name: str, precision: torch.dtype, *, fixed: bool = True, outputs: int = 1
+        ) -> Graphs:
+            compiled = Recipe(
+                core,
+                folder / name,
+                {**options, "INFERENCE_PRECISION_HINT": _PRECISIONS[precision]},
+                outputs,
+                own_size if fixed else None,
             )
+            return Graphs(compiled, self._room)
 
-        self._unet = graphs(UNET, 2 if deep else 1)
-        self._outer = graphs(OUTER) if deep else None
-        self._decoder = graphs(DECODER)
+        self._unet = graphs(UNET, dtype, fixed=fixed_network, outputs=2 if deep else 1)
+        self._outer = graphs(OUTER, dtype) if deep else None
+        self._decoder = graphs(DECODER, decoder_dtype or dtype)
         self._scale: int | None = None
 
     def predict(
@@ -157,11 +184,15 @@ class OpenVinoNetworks:
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if self._outer:
             return self.predict_whole(latents, timesteps, embeddings, guidance)[0]
-        inputs = (latents, timesteps, embeddings, guidance)
+        # In the order in which they were traced.
+        inputs = (latents, timesteps, embeddings, pooled, time_ids, guidance)
         return self._unet.run(_given(inputs), latents.shape[1:])[0]
 
     def predict_whole(
@@ -169,7 +200,7 @@ class OpenVinoNetworks:
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = (latents, timesteps, embeddings, guidance)
         features_shape = (self._unet.channels_of(1), *latents.shape[2:])
@@ -182,7 +213,7 @@ class OpenVinoNetworks:
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
         features: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
         assert self._outer is not None
         inputs = (latents, timesteps, embeddings, features, guidance)
@@ -199,9 +230,6 @@ class OpenVinoNetworks:
     def free_memory(self) -> None:
         for each in self._all():
             each.free_memory()
-
-    def held(self) -> int:
-        return self._room.held
 
     def settle(self) -> None:
         """Returns when no graph is being compiled."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
@@ -109,6 +110,9 @@ def scheduler_for(sampler: Sampler, config: Mapping[str, Any], schedule: Schedul
     """
     kind = KINDS[sampler]
     title = TITLES[sampler]
+    if str(config.get("_class_name", "")).startswith("EDM"):
+        # Its network takes and gives what the others' schedulers cannot scale (Karras et al. 2022).
+        raise ValueError(f"{title} is not for models that are preconditioned as EDM's")
     if kind.flow != is_flow(config):
         raise ValueError(f"{title} is {'' if kind.flow else 'not '}for models that predict a flow")
     if schedule is None:
@@ -169,3 +173,8 @@ def limit_steps(sampler: Sampler, config: Mapping[str, Any]) -> int:
         if apart < 1 or (steps + more - 1) * apart + offset > trained - 1:
             return steps - 1
     return limit
+
+
+def flux_levels(steps: int) -> tuple[float, ...]:
+    """The noise levels that Flux is drawn at, before they are shifted; as in diffusers' `FluxPipeline`."""
+    return tuple(np.linspace(1.0, 1 / steps, steps).tolist())

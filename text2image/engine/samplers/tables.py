@@ -114,6 +114,11 @@ def table_of(
 
 
 def _set_timesteps(scheduler: Any, options: dict[str, Any]) -> None:
+    known = inspect.signature(scheduler.set_timesteps).parameters
+    if "mu" in options and "mu" not in known:
+        raise ValueError("it shifts no noise levels by the size of the picture")
+    if "sigmas" in options and "sigmas" not in known:
+        raise ValueError("it takes no noise levels but its own")
     scheduler.set_timesteps(**options, device="cpu")
     # Rounding gives some step counts one timestep more, -1, when they are spaced as "trailing". Schedulers that look
     # noise levels up by their timestep would find the noisiest level there.
@@ -216,17 +221,29 @@ def _shortened(weights: list[float]) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def offered(config: Mapping[str, Any]) -> tuple[Sampler, ...]:
-    """The samplers that a model can be drawn with, tried in two steps at most."""
-    return tuple(sampler for sampler in KINDS if _fits(sampler, config))
+def offered(
+    config: Mapping[str, Any], sigmas: tuple[float, ...] | None = None
+) -> tuple[Sampler, ...]:
+    """The samplers that a model can be drawn with, tried in two steps at most.
+
+    Args:
+        sigmas: two noise levels, if the model names its own.
+    """
+    return tuple(sampler for sampler in KINDS if _fits(sampler, config, sigmas))
 
 
-def _fits(sampler: Sampler, config: Mapping[str, Any]) -> bool:
+def can_be_drawn(config: Mapping[str, Any]) -> bool:
+    """Whether there is any sampler that a model can be drawn with, mostly found out with the first that is tried."""
+    return any(_fits(sampler, config, None) for sampler in KINDS)
+
+
+def _fits(sampler: Sampler, config: Mapping[str, Any], sigmas: tuple[float, ...] | None) -> bool:
     steps = min(2, limit_steps(sampler, config))
     # A shift by size is not known before there is one.
     mu = 1.0 if config.get("use_dynamic_shifting") else None
     try:
-        return steps > 0 and bool(table_of(scheduler_for(sampler, config, None), steps, mu=mu))
+        scheduler = scheduler_for(sampler, config, None)
+        return steps > 0 and bool(table_of(scheduler, steps, mu=mu, sigmas=sigmas))
     except ValueError:
         return False
 

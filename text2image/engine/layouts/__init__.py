@@ -1,0 +1,1 @@
+"""How models lie on disk: folders of diffusers with links, variants and shards, and checkpoints in a single file."""

@@ -1,0 +1,184 @@
+"""Flux.1 dev and schnell: a transformer that predicts a flow and has its guidance built in, or needs none.
+
+The mathematics is that of diffusers' `FluxPipeline.__call__` without true guidance by a second text, taken apart into
+steps; a sample drawn here alone equals the pipeline's picture for the same seed. Latents are packed into patches where
+the network is called, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.messages import ModelInfo, Pixels, Request
+from text2image.engine import devices
+from text2image.engine.models import latents
+from text2image.engine.models.contract import Pending
+from text2image.engine.models.description import describe
+from text2image.engine.models.previews import Projection
+from text2image.engine.models.prompts import FluxPromptEncoder
+from text2image.engine.runtimes.choice import networks_of
+from text2image.engine.runtimes.forward import FLUX_PATCH
+from text2image.engine.runtimes.networks import Networks
+from text2image.engine.sample import Plan, Sample
+from text2image.engine.samplers.registry import flux_levels
+from text2image.engine.samplers.tables import Tables
+from text2image.engine.samplers.update import Trajectory
+
+if TYPE_CHECKING:
+    from text2image.engine.models.loading import Checkpoint
+
+FAMILY = "flux"
+# Of noise levels, for large pictures, where the scheduler shifts them by size and names no limit; as in diffusers.
+_MAX_SHIFT = 1.15
+
+
+@dataclass(slots=True)
+class State:
+    """A sample's tensors, as `latents` wants them.
+
+    Attributes:
+        embeddings: of the prompt, (1, tokens, width).
+        pooled: of the prompt, (1, D).
+        scale: of guidance, (1, 1), for a network that takes it as an input.
+    """
+
+    trajectory: Trajectory
+    guided: range
+    embeddings: torch.Tensor
+    pooled: torch.Tensor
+    scale: torch.Tensor | None
+
+
+class Flux:
+    """A loaded pipeline that keeps the model contract."""
+
+    def __init__(
+        self, pipeline: Any, networks: Networks, info: ModelInfo, device: torch.device
+    ) -> None:
+        """Takes the parts of a diffusers pipeline; of its transformer and autoencoder the configurations alone."""
+        self.info = info
+        self.max_rows = devices.max_rows(device)
+        self.memory = devices.memory_of(device)
+        self._device = device
+        self._networks = networks
+        self._takes_scale = bool(pipeline.transformer.config.guidance_embeds)
+        self._channels = pipeline.transformer.config.in_channels // FLUX_PATCH**2
+        self._dtype: torch.dtype = pipeline.transformer.dtype
+        self._vae = pipeline.vae.config
+        self._latent_scale = 2 ** (len(self._vae.block_out_channels) - 1)
+        self._scheduler = pipeline.scheduler.config
+        self._tables = Tables(self._scheduler)
+        self._prompts = FluxPromptEncoder(pipeline, device)
+        self._projection = Projection(self._channels)
+        self._side = devices.SideStream(device)
+
+    def plan(self, request: Request) -> Plan:
+        if request.negative_prompt.strip():
+            reason = "is not read by this model, which draws from one text alone; leave it out"
+            raise InvalidRequest(FieldViolation("negative_prompt", reason))
+        return latents.plan(request, *self._sides(request), None)
+
+    def _sides(self, request: Request) -> tuple[int, int]:
+        """Height and width in latent pixels."""
+        return request.height // self._latent_scale, request.width // self._latent_scale
+
+    @torch.inference_mode()
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
+        prompts = [sample.generation.request.prompt for sample in samples]
+        with devices.device_errors():
+            encoded = self._prompts.encode(prompts)
+        for sample, each in zip(samples, encoded, strict=True):
+            sample.state = each
+        unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
+        return [unread[prompt] for prompt in prompts]
+
+    @torch.inference_mode()
+    def start(self, samples: Sequence[Sample]) -> None:
+        with devices.device_errors():
+            states = [self._initial(sample) for sample in samples]
+        for sample, state in zip(samples, states, strict=True):
+            sample.state = state
+            latents.set_rows(sample)
+
+    def _initial(self, sample: Sample) -> State:
+        request, encoded = sample.generation.request, sample.state
+        height, width = self._sides(request)
+        tokens = (height // FLUX_PATCH) * (width // FLUX_PATCH)
+        own_levels = self._scheduler.get("use_flow_sigmas")
+        trajectory = latents.trajectory(
+            sample,
+            self._tables,
+            (1, self._channels, height, width),
+            self._dtype,
+            self._device,
+            mu=latents.shift(self._scheduler, tokens, _MAX_SHIFT),
+            sigmas=None if own_levels else flux_levels(request.steps),
+        )
+        scale = devices.placed([request.guidance_scale], self._device, torch.float32)[None]
+        return State(
+            trajectory,
+            guided=range(0),
+            embeddings=encoded.embeddings,
+            pooled=encoded.pooled,
+            scale=scale if self._takes_scale else None,
+        )
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample]) -> list[Any]:
+        states: list[State] = [sample.state for sample in samples]
+        with devices.device_errors():
+            inputs, timesteps, _ = latents.rows_of(samples, self._device)
+            output = self._networks.predict(
+                inputs,
+                timesteps,
+                torch.cat([state.embeddings for state in states]),
+                latents.joined([state.scale for state in states]),
+                pooled=torch.cat([state.pooled for state in states]),
+            )
+            devices.wait(self._device)
+        return list(torch.split(output.float(), 1))
+
+    @torch.inference_mode()
+    def advance(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
+        return latents.advance(samples, predictions)
+
+    @torch.inference_mode()
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
+        return latents.decode(self._networks, samples, self._unscaled, self._projection, self._side)
+
+    def _unscaled(self, drawn: torch.Tensor) -> torch.Tensor:
+        unscaled: torch.Tensor = drawn / self._vae.scaling_factor + (self._vae.shift_factor or 0.0)
+        return unscaled
+
+    def decode_limit(self, sample: Sample) -> int:
+        return latents.decode_limit(self._device, sample)
+
+    @torch.inference_mode()
+    def preview(self, sample: Sample) -> Pixels:
+        return latents.preview(sample, self._projection)
+
+    def release(self, sample: Sample) -> None:
+        """Nothing is held but the state."""
+
+    def free_memory(self) -> None:
+        self._networks.free_memory()
+
+
+def load(checkpoint: Checkpoint) -> Flux:
+    """Loads a pipeline of this family, without the parts that do not draw.
+
+    Raises:
+        ValueError, OSError: a part of the pipeline is missing or cannot be read, or the settings do not fit it.
+        OutOfMemory: it does not fit on the device.
+    """
+    with devices.device_errors():
+        pipeline, networks = networks_of(checkpoint)
+    info = describe(pipeline, checkpoint, FAMILY)
+    return Flux(pipeline, networks, info, checkpoint.device)

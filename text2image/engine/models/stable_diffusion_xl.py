@@ -1,0 +1,246 @@
+"""Stable Diffusion XL and what is distilled from it: Turbo, Lightning, Hyper, LCM; v-prediction and zero terminal SNR.
+
+The mathematics is that of diffusers' `StableDiffusionXLPipeline.__call__` with the sizes and crops that it takes if
+none are named, taken apart into steps; a sample drawn here alone equals the pipeline's picture for the same seed. What
+differs from Stable Diffusion 1.x is what the network is told: two text encoders, of one a pooled embedding too, and
+the picture's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
+from text2image.core.messages import ModelInfo, Pixels, Request
+from text2image.engine import devices
+from text2image.engine.models import latents
+from text2image.engine.models.contract import Pending
+from text2image.engine.models.description import describe, rescale_of
+from text2image.engine.models.previews import Projection
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked
+from text2image.engine.runtimes.choice import networks_of
+from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
+from text2image.engine.sample import Plan, Sample
+from text2image.engine.samplers.tables import Tables
+from text2image.engine.samplers.update import Trajectory
+
+if TYPE_CHECKING:
+    from text2image.engine.models.loading import Checkpoint
+
+FAMILY = "stable-diffusion-xl"
+
+
+@dataclass(slots=True)
+class State:
+    """A sample's tensors, as `latents` wants them.
+
+    Attributes:
+        embeddings: of the prompts, (rows, tokens, width).
+        pooled: of the prompts, (rows, D).
+        time_ids: (1, 6): height and width of the original, top and left of the crop, height and width of the picture.
+    """
+
+    trajectory: Trajectory
+    guided: range
+    embeddings: torch.Tensor
+    pooled: torch.Tensor
+    time_ids: torch.Tensor
+    guidance_embedding: torch.Tensor | None
+
+
+class StableDiffusionXL:
+    """A loaded pipeline that keeps the model contract."""
+
+    def __init__(
+        self,
+        pipeline: Any,
+        networks: Networks,
+        info: ModelInfo,
+        device: torch.device,
+        interval: Interval = EVERYWHERE,
+        rescale: float = 0.0,
+    ) -> None:
+        """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
+
+        Args:
+            interval: where fast pictures are guided.
+            rescale: of guidance; see `latents.guided`.
+        """
+        self.info = info
+        self.max_rows = devices.max_rows(device)
+        self.memory = devices.memory_of(device)
+        self._device = device
+        self._interval = interval
+        self._rescale = rescale
+        self._networks = networks
+        self._config = pipeline.unet.config
+        self._dtype: torch.dtype = pipeline.unet.dtype
+        self._unscale = _Unscale(pipeline.vae.config, device)
+        self._latent_scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        self._tables = Tables(pipeline.scheduler.config)
+        self._prompts = DualPromptEncoder(pipeline, device)
+        self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
+        self._projection = Projection(self._config.in_channels)
+        self._side = devices.SideStream(device)
+
+    def plan(self, request: Request) -> Plan:
+        return latents.plan(request, *self._sides(request), self._guided_in)
+
+    def _sides(self, request: Request) -> tuple[int, int]:
+        """Height and width in latent pixels."""
+        return request.height // self._latent_scale, request.width // self._latent_scale
+
+    @property
+    def _guided_in(self) -> Interval | None:
+        return self._interval if self._config.time_cond_proj_dim is None else None
+
+    @torch.inference_mode()
+    def encode(self, samples: Sequence[Sample]) -> list[str]:
+        requests = [sample.generation.request for sample in samples]
+        prompts = [request.prompt for request in requests]
+        negatives = [request.negative_prompt for request in requests]
+        texts = prompts + [text for text in negatives if text or not self._zeros_for_none]
+        with devices.device_errors():
+            encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
+            for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
+                sample.state = encoded[prompt]
+                if sample.rows == 2:
+                    sample.state = stacked(
+                        self._negative(negative, encoded, prompt), encoded[prompt]
+                    )
+        unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
+        return [unread[prompt] for prompt in prompts]
+
+    def _negative(self, negative: str, encoded: Mapping[str, Encoded], prompt: str) -> Encoded:
+        """Zeros in place of an empty text, if the model is made so: as diffusers has it without a negative prompt."""
+        if negative or not self._zeros_for_none:
+            return encoded[negative]
+        return Encoded(*(torch.zeros_like(each) for each in encoded[prompt]))
+
+    @torch.inference_mode()
+    def start(self, samples: Sequence[Sample]) -> None:
+        with devices.device_errors():
+            states = [self._initial(sample) for sample in samples]
+        for sample, state in zip(samples, states, strict=True):
+            sample.state = state
+            latents.set_rows(sample)
+
+    def _initial(self, sample: Sample) -> State:
+        request, encoded = sample.generation.request, sample.state
+        shape = (1, self._config.in_channels, *self._sides(request))
+        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
+        size = (request.height, request.width)
+        width = self._config.time_cond_proj_dim
+        guidance = None if width is None else latents.embedded_scale(request.guidance_scale, width)
+        return State(
+            trajectory,
+            guided=latents.guided_calls(request, sample.passes, self._guided_in),
+            embeddings=encoded.embeddings,
+            pooled=encoded.pooled,
+            time_ids=devices.placed([*size, 0, 0, *size], self._device, self._dtype)[None],
+            guidance_embedding=None
+            if guidance is None
+            else devices.moved(guidance.to(self._dtype), self._device),
+        )
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample]) -> list[Any]:
+        states: list[State] = [sample.state for sample in samples]
+        with devices.device_errors():
+            inputs, timesteps, owners = latents.rows_of(samples, self._device)
+            output = self._networks.predict(
+                inputs,
+                timesteps,
+                torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
+                latents.joined([state.guidance_embedding for state in states]),
+                pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
+                time_ids=torch.cat([states[owner].time_ids for owner in owners]),
+            )
+            predictions = latents.guided(output.float(), samples, self._rescale)
+            devices.wait(self._device)
+        return list(torch.split(predictions, 1))
+
+    @torch.inference_mode()
+    def advance(
+        self, samples: Sequence[Sample], predictions: Sequence[Any]
+    ) -> list[Exception | None]:
+        return latents.advance(samples, predictions)
+
+    @torch.inference_mode()
+    def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
+        return latents.decode(self._networks, samples, self._unscale, self._projection, self._side)
+
+    def decode_limit(self, sample: Sample) -> int:
+        return latents.decode_limit(self._device, sample)
+
+    @torch.inference_mode()
+    def preview(self, sample: Sample) -> Pixels:
+        return latents.preview(sample, self._projection)
+
+    def release(self, sample: Sample) -> None:
+        """Nothing is held but the state."""
+
+    def free_memory(self) -> None:
+        self._networks.free_memory()
+
+
+class _Unscale:
+    """From latents as they are drawn to latents as the decoder takes them."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        """Takes an autoencoder's configuration; some have a mean and a standard deviation for each channel."""
+        self._factor = float(config.scaling_factor)
+        mean, deviation = config.get("latents_mean"), config.get("latents_std")
+        known = mean is not None and deviation is not None
+        self._mean, self._deviation = (
+            torch.tensor(numbers, device=device).view(1, -1, 1, 1)
+            for numbers in ((mean, deviation) if known else ([0.0], [1.0]))
+        )
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) in fp32 to the same."""
+        unscaled: torch.Tensor = latents * self._deviation / self._factor + self._mean
+        return unscaled
+
+
+def load(checkpoint: Checkpoint) -> StableDiffusionXL:
+    """Loads a pipeline of this family, without the parts that do not draw.
+
+    Raises:
+        ValueError, OSError: a part of the pipeline is missing, does not fit the others or cannot be read, or the
+            settings do not fit it.
+        OutOfMemory: it does not fit on the device.
+    """
+    with devices.device_errors():
+        pipeline, networks = networks_of(checkpoint, upcast_decoder=True)
+    _check(pipeline, checkpoint.name)
+    info = describe(pipeline, checkpoint, FAMILY)
+    interval = parse_interval(checkpoint.settings.guidance_interval)
+    rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
+    return StableDiffusionXL(pipeline, networks, info, checkpoint.device, interval, rescale)
+
+
+def _check(pipeline: Any, name: str) -> None:
+    """
+    Raises:
+        ValueError: the U-Net is told something else than a pooled text and sizes, or as many numbers as there are not.
+    """
+    config, encoder = pipeline.unet.config, pipeline.text_encoder_2
+    if encoder is None or pipeline.tokenizer_2 is None:
+        raise ValueError(
+            f"{name} lacks text_encoder_2 or tokenizer_2, which SDXL reads prompts with"
+        )
+    if config.addition_embed_type != "text_time":
+        raise ValueError(
+            f"the U-Net of {name} has addition_embed_type {config.addition_embed_type!r}; SDXL has 'text_time'"
+        )
+    given = SIZE_NUMBERS * config.addition_time_embed_dim + encoder.config.projection_dim
+    if config.projection_class_embeddings_input_dim != given:
+        raise ValueError(
+            f"the U-Net of {name} takes {config.projection_class_embeddings_input_dim} numbers of text and size; its "
+            f"configuration and text_encoder_2 make {given}"
+        )

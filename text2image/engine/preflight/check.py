@@ -1,0 +1,85 @@
+"""All checks of one model, in the order in which what they need is known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from text2image.engine.layouts.folder import INDEX
+from text2image.engine.preflight.files import Files
+from text2image.engine.preflight.findings import Finding, summary
+from text2image.engine.preflight.finite import check_finite
+from text2image.engine.preflight.fitting import (
+    check_device,
+    check_fit,
+    check_parts,
+    check_scheduler,
+)
+from text2image.engine.preflight.networks import build_networks, check_types, compare
+
+logger = logging.getLogger(__name__)
+
+
+def check(
+    folder: Path,
+    families: Collection[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    deep: bool = False,
+) -> list[Finding]:
+    """What is wrong with a pipeline's folder; the first finding is told first.
+
+    Args:
+        families: the pipeline classes that are drawn with here.
+        deep: whether weights are read whole, to find what is no number in them.
+    """
+    files = Files(folder)
+    if files.index and (finding := family_finding(files.index.get("_class_name"), families)):
+        # What its parts should be, nobody here knows.
+        return [finding]
+    check_parts(files)
+    check_types(files)
+    networks = build_networks(files)
+    compare(files, networks)
+    check_scheduler(files)
+    check_fit(files, networks)
+    check_device(files, networks, device, dtype)
+    if deep:
+        check_finite(files)
+    return files.findings
+
+
+def family_finding(named: object, families: Collection[str]) -> Finding | None:
+    """Why a pipeline of this class is not drawn with, or None."""
+    if named in families:
+        return None
+    if not isinstance(named, str):
+        return Finding(INDEX, "names no pipeline class (_class_name)")
+    return Finding(INDEX, f"it is a {named}; this server draws with {', '.join(families)}")
+
+
+def require_usable(
+    model: str,
+    folder: Path,
+    families: Collection[str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Does nothing if a model can be served.
+
+    Args:
+        model: as the settings name it.
+
+    Raises:
+        ValueError: with one line of what is wrong, file by file.
+    """
+    findings = check(folder, families, device, dtype)
+    for finding in findings:
+        if not finding.fatal:
+            logger.warning("%s: %s", model, finding)
+    if any(finding.fatal for finding in findings):
+        raise ValueError(summary(model, findings))
