@@ -9,8 +9,8 @@ export PORT ?= 3000
 export GRPC_PORT ?= 50051
 UI_PORT ?= 8501
 PYTEST := $(BIN)/python -m pytest
-# Two processes, which take the tests in the order of tests/conftest.py.
-SIDE_BY_SIDE := -n 2 --no-loadscope-reorder
+# Three processes, since tests wait for much of their time; they take the tests in the order of tests/conftest.py.
+SIDE_BY_SIDE := -n 3 --no-loadscope-reorder
 # Options of `make load`, `make compare` and `make bench`, as in OPTIONS="--quick"; --help lists them.
 OPTIONS ?=
 # Length of the branch on which the learning rate falls before an export.
