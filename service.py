@@ -33,7 +33,7 @@ from text2image.core.extras import require_extras
 from text2image.core.hardware import gpu_count, runner_count
 from text2image.core.lifecycle import drain_on_signal, end_with_parent
 from text2image.core.settings import get_settings
-from text2image.engine.lazy import loader
+from text2image.engine.lazy import loader, source_of
 from text2image.engine.readahead import read_ahead
 from text2image.gateway.auth import openness, require_keys
 from text2image.net.ports import bound_to, require_free
@@ -91,7 +91,9 @@ class Runner:
     def __init__(self) -> None:
         # BentoML counts a service's workers from 1, and a restarted one takes the number of the dead.
         index = ((bentoml.server_context.worker_index or 1) - 1) % runner_count(settings)
-        self.server = RunnerServer(settings, index, loader(settings, index))
+        self.server = RunnerServer(
+            settings, index, loader(settings, index), source_of(settings, index)
+        )
 
     @bentoml.on_deployment
     @staticmethod
@@ -133,7 +135,7 @@ class Runner:
     @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=A_YEAR_MS)
     async def generate(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Draws a list of requests with the fields of POST /generate; each ends in pictures or an error of its own."""
-        return await draw_batch(requests, self.server.generate_many, lambda: self.server.model)
+        return await draw_batch(requests, self.server.generate_many, self.server.model_named)
 
 
 def asked_address() -> tuple[str, int]:

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from frontend.form import show_form
+from frontend.form import choose_model, show_form
 from frontend.pieces import show_gallery
 from frontend.server import Server
 from frontend.stage import show_stage
@@ -65,12 +65,12 @@ def visitor_of_session() -> Visitor:
 def show_page(visitor: Visitor) -> None:
     visitor.settle()
     if visitor.drawing is None:
-        visitor.ask_model()
+        visitor.ask_models()
     st.title("Text2Image", anchor=False)
     left, right = st.columns([2, 3], gap="medium")
-    if visitor.model:
+    if visitor.models:
         with left:
-            show_form(visitor, visitor.model)
+            show_form(visitor, choose_model(visitor.models))
     with right:
         with st.container(border=True, key="stage"):
             show_stage(visitor)

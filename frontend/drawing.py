@@ -16,7 +16,15 @@ from typing import Self
 from frontend.orders import Order
 from text2image.client import Client
 from text2image.core.errors import Cancelled, Internal, Text2ImageError
-from text2image.core.messages import ClientEvent, Completed, Picture, Pixels, Progress, Queued
+from text2image.core.messages import (
+    ClientEvent,
+    Completed,
+    Loading,
+    Picture,
+    Pixels,
+    Progress,
+    Queued,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +48,17 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A drawing at one moment. `predicted_seconds` is None until the server has admitted it."""
+    """A drawing at one moment.
+
+    `predicted_seconds` is None until the server has admitted it, `loading` says what its model waits for until then.
+    """
 
     tiles: tuple[Tile, ...]
     predicted_seconds: float | None
     seconds: float
     truncated: str
     error: Text2ImageError | None
+    loading: str = ""
 
     @property
     def steps_done(self) -> int:
@@ -98,7 +110,7 @@ class Drawing:
         with self._lock:
             if self.has_ended:
                 return self._view
-            return replace(self._view, seconds=time.monotonic() - self._began)
+            return replace(self._view, seconds=self._elapsed())
 
     @property
     def has_ended(self) -> bool:
@@ -134,17 +146,23 @@ class Drawing:
             self._client.close()
             self._end(Cancelled("cancelled") if error and self._cancelled else error)
 
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
     def _end(self, error: Text2ImageError | None) -> None:
         with self._lock:
-            seconds = time.monotonic() - self._began
-            self._view = replace(self._view, seconds=seconds, error=error)
+            self._view = replace(self._view, seconds=self._elapsed(), error=error)
             self._ended.set()
 
     def _note(self, event: ClientEvent) -> None:
         with self._lock:
             match event:
+                case Loading(detail=detail):
+                    self._view = replace(self._view, loading=detail)
                 case Queued(predicted_seconds=seconds):
-                    self._view = replace(self._view, predicted_seconds=seconds)
+                    # It is told of the time from now on.
+                    total = seconds + (self._elapsed() if self._view.loading else 0.0)
+                    self._view = replace(self._view, predicted_seconds=total)
                 case Progress(index=index, step=step, steps=steps, preview=preview):
                     shown = preview or self._view.tiles[index].preview
                     self._put(index, Tile(step, steps, shown))

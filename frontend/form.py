@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import streamlit as st
@@ -17,6 +18,20 @@ MAX_TYPED_SEED = 2**53 - 1
 _NAMES = [field.name for field in fields(Order)]
 # Which model the options were set for; another one has other limits.
 _SET_FOR = "options_set_for"
+
+
+def choose_model(models: Sequence[ModelInfo]) -> ModelInfo:
+    """The model that is drawn with, which the visitor chooses where there are several.
+
+    It stands outside of the form, since its limits are those of the form's fields.
+    """
+    if len(models) == 1:
+        fill_in(model="")
+        return models[0]
+    by_name = {model.id: model for model in models}
+    if st.session_state.get("model") not in by_name:
+        fill_in(model=models[0].id)
+    return by_name[st.selectbox(LABELS["model"], list(by_name), key="model")]
 
 
 def show_form(visitor: Visitor, model: ModelInfo) -> None:

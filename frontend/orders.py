@@ -19,12 +19,13 @@ LABELS = {
     "sampler": "Sampler",
     "seed": "Seed",
     "n": "Pictures",
+    "model": "Model",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One request as the form was filled in; without a seed the server picks one."""
+    """One request as the form was filled in; without a seed the server picks one, and without a model its default."""
 
     text: str
     context: str
@@ -36,6 +37,7 @@ class Order:
     sampler: str
     n: int
     seed: int | None
+    model: str = ""
 
     @property
     def prompt(self) -> str:
@@ -45,7 +47,12 @@ class Order:
     def fields(self) -> dict[str, Any]:
         """All but the prompt, as the client takes them."""
         fields = {name: getattr(self, name) for name in LABELS if name != "prompt"}
-        return {name: value for name, value in fields.items() if value is not None}
+        # Servers of earlier versions know no models.
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None and (name != "model" or value)
+        }
 
     def again(self, seed: int) -> Self:
         """The order that draws one of its pictures again, alone."""

@@ -32,14 +32,14 @@ class Server:
         """
         return Client(self.address, api_key=api_key)
 
-    def model(self, api_key: str | None = None) -> ModelInfo:
-        """What it serves.
+    def models(self, api_key: str | None = None) -> list[ModelInfo]:
+        """What it serves, the default model first.
 
         Raises:
             Text2ImageError: it does not say.
         """
         with self.connect(api_key) as client:
-            return client.model(timeout=_PATIENCE)
+            return client.models(timeout=_PATIENCE)
 
     def status(self, api_key: str | None = None) -> Status | None:
         """How it is, or None if it does not answer."""

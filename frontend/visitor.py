@@ -43,12 +43,12 @@ class Visitor:
     told: Told | None = None
     truncated: str = ""
     api_key: str | None = None
-    model: ModelInfo | None = None
+    models: list[ModelInfo] = field(default_factory=list)
 
-    def ask_model(self) -> None:
+    def ask_models(self) -> None:
         """Learns what the server serves; while it does not say, what it served last holds."""
         try:
-            self.model = self.server.model(self.api_key)
+            self.models = self.server.models(self.api_key)
         except Text2ImageError as error:
             if not self.told:
                 self.tell(error)

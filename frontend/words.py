@@ -149,7 +149,7 @@ def parameters_of(piece: Piece) -> str:
 def progress_of(view: View) -> str:
     """How far a drawing is, and how much longer it takes as things stand."""
     if view.predicted_seconds is None:
-        return "Asking the server"
+        return f"Loading the model: {plain(view.loading)}" if view.loading else "Asking the server"
     left = max(0.0, view.predicted_seconds - view.seconds)
     if not view.steps_done:
         return f"Waiting for its turn, about {in_seconds(left)}"

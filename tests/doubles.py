@@ -51,6 +51,7 @@ def make_request(
     schedule: Schedule | None = None,
     negative_prompt: str = "",
     quality: Quality = Quality.EXACT,
+    model: str = "",
 ) -> Request:
     return Request(
         prompt=prompt,
@@ -64,6 +65,7 @@ def make_request(
         sampler=sampler,
         schedule=schedule,
         quality=quality,
+        model=model,
     )
 
 

@@ -39,6 +39,7 @@ REQUEST = Request(
     seed=7,
     n=1,
     sampler=Sampler.EULER_ANCESTRAL,
+    model=MODEL.id,
 )
 prompts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.lists(
     st.sampled_from(
@@ -71,6 +72,7 @@ requests = st.builds(
     seed=st.integers(0, MAX_SEED),
     n=st.just(1),
     quality=st.sampled_from(Quality),
+    model=st.just(MODEL.id),
 )
 
 

@@ -35,7 +35,10 @@ from text2image.core.errors import (
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Loading,
     ModelInfo,
+    ModelState,
+    ModelStatus,
     Picture,
     Progress,
     Queued,
@@ -54,8 +57,11 @@ __all__ = [
     "DeadlineExceeded",
     "Internal",
     "InvalidRequest",
+    "Loading",
     "ModelInfo",
     "ModelNotFound",
+    "ModelState",
+    "ModelStatus",
     "PermissionDenied",
     "Picture",
     "Progress",
@@ -84,7 +90,7 @@ class Client:
     """A blocking client. Safe to use from several threads; one connection is enough for all of them.
 
     Every call takes the optional fields of a request by name: negative_prompt, width, height (pixels), steps,
-    guidance_scale, seed, n, sampler, schedule, quality. `timeout` is in seconds; None leaves it to the server.
+    guidance_scale, seed, n, sampler, schedule, quality, model. `timeout` is in seconds; None leaves it to the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:
@@ -145,7 +151,8 @@ class Client:
         preview_every: int = 0,
         **fields: Any,
     ) -> Generator[ClientEvent, None, None]:
-        """Draws, and yields what happens: Queued, Progress, a Picture for each that is finished, Completed.
+        """Draws, and yields what happens: Loading while the model has yet to be loaded, Queued, Progress, a Picture for
+        each that is finished, Completed.
 
         Closing the generator cancels the work.
         """
@@ -161,13 +168,26 @@ class Client:
         finally:
             call.cancel()
 
-    def model(self, *, timeout: float | None = 10.0) -> ModelInfo:
-        """What the server serves: limits, and defaults of every optional field."""
+    def model(self, name: str | None = None, *, timeout: float | None = 10.0) -> ModelInfo:
+        """A model of the server, by default the default one: limits, and defaults of every optional field."""
+        request = pb.GetModelRequest(model=name)
         try:
             return wire.model_from(
-                self._stub.GetModel(pb.GetModelRequest(), timeout=timeout, metadata=self._metadata)
+                self._stub.GetModel(request, timeout=timeout, metadata=self._metadata)
             )
         except grpc.RpcError as error:
+            raise _ours(error, self._address) from error
+
+    def models(self, *, timeout: float | None = 10.0) -> list[ModelInfo]:
+        """All models of the server, the default one first; a server of an earlier version has one."""
+        request = pb.ListModelsRequest()
+        try:
+            return wire.models_from(
+                self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
+            )
+        except grpc.RpcError as error:
+            if cast(grpc.Call, error).code() is grpc.StatusCode.UNIMPLEMENTED:
+                return [self.model(timeout=timeout)]
             raise _ours(error, self._address) from error
 
     def watch(self, *, timeout: float | None = None) -> Generator[Status, None, None]:

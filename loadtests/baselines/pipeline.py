@@ -30,7 +30,7 @@ class Pipeline:
     ) -> None:
         """Loads the embedded model, or the one in `folder`, onto a device as T2I_DEVICE names it."""
         picked = devices.pick_device(device)
-        devices.prepare_thread(picked, threads=0)
+        devices.prepare_thread(picked, devices.usable_cores())
         self._max_batch = max_batch
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()

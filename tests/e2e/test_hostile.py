@@ -73,6 +73,7 @@ def attack_messages(server: Server, count: int, random: Random) -> Outcomes:
         GENERATE_IMAGE: (text2image_pb2.ImageRequest, 5),
         f"{V1}/Generate": (v1.GenerateRequest, 5),
         f"{V1}/GetModel": (v1.GetModelRequest, 1),
+        f"{V1}/ListModels": (v1.ListModelsRequest, 1),
         "/grpc.health.v1.Health/Check": (health_pb2.HealthCheckRequest, 1),
         "/grpc.health.v1.Health/List": (health_pb2.HealthListRequest, 1),
     }
@@ -93,6 +94,7 @@ def attack_methods(server: Server, count: int, random: Random) -> Outcomes:
         GENERATE_IMAGE,
         f"{V1}/Generate",
         f"{V1}/GetModel",
+        f"{V1}/ListModels",
         f"{V1}/../GetModel",
         "/",
         "//",

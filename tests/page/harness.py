@@ -71,6 +71,7 @@ class ScriptedClient:
         self.refusal: Text2ImageError | None = None
         self.key: str | None = None
         self.served: ModelInfo = MODEL
+        self.others: list[ModelInfo] = []
         self.state: Status | None = None
         self.asked: list[tuple[str, dict[str, object]]] = []
         self.connections: list[tuple[str, str | None]] = []
@@ -91,9 +92,9 @@ class ScriptedClient:
     def close(self) -> None:
         self.closed += 1
 
-    def model(self, *, timeout: float | None = None) -> ModelInfo:
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         self._check()
-        return self.served
+        return [self.served, *self.others]
 
     def status(self, *, timeout: float | None = None) -> Status:
         if self.state is None:

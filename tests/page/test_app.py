@@ -124,6 +124,24 @@ def test_another_model_brings_its_own_limits(client: ScriptedClient, page: AppTe
     assert page.number_input(key="width").value == 64
 
 
+def test_with_several_models_one_is_chosen_and_brings_its_limits(
+    client: ScriptedClient, page: AppTest
+) -> None:
+    assert "model" not in [box.key for box in page.selectbox]
+    client.others = [replace(MODEL, id="large", width=256, steps=9)]
+    page.run()
+    assert page.selectbox(key="model").options == [MODEL.id, "large"]
+    page.selectbox(key="model").set_value("large").run()
+    assert page.number_input(key="width").value == 256
+    draw(page)
+    assert client.asked[-1][1]["model"] == "large"
+    client.others = []
+    page.run()
+    assert not page.exception
+    draw(page)
+    assert "model" not in client.asked[-1][1]
+
+
 def test_every_field_of_the_form_is_asked_for(client: ScriptedClient, page: AppTest) -> None:
     page.text_input(key="context").input("watercolour")
     page.text_input(key="negative_prompt").input("fog")
@@ -371,7 +389,7 @@ def test_a_fault_of_the_page_itself_shows_no_traceback(
     client: ScriptedClient, open_page: Callable[..., AppTest]
 ) -> None:
     client.served = None  # type: ignore[assignment]
-    client.model = fails(RuntimeError("secret"))  # type: ignore[method-assign,assignment]
+    client.models = fails(RuntimeError("secret"))  # type: ignore[method-assign,assignment]
     page = open_page()
     assert not page.exception
     assert "quote id" in page.error[0].value

@@ -40,9 +40,9 @@ async def draw_batch(
     generate_many: Callable[
         [Sequence[RequestParams]], Awaitable[Sequence[Drawn | Text2ImageError]]
     ],
-    model: Callable[[], ModelInfo],
+    model: Callable[[str], ModelInfo],
 ) -> list[Item]:
-    """Draws all valid items side by side; the answers stand in the order of the items."""
+    """Draws all valid items side by side; the answers stand in the order of the items. `model` finds one by name."""
     asked: dict[int, rest.GenerateRequest] = {}
     params: dict[int, RequestParams] = {}
     answers: dict[int, Item] = {}
@@ -60,7 +60,8 @@ async def draw_batch(
             answers[index] = _refusal(result)
         else:
             images_only = bool(asked[index].images_only)
-            answers[index] = await asyncio.to_thread(_answer, result, model(), images_only)
+            drawn_with = model(result.request.model)
+            answers[index] = await asyncio.to_thread(_answer, result, drawn_with, images_only)
     return [answers[index] for index in range(len(items))]
 
 

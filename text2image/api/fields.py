@@ -44,6 +44,10 @@ SCHEDULE = documented(
     "be drawn with it; the model's own way if left out.",
     examples=[Schedule.KARRAS.value],
 )
+MODEL = documented(
+    description="A model as GET /v1/models names it; the default one if left out.",
+    examples=["embedded"],
+)
 QUALITY = documented(
     description="Whether to draw as the model does to the last step, or to leave out work that changes little; the "
     "server's own choice if left out.",

@@ -41,13 +41,11 @@ from text2image.api.openai_messages import (
     error_body,
 )
 from text2image.api.pictures import PictureResponse
-from text2image.core.errors import (
-    ModelNotFound,
-    Text2ImageError,
-)
+from text2image.core.errors import Text2ImageError
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Loading,
     ModelInfo,
     Picture,
     Progress,
@@ -56,6 +54,7 @@ from text2image.core.messages import (
 from text2image.gateway import metadata
 from text2image.gateway.context import RequestContext
 from text2image.gateway.generate import Drawing, Gateway
+from text2image.gateway.runners import Runners
 
 TRANSPORT = "openai"
 router = APIRouter(prefix="/v1")
@@ -92,9 +91,10 @@ def _options(body: ImagesRequest, model: ModelInfo) -> StreamOptions:
 
 
 async def _streamed(gateway: Gateway, context: RequestContext, partial_images: int) -> Response:
-    """Server-sent events. The first event is waited for, so that a refusal still gets its own status."""
+    """Server-sent events. The runner's word is waited for, so that a refusal still gets its own status."""
     events = gateway.stream(context)
-    await anext(events)
+    while isinstance(await anext(events), Loading):
+        pass
     return EventStream(_sse(gateway, events, partial_images), _sse_error)
 
 
@@ -171,7 +171,7 @@ _EVENT_EXAMPLE = {
             schema.json(_EXAMPLE) | schema.events(EVENTS, _EVENT_EXAMPLE),
             schema.DRAWN_HEADERS,
         ),
-        **schema.refusals(schema.DRAWING, ErrorEnvelope, error_body),
+        **schema.refusals((*schema.DRAWING, schema.NOT_FOUND), ErrorEnvelope, error_body),
     },
     openapi_extra={
         "parameters": [schema.TIMEOUT_PARAMETER],
@@ -185,14 +185,14 @@ async def create_image(request: Request) -> Response:
         gateway, caller = gateway_of(request), caller_of(request)
         timeout = timeout_of(request)
         body = await read_json(request, ImagesRequest)
-        model = gateway.runners.model
+        params = body.params(gateway.runners.named)
         context = context_of(
             request,
             caller=caller,
-            params=body.params(model),
+            params=params,
             title=body.prompt,
             timeout=timeout,
-            options=_options(body, model),
+            options=_options(body, gateway.runners.named(params.model)),
         )
         if body.stream:
             return await _streamed(gateway, context, body.partial_images or 0)
@@ -204,7 +204,7 @@ async def create_image(request: Request) -> Response:
 
 @router.get(
     "/models",
-    summary="The served model, in the dialect of OpenAI",
+    summary="The served models, in the dialect of OpenAI",
     tags=["models"],
     response_model=ModelList,
     responses={
@@ -215,14 +215,26 @@ async def create_image(request: Request) -> Response:
     },
 )
 async def list_models(request: Request) -> Response:
-    """Lists the one model that is served."""
+    """Lists the models that are served, the default one first."""
 
     try:
         caller_of(request)
-        model = gateway_of(request).runners.model
+        runners = gateway_of(request).runners
+        shown = [_shown(model, runners) for model in runners.models]
     except Text2ImageError as error:
         return error_response(error)
-    return JSONResponse(ModelList(data=[Model(id=model.id)]).model_dump())
+    return JSONResponse(ModelList(data=shown).model_dump())
+
+
+def _shown(model: ModelInfo, runners: Runners) -> Model:
+    states = {status.name: status.state.value for status in runners.status.models}
+    return Model(
+        id=model.id,
+        aliases=list(model.aliases),
+        licence=model.licence,
+        state=states[model.id],
+        default=model.id == runners.model.id,
+    )
 
 
 @router.get(
@@ -237,14 +249,13 @@ async def list_models(request: Request) -> Response:
     openapi_extra={"parameters": [_MODEL_ID]},
 )
 async def get_model(request: Request) -> Response:
-    """Tells of the served model, whose name may hold slashes."""
+    """Tells of a served model, whose name may hold slashes."""
 
     model_id = request.path_params["model_id"]
     try:
         caller_of(request)
-        model = gateway_of(request).runners.model
-        if model_id != model.id:
-            raise ModelNotFound(f"{model_id[:80]!r} is not served here; {model.id!r} is")
+        runners = gateway_of(request).runners
+        shown = _shown(runners.named(model_id), runners)
     except Text2ImageError as error:
         return error_response(error)
-    return JSONResponse(Model(id=model.id).model_dump())
+    return JSONResponse(shown.model_dump())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,10 @@ from text2image.core.errors import (
     ModelNotFound,
     Text2ImageError,
 )
-from text2image.core.messages import ModelInfo, Quality, RequestParams
+from text2image.core.messages import ModelInfo, ModelState, Quality, RequestParams
+
+# Finds a model by its name, or the default one.
+Named = Callable[[str | None], ModelInfo]
 
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 # What our fields are called in this dialect, where it is not the same.
@@ -28,7 +31,7 @@ class ImagesRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     prompt: str = Field(description="What to draw.", json_schema_extra=fields.PROMPT)
-    model: str | None = Field(None, description="The served model, as GET /v1/models names it.")
+    model: str | None = fields.MODEL
     n: fields.Integer | None = fields.N
     size: str | None = fields.documented(
         description="`auto`, or pixels as in `512x512`.", pattern=rf"^(auto|{_SIZE.pattern})$"
@@ -63,13 +66,14 @@ class ImagesRequest(BaseModel):
     output_compression: fields.Integer | None = Field(None, description="Ignored: PNG is lossless.")
     user: str | None = Field(None, description="Ignored.")
 
-    def params(self, model: ModelInfo) -> RequestParams:
+    def params(self, named: Named) -> RequestParams:
         """The request in our words.
 
         Raises:
             InvalidRequest: it asks for what this server does not do.
+            Unavailable: it is not known yet which models there are.
         """
-        violations = list(_violations(self, model))
+        violations = list(_violations(self, named))
         if violations:
             raise InvalidRequest(*violations)
         width, height = _sides(self.size)
@@ -85,6 +89,7 @@ class ImagesRequest(BaseModel):
             sampler=self.sampler,
             schedule=self.schedule,
             quality=_quality(self.quality),
+            model=self.model,
         )
 
 
@@ -131,12 +136,19 @@ class CompletedImage(_Event):
 
 
 class Model(BaseModel):
-    """A model that is served."""
+    """A model that is served, and what this server adds to OpenAI's words for it."""
 
     id: str
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "text2image"
+    aliases: list[str] = Field([], description="Other names that requests may give it.")
+    licence: str = ""
+    state: str = Field(
+        ModelState.LOADED.value,
+        description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",
+    )
+    default: bool = Field(True, description="It is that of requests that name none.")
 
 
 class ModelList(BaseModel):
@@ -179,9 +191,12 @@ EVENTS = {
 }
 
 
-def _violations(body: ImagesRequest, model: ModelInfo) -> Iterator[FieldViolation]:
-    if body.model is not None and body.model != model.id:
-        yield FieldViolation("model", f"is {body.model[:80]!r}; this server serves {model.id!r}")
+def _violations(body: ImagesRequest, named: Named) -> Iterator[FieldViolation]:
+    if body.model is not None:
+        try:
+            named(body.model)
+        except ModelNotFound as error:
+            yield FieldViolation("model", f"is unknown: {error.message}")
     if body.response_format not in (None, "b64_json"):
         yield FieldViolation("response_format", "must be 'b64_json'; this server hosts no files")
     if body.size not in (None, "auto") and not _SIZE.fullmatch(body.size or ""):

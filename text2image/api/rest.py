@@ -59,6 +59,7 @@ class GenerateRequest(BaseModel):
     sampler: str | None = fields.SAMPLER
     schedule: str | None = fields.SCHEDULE
     quality: str | None = fields.QUALITY
+    model: str | None = fields.MODEL
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )
@@ -174,7 +175,7 @@ _EXAMPLE = success(
     response_model=GenerateResponse,
     responses={
         **schema.success("The pictures.", schema.json(_EXAMPLE), schema.DRAWN_HEADERS),
-        **schema.refusals(schema.DRAWING, ErrorResponse, error_body),
+        **schema.refusals((*schema.DRAWING, schema.NOT_FOUND), ErrorResponse, error_body),
     },
     openapi_extra={
         "parameters": [schema.TIMEOUT_PARAMETER],

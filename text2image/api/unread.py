@@ -21,10 +21,10 @@ from starlette.responses import Response
 from text2image.api import openai, rest
 from text2image.api.asgi import caller_of, require_json, timeout_of
 from text2image.api.headers import secured
-from text2image.api.openai_messages import ImagesRequest
+from text2image.api.openai_messages import ImagesRequest, Named
 from text2image.core import validation
 from text2image.core.errors import Text2ImageError, Unavailable
-from text2image.core.messages import ModelInfo, RequestParams
+from text2image.core.messages import RequestParams
 from text2image.gateway.generate import Gateway
 from text2image.observe import tracing
 
@@ -49,7 +49,7 @@ class Dialect(NamedTuple):
 
     transport: str
     told: Callable[[Text2ImageError], Response]
-    parse: Callable[[bytes, ModelInfo], RequestParams]
+    parse: Callable[[bytes, Named], RequestParams]
 
 
 _DIALECTS = {
@@ -61,7 +61,7 @@ _DIALECTS = {
     b"/v1/images/generations": Dialect(
         openai.TRANSPORT,
         openai.error_response,
-        lambda body, model: ImagesRequest.model_validate_json(body).params(model),
+        lambda body, named: ImagesRequest.model_validate_json(body).params(named),
     ),
 }
 
@@ -112,8 +112,8 @@ class Unread:
             return refusal
         try:
             require_json(request)
-            model = gateway.runners.model
-            asked = validation.resolve(dialect.parse(body, model), model)
+            params = dialect.parse(body, gateway.runners.named)
+            asked = validation.resolve(params, gateway.runners.named(params.model))
         except (Text2ImageError, pydantic.ValidationError):
             return None
         try:

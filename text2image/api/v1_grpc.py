@@ -33,6 +33,7 @@ class ImageGeneration:
         return {
             "Generate": self.generate,
             "GetModel": self.get_model,
+            "ListModels": self.list_models,
             "WatchStatus": self.watch_status,
         }
 
@@ -53,8 +54,17 @@ class ImageGeneration:
     ) -> pb.GetModelResponse:
         try:
             self._gateway.authenticate(credentials_of(context))
+            return wire.model_to(self._gateway.runners.named(checked(request).model))
+        except Exception as error:
+            await abort(context, error)
+
+    async def list_models(
+        self, request: pb.ListModelsRequest | Malformed, context: Context
+    ) -> pb.ListModelsResponse:
+        try:
+            self._gateway.authenticate(credentials_of(context))
             checked(request)
-            return wire.model_to(self._gateway.runners.model)
+            return wire.models_to(self._gateway.runners.models)
         except Exception as error:
             await abort(context, error)
 

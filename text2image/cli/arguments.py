@@ -122,6 +122,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         sampler=given.sampler,
         schedule=given.schedule,
         quality=given.quality,
+        model=given.model,
     )
 
 
@@ -175,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--schedule", f"how noise levels are spread over the steps: one of {schedules}")
     qualities = f"{Quality.EXACT}, or {Quality.FAST}, which leaves out work that changes little"
     _add(picture, "--quality", qualities)
+    _add(picture, "--model", "one of the server's; T2I_MODEL in this process", metavar="NAME")
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

@@ -84,7 +84,8 @@ def _draw_on_server(
 ) -> None:
     with Client(address, api_key=options.api_key) as client:
         try:
-            model = _model_of(client, screen, options.timeout or settings.request_timeout)
+            patience = options.timeout or settings.request_timeout
+            model = _model_of(client, screen, patience, options.params.model)
         except Text2ImageError as error:
             if _is_of_server(error):
                 raise
@@ -105,17 +106,17 @@ def _is_of_server(error: Text2ImageError) -> bool:
     return not isinstance(cause, grpc.RpcError) or rpc_errors.error_from(cause) is not None
 
 
-def _model_of(client: Client, screen: Screen, patience: float) -> ModelInfo:
-    """What the server draws with, after waiting for it to be loaded."""
+def _model_of(client: Client, screen: Screen, patience: float, name: str | None) -> ModelInfo:
+    """What the server draws with, after waiting until it draws at all."""
     try:
-        return client.model()
+        return client.model(name)
     except Unavailable as refusal:
         if refusal.reason != Unavailable.LOADING:
             raise
     screen.say("the server is still loading its model")
     for status in client.watch(timeout=patience):
         if status.state is State.READY:
-            return client.model()
+            return client.model(name)
         if status.state is not State.LOADING:
             raise CannotDraw(f"the server is {status.state.value}: {status.detail}")
         screen.note(status.detail)
@@ -127,6 +128,8 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     from text2image.engine.engine import Engine
     from text2image.engine.lazy import loader
 
+    if options.params.model:
+        settings = settings.model_copy(update={"model": options.params.model})
     # One request is all there will be: it is admitted, and no larger batches need to be measured.
     engine = Engine(
         loader(settings),

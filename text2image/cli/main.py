@@ -11,7 +11,7 @@ from text2image.cli.drawing import CannotDraw, draw
 from text2image.cli.output import Save, saver
 from text2image.cli.screen import Screen
 from text2image.core.errors import InvalidRequest, Text2ImageError, Unauthenticated
-from text2image.core.messages import ClientEvent, Completed, Picture, Progress, Queued
+from text2image.core.messages import ClientEvent, Completed, Loading, Picture, Progress, Queued
 from text2image.core.settings import get_settings
 from text2image.gateway.store import NotSaved
 from text2image.ops import check
@@ -89,6 +89,9 @@ class _Easel:
 
     def __call__(self, event: ClientEvent) -> None:
         match event:
+            case Loading(detail=detail, seconds=seconds):
+                left = f", about {seconds:.0f} s" if seconds and seconds >= _LONG_WAIT else ""
+                self._screen.bar(0, 1, f"loading the model: {detail}{left}")
             case Queued(predicted_seconds=seconds):
                 wait = f", ready in about {seconds:.0f} s" if seconds >= _LONG_WAIT else ""
                 self._screen.bar(0, 1, f"drawing{wait}")

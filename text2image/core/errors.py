@@ -7,7 +7,7 @@ answer: which value, which limit, what to do next.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 from uuid import uuid4
@@ -46,6 +46,8 @@ class Text2ImageError(Exception):
 # More than the fields of a request, so that each of them can be named. Whoever sends unknown ones by the hundred
 # needs no list of them, and gRPC drops an error that is longer than 16 KiB.
 MAX_VIOLATIONS = 16
+# Models that an error names.
+MAX_NAMES = 32
 
 
 class InvalidRequest(Text2ImageError):
@@ -104,6 +106,20 @@ class ModelNotFound(Text2ImageError):
     grpc_code = "NOT_FOUND"
     openai_type = "invalid_request_error"
     reason = "MODEL_NOT_FOUND"
+
+    @classmethod
+    def of(cls, name: str, served: Iterable[str]) -> ModelNotFound:
+        """For a name that is none of those that are served."""
+        return cls(f"{name[:80]!r} is not served here; {served_names(served)}")
+
+
+def served_names(names: Iterable[str]) -> str:
+    """The models that are served, as the end of a sentence."""
+    named = [repr(name) for name in names]
+    shown = ", ".join(named[:MAX_NAMES]) or "no model"
+    if len(named) > MAX_NAMES:
+        return f"{shown} and {len(named) - MAX_NAMES} more are"
+    return f"{shown} {'are' if len(named) > 1 else 'is'}"
 
 
 class RequestTimeout(Text2ImageError):

@@ -15,6 +15,7 @@ from text2image.core.samplers import network_calls
 
 MEGA = 1_000_000
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_BYTES = re.compile(r"\s*(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT]?i?B)\s*|\s*(\d{1,18})\s*", re.IGNORECASE)
 _LIMIT = re.compile(r"\s*(\d{1,9})\s*/\s*([a-z]+)\s*", re.IGNORECASE)
 
 
@@ -44,6 +45,22 @@ class Allowance:
 
     limits: tuple[RateLimit, ...] = ()
     max_concurrent: int | None = None
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes as people write it: `6GiB`, `500MB`, or the number alone.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    match = _BYTES.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text.strip()[:40]!r} is no number of bytes; write it as in 6GiB")
+    if match[3]:
+        return int(match[3])
+    unit = match[2].upper()
+    base = 1024 if "I" in unit else 1000
+    return int(float(match[1]) * base ** ("BKMGT".index(unit[0])))
 
 
 @lru_cache(maxsize=1024)

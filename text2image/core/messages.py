@@ -76,7 +76,8 @@ class ModelInfo:
     Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
     be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
     `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
-    `side_multiple`: what a latent pixel stands for, where that is more than 8.
+    `side_multiple`: what a latent pixel stands for, where that is more than 8. `aliases` are other names that requests
+    may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
     """
 
     id: str
@@ -97,7 +98,34 @@ class ModelInfo:
     max_steps: tuple[tuple[Sampler, int], ...] = ()
     quality: Quality = Quality.EXACT
     fast: str = ""
+    aliases: tuple[str, ...] = ()
+    licence: str = ""
+    price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
+
+
+class ModelState(_Open):
+    """Whether a model of a catalogue can be drawn with at once."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """How a model of an engine's catalogue is.
+
+    `detail` says what is being loaded, or why that failed; `seconds` is the predicted time until it is loaded if it is
+    asked for now, 0 if it is, and None where that is not known.
+    """
+
+    name: str
+    revision: str
+    state: ModelState
+    detail: str = ""
+    seconds: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +143,7 @@ class RequestParams:
     sampler: str | None = None
     schedule: str | None = None
     quality: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +152,7 @@ class Request:
 
     Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
     `schedule` noise levels are those of the model's own configuration. What a fast one leaves out the model says.
+    `model` is the name of one of a catalogue; empty, it is the default one.
     """
 
     prompt: str
@@ -136,6 +166,7 @@ class Request:
     sampler: Sampler
     schedule: Schedule | None = None
     quality: Quality = Quality.EXACT
+    model: str = ""
 
     def seed_of(self, index: int) -> int:
         """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""
@@ -180,6 +211,14 @@ class Timings:
     def total(self) -> float:
         """Seconds from its admission to its pixels, less those that it waited for its decoding."""
         return self.queued + self.encoding + self.denoising + self.decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The request waits for its model; `seconds` is the predicted time until that is loaded, None if unknown."""
+
+    detail: str
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +278,8 @@ class Completed:
 
 
 # What an engine and its runner report, and what a gateway makes of it for its clients.
-Event = Queued | Progress | GeneratedImage | Completed
-ClientEvent = Queued | Progress | Picture | Completed
+Event = Loading | Queued | Progress | GeneratedImage | Completed
+ClientEvent = Loading | Queued | Progress | Picture | Completed
 
 
 class State(Enum):
@@ -273,7 +312,8 @@ class Counters:
 class Status:
     """An engine's state and load; `backlog_seconds` is the predicted time until all admitted work is done.
 
-    `pace` is the seconds that a million pixel-steps add to it, 0 where that is not known.
+    `pace` is the seconds that a million pixel-steps add to it, 0 where that is not known. `models` are those of its
+    catalogue, the default one first; earlier versions tell of none.
     """
 
     state: State
@@ -282,3 +322,4 @@ class Status:
     active: int = 0
     counters: Counters = field(default_factory=Counters)
     pace: float = 0.0
+    models: tuple[ModelStatus, ...] = ()

@@ -22,9 +22,10 @@ from text2image.core.addresses import (
     reachable,
     split_port,
 )
+from text2image.core.catalogue import find_entries
 from text2image.core.folders import own_folder
 from text2image.core.guidance import parse_interval
-from text2image.core.limits import parse_limits
+from text2image.core.limits import parse_bytes, parse_limits
 from text2image.core.messages import Quality, Sampler
 from text2image.core.samplers import sampler_of
 
@@ -104,6 +105,16 @@ class Settings(BaseSettings):
         "the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    models: str | None = Field(
+        None,
+        description="Models that requests may name beside `T2I_MODEL`, which may be one of them: a folder whose "
+        "sub-folders are models, a list as in `NAME=FOLDER,owner/name`, or a TOML file.",
+    )
+    model_memory: int | None = Field(
+        None,
+        gt=0,
+        description="Bytes of weights that are loaded at once, as in `6GiB`; only the free memory limits it if unset.",
+    )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
     )
@@ -300,6 +311,20 @@ class Settings(BaseSettings):
     @classmethod
     def _check_sampler(cls, value: str | None) -> str | None:
         return (sampler_of(value) or value) if value else None
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: str | None) -> str | None:
+        try:
+            find_entries(value)
+        except OSError as error:
+            raise ValueError(f"{error.filename}: {error.strerror}") from None
+        return value
+
+    @field_validator("model_memory", mode="before")
+    @classmethod
+    def _check_memory(cls, value: str | int | None) -> int | None:
+        return value if value is None or isinstance(value, int) else parse_bytes(value)
 
     @field_validator("guidance_interval")
     @classmethod

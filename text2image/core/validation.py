@@ -61,6 +61,8 @@ def check_context(text: str, context: str | None) -> None:
 def resolve(params: RequestParams, model: ModelInfo) -> Request:
     """Checks what a client wrote, and fills what it left out; a missing seed is drawn at random.
 
+    `model` is the one that was named, or the default.
+
     Raises:
         InvalidRequest: with one violation for each bad field.
     """
@@ -81,6 +83,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         sampler=sampler,
         schedule=checks.schedule(params.schedule, ending, sampler, model),
         quality=checks.quality(params.quality, model),
+        model=model.id,
     )
     if checks.violations:
         raise InvalidRequest(*checks.violations)

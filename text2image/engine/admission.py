@@ -30,7 +30,7 @@ class Backlog:
     def __init__(self, costs: StepCosts, max_seconds: float) -> None:
         """Refuses what would wait longer than `max_seconds`."""
         self.scheduler = Scheduler()
-        self._costs = costs
+        self.costs = costs
         self._max_seconds = max_seconds
 
     def admit(self, generation: Generation) -> float:
@@ -65,9 +65,9 @@ class Backlog:
     def alone_seconds(self, generation: Generation) -> float:
         """Seconds to draw a request on this engine at its best, with nothing else to do."""
         first, count = generation.samples[0], len(generation.samples)
-        cap = self._costs.cap(first.key)
+        cap = self.costs.cap(first.key)
         rows = count * first.work
-        step = self._costs.seconds(first.key, min(cap, rows), best=True)
+        step = self.costs.seconds(first.key, min(cap, rows), best=True)
         return first.passes * step * max(1.0, rows / cap) + count * self._around(first.key)
 
     def drawing_seconds(self, samples: Sequence[Sample], rows: float) -> list[float]:
@@ -79,12 +79,12 @@ class Backlog:
         """Predicted seconds until all that is admitted is done."""
         with self.scheduler.lock:
             work = (self._work(key, queue) for key, queue in self.scheduler.queues.items())
-            return self._costs.overhead * sum(work)
+            return self.costs.overhead * sum(work)
 
     def pace(self, key: BatchKey, rows: float) -> float:
         """Seconds that a pass of one more sample of so many plain rows adds to full batches."""
-        cap = self._costs.cap(key)
-        return self._costs.overhead * rows * self._costs.seconds(key, cap) / cap
+        cap = self.costs.cap(key)
+        return self.costs.overhead * rows * self.costs.seconds(key, cap) / cap
 
     def samples(self) -> int:
         """Samples admitted that have steps left."""
@@ -130,7 +130,7 @@ class Backlog:
         queue = self.scheduler.queues[sample.key]
         flows = queue.flows.values()
         steps = sum(flow.work for flow in flows) / sum(flow.rows for flow in flows)
-        places = max(1, int(self._costs.cap(sample.key) / sample.work))
+        places = max(1, int(self.costs.cap(sample.key) / sample.work))
         ends = sorted(each.remaining for each in queue.running)[-places:]
         ends = [0] * (places - len(ends)) + ends
         turn = max(1, round(self._work_until_start(sample, queue) / (steps * sample.work)))
@@ -147,12 +147,12 @@ class Backlog:
 
     def _drawing(self, sample: Sample, rows: float) -> float:
         """Seconds on the clock from a sample's first step to its picture, its prompt's encoding included."""
-        around = self._costs.overhead * self._around(sample.key)
+        around = self.costs.overhead * self._around(sample.key)
         return sample.passes * self._interval(sample, rows) + around
 
     def _around(self, key: BatchKey) -> float:
         """Device seconds of a picture before its first step and after its last."""
-        return self._costs.encode_seconds + self._costs.decode_seconds(key)
+        return self.costs.encode_seconds(key) + self.costs.decode_seconds(key)
 
     def _interval(self, sample: Sample, rows: float) -> float:
         """Seconds on the clock from one step of a sample to its next, in a batch of at least so many plain rows."""
@@ -161,8 +161,8 @@ class Backlog:
         rows = max(rows, self._occupancy(key, queue))
         # Of the others some finish at each step: all of them once in as many steps as they take. Others follow them.
         finishing = (rows - sample.work) * queue.pictures / queue.planned
-        turn = self._costs.seconds(key, rows) + finishing * self._around(key)
-        return max(self._costs.overhead * turn / self.scheduler.share(queue), queue.interval)
+        turn = self.costs.seconds(key, rows) + finishing * self._around(key)
+        return max(self.costs.overhead * turn / self.scheduler.share(queue), queue.interval)
 
     def _work(self, key: BatchKey, queue: Queue) -> float:
         """Device seconds for all of a key, in batches as full as it can make them."""
@@ -170,12 +170,12 @@ class Backlog:
         waiting = queue.flows.values()
         work = sum(sample.work * sample.remaining for sample in queue.running)
         work += sum(flow.work for flow in waiting)
-        step = self._costs.seconds(key, occupancy) / occupancy
-        encoding = sum(len(flow.waiting) for flow in waiting) * self._costs.encode_seconds
-        return work * step + encoding + queue.pictures * self._costs.decode_seconds(key)
+        step = self.costs.seconds(key, occupancy) / occupancy
+        encoding = sum(len(flow.waiting) for flow in waiting) * self.costs.encode_seconds(key)
+        return work * step + encoding + queue.pictures * self.costs.decode_seconds(key)
 
     def _occupancy(self, key: BatchKey, queue: Queue) -> float:
         """Plain rows that the next batches of a key will have."""
         rows = sum(sample.work for sample in queue.running)
         rows += sum(flow.rows for flow in queue.flows.values())
-        return min(rows, self._costs.cap(key))
+        return min(rows, self.costs.cap(key))

@@ -123,6 +123,23 @@ class Curve:
         return Curve({point.rows: self.at(point.rows * ratio) for point in self._points})
 
 
+@dataclass(slots=True)
+class _ModelCosts:
+    """What the warm-up measured of one model, kept up to date.
+
+    Attributes:
+        reference: the key that it was measured on; those that were not follow from it by their size.
+        max_rows: a cap that is never exceeded, whatever is measured.
+        decode_seconds, encode_seconds: of one picture of the reference, and of its prompt, as a mean over all of them:
+            one that was seen before takes next to nothing.
+    """
+
+    reference: BatchKey
+    max_rows: int
+    decode_seconds: float
+    encode_seconds: float
+
+
 class StepCosts:
     """Step and decode times of every key, and the batch caps that follow. Written by the engine's thread alone."""
 
@@ -136,7 +153,7 @@ class StepCosts:
         encode_seconds: float = 0.0,
         memory: MemoryGuard | None = None,
     ) -> None:
-        """Starts from the warm-up's measurements on `reference`.
+        """Starts from the warm-up's measurements on `reference`, of one model.
 
         Args:
             points: seconds of one step by rows.
@@ -145,18 +162,26 @@ class StepCosts:
             encode_seconds: seconds to encode the prompt of one.
             memory: what bounds the caps besides.
         """
-        self._reference = reference
+        self._models = {
+            reference.model: _ModelCosts(reference, max_rows, decode_seconds, encode_seconds)
+        }
         self._curves = {reference: Curve(points)}
-        self._max_rows = max_rows
-        self._decode_seconds = decode_seconds
-        # Of a picture's prompt, as a mean over all of them: one that was seen before takes next to nothing.
-        self.encode_seconds = encode_seconds
         self._memory = memory or MemoryGuard()
         # Caps that were lowered for want of memory, and the steps since.
         self._lowered: dict[BatchKey, int] = {}
         self._calm: dict[BatchKey, int] = {}
         self._until_probe: dict[BatchKey, int] = {}
         self._predicted_seconds = self._real_seconds = FIRST_TICKS * max(points.values())
+
+    def adopt(self, other: StepCosts) -> None:
+        """Takes in what was measured of other models, in place of what was known of them."""
+        for key in [key for key in self._curves if key.model in other._models]:
+            for known in (self._lowered, self._calm, self._until_probe):
+                known.pop(key, None)
+        kept = {key: curve for key, curve in self._curves.items() if key.model not in other._models}
+        # In this order: who reads meanwhile finds a curve for every model that it finds.
+        self._curves = kept | other._curves
+        self._models |= other._models
 
     @property
     def overhead(self) -> float:
@@ -171,18 +196,22 @@ class StepCosts:
         """Predicted seconds of one step of a batch with this many rows; `best`: the fastest that was ever measured."""
         if known := self._curves.get(key):
             return known.at(rows, best=best)
-        return self._curves[self._reference].at(rows * self._scale(key), best=best)
+        return self._reference_curve(key).at(rows * self._scale(key), best=best)
 
     def decode_seconds(self, key: BatchKey) -> float:
         """Predicted seconds to decode one picture."""
-        return self._decode_seconds * self._scale(key)
+        return self._models[key.model].decode_seconds * self._scale(key)
+
+    def encode_seconds(self, key: BatchKey) -> float:
+        """Predicted seconds to encode the prompt of one picture."""
+        return self._models[key.model].encode_seconds
 
     def cap(self, key: BatchKey) -> int:
         """Rows of the largest batch that pays off and fits; never below 2, one guided sample."""
         if known := self._curves.get(key):
             rows = known.best_rows
         else:
-            rows = self._curves[self._reference].best_rows / self._scale(key)
+            rows = self._reference_curve(key).best_rows / self._scale(key)
         return max(2, min(int(rows), self._highest(key)))
 
     def limits(self, key: BatchKey) -> BatchLimits:
@@ -200,7 +229,7 @@ class StepCosts:
         `load` is the mean of its rows.
         """
         if key not in self._curves:
-            self._curves[key] = self._curves[self._reference].scaled(self._scale(key))
+            self._curves[key] = self._reference_curve(key).scaled(self._scale(key))
         self._curves[key].learn(rows * load, seconds)
         lowered = self._lowered.get(key)
         if lowered is not None and rows >= lowered - 1:
@@ -211,12 +240,14 @@ class StepCosts:
 
     def observe_decode(self, key: BatchKey, samples: int, seconds: float) -> None:
         """Learns from a decode that went well."""
+        model = self._models[key.model]
         measured = seconds / samples / self._scale(key)
-        self._decode_seconds += WEIGHT * (measured - self._decode_seconds)
+        model.decode_seconds += WEIGHT * (measured - model.decode_seconds)
 
-    def observe_encode(self, samples: int, seconds: float) -> None:
+    def observe_encode(self, key: BatchKey, samples: int, seconds: float) -> None:
         """Learns from prompts that went well."""
-        self.encode_seconds += WEIGHT * (seconds / samples - self.encode_seconds)
+        model = self._models[key.model]
+        model.encode_seconds += WEIGHT * (seconds / samples - model.encode_seconds)
 
     def observe_tick(self, predicted: float, seconds: float) -> None:
         """Learns how long work took that was predicted to take `predicted` seconds."""
@@ -228,9 +259,12 @@ class StepCosts:
         self._lowered[key] = max(2, failed_rows // 2)
         self._calm[key] = 0
 
+    def _reference_curve(self, key: BatchKey) -> Curve:
+        return self._curves[self._models[key.model].reference]
+
     def _highest(self, key: BatchKey) -> int:
-        lowered = self._lowered.get(key, self._max_rows)
-        return min(self._max_rows, lowered, self._memory.rows(key))
+        most = self._models[key.model].max_rows
+        return min(most, self._lowered.get(key, most), self._memory.rows(key))
 
     def _scale(self, key: BatchKey) -> float:
-        return key.size / self._reference.size
+        return key.size / self._models[key.model].reference.size

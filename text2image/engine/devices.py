@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from text2image.core.settings import Settings
 from text2image.engine.host_memory import HostMemory
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
@@ -88,15 +89,15 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return cores
 
 
-def prepare_thread(device: torch.device, threads: int, sharers: int = 1) -> None:
-    """Sets up the calling thread, the only one that will use torch.
+def computing_threads(settings: Settings) -> int:
+    """Threads that compute on a CPU: those that are set, or this process's share of the usable cores."""
+    return settings.threads or max(1, usable_cores() // max(1, settings.runner_workers))
 
-    Args:
-        threads: for torch on a CPU; 0 takes this process's share of the usable cores.
-        sharers: processes that the cores are shared with, this one included.
-    """
+
+def prepare_thread(device: torch.device, threads: int) -> None:
+    """Sets up the calling thread, from which torch on a CPU computes with so many threads."""
     if device.type == "cpu":
-        torch.set_num_threads(threads or max(1, usable_cores() // sharers))
+        torch.set_num_threads(threads)
     elif device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False

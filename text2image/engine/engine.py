@@ -1,26 +1,27 @@
-"""The engine's thread and its asynchronous face.
+"""The engine's asynchronous face: requests in, events out, and the catalogue of models.
 
-One thread imports torch, loads the model and runs the step loop; the event loop only ever sees plain messages. Requests
-go in through a queue of commands and events come out through one call into the event loop per tick; besides, the event
-loop reads the backlog and the costs, to admit or refuse at once. With nothing in flight the thread sleeps in the queue.
+The event loop only ever sees plain messages. It admits or refuses at once, by the backlog and the costs that the
+engine's thread keeps (`worker.py`); which models that thread draws with the manager decides (`manager.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from queue import Empty, SimpleQueue
-from threading import Thread
+from contextlib import aclosing
+from dataclasses import replace
 
-from text2image.core.errors import Text2ImageError, Unavailable
+from text2image.core.catalogue import Entry
+from text2image.core.errors import DeadlineExceeded, Text2ImageError, Unavailable
 from text2image.core.limits import MEGA
 from text2image.core.messages import (
     Completed,
     Counters,
     Event,
+    Loading,
     ModelInfo,
+    ModelState,
     Queued,
     Request,
     Share,
@@ -28,24 +29,16 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.engine import failures
-from text2image.engine.admission import Backlog
-from text2image.engine.loop import Observer, Outcome, StepLoop
-from text2image.engine.memory import MemoryGuard, MemoryReading
-from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
+from text2image.engine.catalogue import LOADING_RETRY_SECONDS, Catalogue, Slot, not_loaded
+from text2image.engine.loop import Observer, Outcome
+from text2image.engine.manager import ModelManager, Source
+from text2image.engine.memory import MemoryReading
 from text2image.engine.sample import Generation
 from text2image.engine.streams import OutcomeStream
-from text2image.engine.warmup import measure, usual_request
+from text2image.engine.warmup import usual_request
+from text2image.engine.worker import Load, Worker
 
-logger = logging.getLogger(__name__)
-
-LOADING_RETRY_SECONDS = 5.0
 DRAINING_RETRY_SECONDS = 10.0
-# How long `stop` waits for a tick, or a warm-up, that is under way.
-STOP_SECONDS = 5.0
-
-Load = Callable[[Callable[[str], None]], Model]
-Command = Callable[[], None]
 
 
 class Engine:
@@ -55,6 +48,8 @@ class Engine:
         self,
         load: Load,
         *,
+        source: Source | None = None,
+        model_memory: int | None = None,
         max_batch_rows: int = 0,
         max_backlog_seconds: float = 120.0,
         memory_reserve: float = 0.0,
@@ -64,86 +59,116 @@ class Engine:
     ) -> None:
         """
         Args:
-            load: loads the model in the engine's thread; it is given a function to report progress to.
+            load: loads the default model in the engine's thread; it is given a function to report progress to.
+            source: where other models come from, if there are any.
+            model_memory: most bytes of weights that are loaded at once; None for no limit but the free memory.
             max_batch_rows: most rows in a forward pass; 0 lets the measurements decide.
             max_backlog_seconds: requests that would wait longer are refused.
             memory_reserve: share of the free device memory that batches leave alone.
             on_device_lost: called in the engine's thread when only a new process can help.
-            load_retry_seconds: pause before a model that could not be loaded is tried again.
+            load_retry_seconds: pause before a default model that could not be loaded is tried again.
         """
-        self._load = load
-        self._max_batch_rows = max_batch_rows
-        self._max_backlog_seconds = max_backlog_seconds
+        self._worker = Worker(
+            load,
+            max_batch_rows=max_batch_rows,
+            max_backlog_seconds=max_backlog_seconds,
+            memory_reserve=memory_reserve,
+            observer=observer,
+            load_retry_seconds=load_retry_seconds,
+            on_state=self._set_state,
+            on_outcomes=self._deliver,
+            on_device_lost=on_device_lost,
+        )
+        self._source = source
+        self._model_memory = model_memory
         self._memory_reserve = memory_reserve
-        self._observer = observer
-        self._on_device_lost = on_device_lost
-        self._load_retry_seconds = load_retry_seconds
-        self._commands: SimpleQueue[Command | None] = SimpleQueue()
-        self._thread: Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._manager: ModelManager | None = None
+        # Empty until the default model is loaded, whose name is not known before.
+        self._catalogue = Catalogue({}, "", model_memory)
+        self._model: ModelInfo | None = None
         self._state = State.LOADING
         self._detail = "starting"
-        self._model: Model | None = None
-        self._backlog: Backlog | None = None
-        self._memory = MemoryGuard()
-        self._steps: StepLoop | None = None
         self._streams: dict[Generation, OutcomeStream] = {}
-        self._outbox: list[tuple[Generation, Outcome]] = []
         self._admitted = 0
         self._refused = 0
         self._changed = asyncio.Event()
 
-    # The face towards the event loop
-
     def start(self) -> None:
         """Starts loading; `status` and `watch` tell when it is done."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._worker.start()
 
     @property
     def model(self) -> ModelInfo:
-        """The loaded model's description.
+        """The default model's description.
 
         Raises:
             Unavailable: it is still loading, or could not be loaded.
         """
         if self._model is None:
             raise self._not_ready()
-        return self._model.info
+        # Its files may have changed since it was loaded first.
+        return self._catalogue.find("").info or self._model
+
+    @property
+    def models(self) -> list[ModelInfo]:
+        """All models whose limits are known, the default one first.
+
+        Raises:
+            Unavailable: as `model` says.
+        """
+        first = self.model
+        known = [
+            slot.info for slot in self._catalogue.slots.values() if slot.info and not slot.gone
+        ]
+        return [first, *(each for each in known if each.id != first.id)]
+
+    def model_named(self, name: str | None) -> ModelInfo:
+        """The description of the model of this name or alias, or of the default one.
+
+        Raises:
+            ModelNotFound: there is none of this name.
+            Unavailable: it is not known yet what it can do.
+        """
+        if not name:
+            return self.model
+        self.model  # noqa: B018 - raises while the catalogue is empty
+        slot = self._catalogue.find(name)
+        if slot.info is None:
+            raise not_loaded(slot, None)
+        return slot.info
 
     @property
     def status(self) -> Status:
         """State, load and counters as they are now."""
-        steps = self._steps
+        steps, backlog = self._worker.steps, self._worker.backlog
         counters = dict(steps.counters) if steps else {}
+        seconds = backlog.seconds() if backlog else 0.0
         return Status(
             state=self._state,
             detail=self._detail,
-            backlog_seconds=self._backlog.seconds() if self._backlog else 0.0,
-            active=self._backlog.samples() + steps.decoding if self._backlog and steps else 0,
+            backlog_seconds=seconds,
+            active=backlog.samples() + steps.decoding if backlog and steps else 0,
             counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
             pace=self._pace(),
+            models=self._catalogue.statuses(time.monotonic(), seconds),
         )
 
     def _pace(self) -> float:
-        """Seconds that a megapixel-step of the model's own kind of picture takes of a busy device."""
-        if self._model is None or self._backlog is None:
+        """Seconds that a megapixel-step of the default model's own kind of picture takes of a busy device."""
+        if self._model is None or self._worker.backlog is None:
             return 0.0
-        info = self._model.info
-        plan = self._model.plan(usual_request(info))
-        work = plan.rows * plan.load * plan.passes / info.steps
-        return self._backlog.pace(plan.key, work) * MEGA / (info.width * info.height)
+        info, (key, work) = self._model, self._usual
+        return self._worker.backlog.pace(key, work) * MEGA / (info.width * info.height)
 
     @property
     def waiting(self) -> int:
         """Samples that are admitted and have no rows yet."""
-        return self._backlog.waiting() if self._backlog else 0
+        return self._worker.backlog.waiting() if self._worker.backlog else 0
 
     @property
     def memory(self) -> MemoryReading | None:
         """The device's memory as it was read last, which is while the engine works."""
-        return self._memory.reading
+        return self._worker.memory.reading
 
     async def watch(self, min_interval: float = 0.2) -> AsyncIterator[Status]:
         """The status now and after each change, at most one every `min_interval` seconds."""
@@ -163,7 +188,8 @@ class Engine:
     ) -> AsyncGenerator[Event, None]:
         """Draws a request's pictures; leaving the iteration early cancels what is left of them.
 
-        A reader that is slow misses progress and previews, never a picture.
+        While its model has yet to be loaded, it tells of that. A reader that is slow misses progress and previews,
+        never a picture.
 
         Args:
             time_limit: seconds from now in which all pictures must be finished.
@@ -171,14 +197,34 @@ class Engine:
 
         Raises:
             InvalidRequest: the model cannot do this.
+            ModelNotFound: there is no such model.
             Unavailable: loading, draining, or too full to finish in time.
             DeadlineExceeded: the time limit passed, or cannot be kept.
             Internal: the request failed on its own.
         """
-        generation, predicted = await self._admit(request, options, time_limit, share)
-        steps = self._ready_loop()
+        deadline = time.monotonic() + time_limit
+        slot = self._slot(request.model)
+        async with aclosing(self._until_open(slot, deadline)) as waiting:
+            async for loading in waiting:
+                yield loading
+        request = replace(request, model=slot.name)
+        try:
+            with self._catalogue.running_on(slot):
+                async with aclosing(self._drawn(request, options, deadline, share)) as events:
+                    async for event in events:
+                        yield event
+        finally:
+            self._wake_manager()
+
+    async def _drawn(
+        self, request: Request, options: StreamOptions, deadline: float, share: Share | None
+    ) -> AsyncGenerator[Event, None]:
+        """The events of a request whose model is loaded, and stays."""
+        generation, predicted = await self._admit(request, options, deadline, share)
+        steps = self._worker.steps
+        assert steps is not None, "the model is loaded"
         stream = self._streams[generation] = OutcomeStream()
-        self._commands.put(lambda: steps.add(generation))
+        self._worker.put(lambda: steps.add(generation))
         try:
             yield Queued(predicted)
             while True:
@@ -191,7 +237,7 @@ class Engine:
         finally:
             del self._streams[generation]
             if not generation.ended:
-                self._commands.put(lambda: steps.cancel(generation))
+                self._worker.put(lambda: steps.cancel(generation))
             self._notify()
 
     async def drain(self, grace: float) -> bool:
@@ -211,61 +257,76 @@ class Engine:
 
     async def stop(self) -> None:
         """Ends the thread after its current tick; requests still in flight are not finished."""
-        self._commands.put(None)
-        if self._thread is not None:
-            # A thread that is still loading ends with the process.
-            await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+        if self._manager:
+            self._manager.stop()
+        await self._worker.stop()
+
+    def _slot(self, name: str) -> Slot:
+        try:
+            if self._state is not State.READY:
+                raise self._not_ready()
+            return self._catalogue.find(name)
+        except Text2ImageError:
+            self._refused += 1
+            raise
+
+    async def _until_open(self, slot: Slot, deadline: float) -> AsyncGenerator[Loading, None]:
+        """Waits until requests for a model are admitted, and tells how that is coming along."""
+        if slot.is_open:
+            return
+        told: Loading | None = None
+        try:
+            with self._catalogue.waiting_for(slot):
+                while not slot.is_open:
+                    if self._state is not State.READY:
+                        raise self._not_ready()
+                    changed, now = self._changed, time.monotonic()
+                    backlog = self._worker.backlog.seconds() if self._worker.backlog else 0.0
+                    loading = self._catalogue.loading(slot, now, deadline, backlog)
+                    self._wake_manager()
+                    if told is None or loading.detail != told.detail:
+                        told = loading
+                        yield loading
+                    else:
+                        await _before(deadline, changed, slot)
+        except Text2ImageError:
+            self._refused += 1
+            raise
+        finally:
+            self._wake_manager()
+
+    def _wake_manager(self) -> None:
+        if self._manager:
+            self._manager.wake()
 
     async def _admit(
-        self, request: Request, options: StreamOptions, time_limit: float, share: Share | None
+        self, request: Request, options: StreamOptions, deadline: float, share: Share | None
     ) -> tuple[Generation, float]:
+        models, backlog = self._worker.models, self._worker.backlog
         try:
-            if self._state is not State.READY or self._model is None or self._backlog is None:
+            if self._state is not State.READY or models is None or backlog is None:
                 raise self._not_ready()
-            now = time.monotonic()
             generation = Generation.create(
                 request,
                 options,
-                plan=self._model.plan(request),
-                now=now,
-                deadline=now + time_limit,
+                plan=models.plan(request),
+                now=time.monotonic(),
+                deadline=deadline,
                 share=share,
             )
-            if self._memory.refusal(generation):
+            memory = self._worker.memory
+            if memory.refusal(generation):
                 # The thread reads the memory only while it works; the refusal goes by what is free now.
-                await self._in_thread(lambda: self._memory.refresh(time.monotonic()))
-                if refusal := self._memory.refusal(generation):
+                await self._worker.run(lambda: memory.refresh(time.monotonic()))
+                if refusal := memory.refusal(generation):
                     raise refusal
-            predicted = self._backlog.admit(generation)
+            predicted = backlog.admit(generation)
         except Text2ImageError:
             self._refused += 1
             raise
         self._admitted += 1
         self._notify()
         return generation, predicted
-
-    async def _in_thread(self, work: Command) -> None:
-        """Lets the thread do something between two ticks, waits until it is done, and raises what it raised."""
-        done: asyncio.Queue[Exception | None] = asyncio.Queue()
-
-        def command() -> None:
-            failure: Exception | None = None
-            try:
-                work()
-            except DeviceLost:
-                raise
-            except Exception as error:
-                failure = error
-            self._in_event_loop(done.put_nowait, failure)
-
-        self._commands.put(command)
-        if error := await done.get():
-            raise error
-
-    def _ready_loop(self) -> StepLoop:
-        if self._steps is None:
-            raise self._not_ready()
-        return self._steps
 
     def _not_ready(self) -> Unavailable:
         if self._state is State.DRAINING:
@@ -284,8 +345,28 @@ class Engine:
         # A drain that began while the model was loading is not undone by what the thread reports.
         if self._state is State.DRAINING:
             return
+        if state is State.READY:
+            self._open()
         self._state, self._detail = state, detail
         self._notify()
+
+    def _open(self) -> None:
+        """Begins to keep the catalogue, once the default model is loaded."""
+        models = self._worker.models
+        assert models is not None
+        self._model = info = models.info
+        plan = models.plan(usual_request(info))
+        self._usual = plan.key, plan.rows * plan.load * plan.passes / info.steps
+        source = self._source
+        entry = source.default if source else Entry(name=info.id, source=info.id)
+        self._catalogue = Catalogue({info.id: entry}, info.id, self._model_memory)
+        slot = self._catalogue.find("")
+        slot.info, slot.state = info, ModelState.LOADED
+        if source:
+            self._manager = ModelManager(
+                self._catalogue, source, self._worker, self._memory_reserve, self._notify
+            )
+            self._manager.start()
 
     def _notify(self) -> None:
         """Wakes those who wait for a change; each waits on the event of its time, so none is missed."""
@@ -299,92 +380,17 @@ class Engine:
                 stream.put(outcome)
         self._notify()
 
-    # The thread
 
-    def _run(self) -> None:
-        try:
-            steps = self._load_until_it_works()
-            if steps is not None:
-                self._serve(steps)
-        except Exception:
-            logger.critical("the engine cannot go on in this process", exc_info=True)
-            self._in_event_loop(self._set_state, State.FAILED, "the device is lost")
-            if self._on_device_lost is not None:
-                self._on_device_lost()
+async def _before(deadline: float, changed: asyncio.Event, slot: Slot) -> None:
+    """Waits for a change of a model that is not loaded.
 
-    def _load_until_it_works(self) -> StepLoop | None:
-        """The loaded model's loop, or None when the engine is stopped first.
-
-        What keeps a model from loading may pass: memory that a killed predecessor still holds, a hub out of reach.
-        """
-        while True:
-            try:
-                return self._start_up()
-            except DeviceLost:
-                raise
-            except Exception as error:
-                detail = f"the model could not be loaded: {failures.why_not_loaded(error)}"
-                # What has words for whoever set it up needs no traceback.
-                if isinstance(error, OutOfMemory | OSError | ValueError):
-                    logger.warning("%s", detail)
-                else:
-                    logger.exception("%s", detail)
-                self._in_event_loop(self._set_state, State.FAILED, detail)
-            try:
-                self._commands.get(timeout=self._load_retry_seconds)
-            except Empty:
-                continue
-            return None
-
-    def _start_up(self) -> StepLoop:
-        started = time.monotonic()
-        self._model = model = self._load(self._report)
-        self._memory = memory = MemoryGuard(model.memory, reserve=self._memory_reserve)
-        costs = measure(
-            model, memory, max_rows=self._max_batch_rows, clock=time.monotonic, report=self._report
-        )
-        self._backlog = Backlog(costs, self._max_backlog_seconds)
-        self._steps = StepLoop(
-            model,
-            costs,
-            self._backlog,
-            clock=time.monotonic,
-            emit=lambda generation, outcome: self._outbox.append((generation, outcome)),
-            observer=self._observer,
-            memory=memory,
-        )
-        logger.info("%s ready in %.1f s", model.info.id, time.monotonic() - started)
-        self._in_event_loop(self._set_state, State.READY, "")
-        return self._steps
-
-    def _serve(self, steps: StepLoop) -> None:
-        while True:
-            # With work in flight the queue is only looked at; without, the thread sleeps in it.
-            while steps.idle or not self._commands.empty():
-                command = self._commands.get()
-                if command is None:
-                    steps.close()
-                    return
-                command()
-                if steps.idle and self._outbox:
-                    break
-            try:
-                steps.tick()
-            except DeviceLost:
-                raise
-            except Exception as error:
-                steps.fail_all(error)
-            outbox, self._outbox = self._outbox, []
-            self._in_event_loop(self._deliver, outbox)
-
-    def _report(self, detail: str) -> None:
-        logger.info("%s", detail)
-        self._in_event_loop(self._set_state, State.LOADING, detail)
-
-    def _in_event_loop(self, function: Callable[..., None], *arguments: object) -> None:
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            # The event loop has closed: nobody is left to be told.
-            logger.debug("the event loop is closed")
+    Raises:
+        DeadlineExceeded: there was none in time.
+    """
+    left = deadline - time.monotonic()
+    try:
+        await asyncio.wait_for(changed.wait(), None if left == float("inf") else max(0.0, left))
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the model {slot.name} was not loaded within the time that the request allows"
+        ) from None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from text2image.core.catalogue import Entry, all_entries, default_entry
+from text2image.core.messages import ModelInfo
 from text2image.core.settings import Settings
+from text2image.engine.manager import Inspected
 
 if TYPE_CHECKING:
     from text2image.engine.models.contract import Model
@@ -23,8 +27,8 @@ def hush() -> None:
 
 
 def loader(settings: Settings, index: int = 0) -> Callable[[Callable[[str], None]], Model]:
-    """Loads the model of the settings onto device number `index`. Torch takes seconds to import, and belongs to the
-    engine's thread."""
+    """Loads the default model of the settings onto device number `index`. Torch takes seconds to import, and belongs to
+    the engine's thread."""
 
     def load(report: Callable[[str], None]) -> Model:
         report("importing torch")
@@ -33,11 +37,58 @@ def loader(settings: Settings, index: int = 0) -> Callable[[Callable[[str], None
         # them stay, so that it need not look at them later either.
         gc.disable()
         try:
-            from text2image.engine.models.loading import load_model
+            import text2image.engine.models.loading  # noqa: F401 - all that it brings along
         finally:
             gc.freeze()
             gc.enable()
 
-        return load_model(settings, index, report)
+        return _load(default_entry(settings), settings, index, report, beside=False)
 
     return load
+
+
+def source_of(settings: Settings, index: int = 0) -> ModelSource | None:
+    """Where the models beside the default one come from; None if the settings name none."""
+    return ModelSource(settings, index) if settings.models else None
+
+
+class ModelSource:
+    """The models that T2I_MODELS names, for device number `index`; torch is there when the default one is loaded."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        self._settings = settings
+        self._index = index
+        self.default = default_entry(settings)
+
+    def find(self) -> Mapping[str, Entry]:
+        return all_entries(self._settings)
+
+    def inspect(self, entry: Entry) -> Inspected:
+        from text2image.engine.models.inspection import inspect_model
+
+        info, size = inspect_model(entry.applied_to(self._settings), self._index)
+        return Inspected(_named(info, entry), size)
+
+    def load(self, entry: Entry, report: Callable[[str], None]) -> Model:
+        return _load(entry, self._settings, self._index, report, beside=True)
+
+
+def _load(
+    entry: Entry,
+    settings: Settings,
+    index: int,
+    report: Callable[[str], None],
+    *,
+    beside: bool,
+) -> Model:
+    from text2image.engine.models.loading import load_model
+
+    model = load_model(entry.applied_to(settings), index, report, beside=beside)
+    model.info = _named(model.info, entry)
+    return model
+
+
+def _named(info: ModelInfo, entry: Entry) -> ModelInfo:
+    return replace(
+        info, id=entry.name, aliases=entry.aliases, licence=entry.licence, price=entry.price
+    )

@@ -260,7 +260,7 @@ class StepLoop:
     def _encode(self, samples: list[Sample], budget: float) -> None:
         """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
         while samples:
-            each = self._costs.encode_seconds
+            each = self._costs.encode_seconds(samples[0].key)
             count = ENCODE_CHUNK if ENCODE_CHUNK * each <= budget else max(1, int(budget / each))
             chunk, samples = samples[:count], samples[count:]
             self._predicted += len(chunk) * each
@@ -268,7 +268,7 @@ class StepLoop:
             encoded = self._attempt.all(chunk, self._model.encode)
             now = self._clock()
             if len(encoded) == len(chunk):
-                self._costs.observe_encode(len(chunk), now - started)
+                self._costs.observe_encode(chunk[0].key, len(chunk), now - started)
             for sample, truncated in encoded:
                 sample.started_at, sample.encoded_at = started, now
                 sample.generation.truncated = truncated

@@ -7,7 +7,7 @@ on a CPU, where nobody raises an error before the kernel ends the process, it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError, Unavailable
@@ -52,6 +52,35 @@ class MemoryReading:
     used: int
 
 
+@dataclass(slots=True)
+class _Use:
+    """What one model's steps and pictures were seen to take, in bytes.
+
+    Attributes:
+        size: of the key that this was learned from.
+        steps: of a step, by rows.
+        kept, decode: of what steps keep for the next one, and what decoding one picture adds to that.
+    """
+
+    size: float = 1.0
+    steps: dict[int, int] = field(default_factory=dict)
+    kept: int = 0
+    decode: int = 0
+
+    def line(self) -> tuple[float, float]:
+        """Bytes of any step, and those of each row on top."""
+        if not self.steps:
+            return 0.0, 0.0
+        least, most = min(self.steps), max(self.steps)
+        if least == most:
+            return 0.0, self.steps[most] / most
+        per_row = (self.steps[most] - self.steps[least]) / (most - least)
+        return max(0.0, self.steps[most] - per_row * most), per_row
+
+
+_NOTHING = _Use()
+
+
 class MemoryGuard:
     """The rows that fit. `refresh` and `learn` are the engine thread's; all else may be called from others too."""
 
@@ -59,12 +88,10 @@ class MemoryGuard:
         """Bounds nothing without a `memory`; `reserve` is the share of what is free that batches leave alone."""
         self._memory = memory
         self._reserve = reserve
-        # Bytes of a step at one size, by rows; those that were kept before the last `restart`; those that
-        # decoding one picture adds to them.
-        self._steps: dict[int, int] = {}
+        self._uses: dict[str, _Use] = {}
+        # What is learned about now, and the bytes that were kept before the last `restart`.
+        self._learning = _Use()
         self._kept = 0
-        self._decode = 0
-        self._size = 1.0
         self._free: int | None = None
         self._used: int | None = None
         self._most_free = 0
@@ -76,19 +103,31 @@ class MemoryGuard:
             self._kept = max(0, self._memory.restart() or 0)
 
     def learn_step(self, key: BatchKey, rows: int) -> None:
-        """Learns from a step that was larger than all before."""
-        self._size = key.size
+        """Learns from a step that was larger than all before of its model."""
+        self._learning = self._uses.setdefault(key.model, _Use())
+        self._learning.size = key.size
         if peak := self._peak():
-            self._steps[rows] = peak
+            self._learning.steps[rows] = peak
 
     def learn_decode(self) -> None:
-        """Learns from the decoding of one picture of the size that steps were learned from."""
+        """Learns from the decoding of one picture of the model and size that steps were learned from."""
         # What the steps before have kept does not grow with the picture.
-        self._decode = max(0, self._peak() - self._kept)
+        self._learning.kept = self._kept
+        self._learning.decode = max(0, self._peak() - self._kept)
 
-    def refresh(self, now: float) -> None:
-        """Reads the free memory, if the last reading has grown old."""
-        if self._memory is None or now < self._read_at + READING_PAUSE:
+    def adopt(self, other: MemoryGuard) -> None:
+        """Takes in what was learned of other models, and reads the memory as `other` does, with their weights held."""
+        self._uses |= other._uses
+        self._memory = other._memory
+
+    def read_as(self, memory: DeviceMemory | None) -> None:
+        """Reads the memory through that of a model which was loaded just now, so that its weights count as held."""
+        self._memory = memory
+        self.restart()
+
+    def refresh(self, now: float, *, anew: bool = False) -> None:
+        """Reads the free memory, if the last reading has grown old, or in any case `anew`."""
+        if self._memory is None or (now < self._read_at + READING_PAUSE and not anew):
             return
         self._read_at = now
         self._free, self._used = self._memory.free(), self._memory.used()
@@ -102,19 +141,21 @@ class MemoryGuard:
 
     def rows(self, key: BatchKey) -> int:
         """Rows of the largest step that fits; 0 if none does."""
-        if self._free is None or not self._steps:
+        use = self._use(key)
+        if self._free is None or not use.steps:
             return UNBOUNDED
-        fixed, per_row = self._line()
-        per_row *= key.size / self._size
+        fixed, per_row = use.line()
+        per_row *= key.size / use.size
         return max(0, int((self._usable(self._free) - fixed) / per_row)) if per_row else UNBOUNDED
 
     def pictures(self, key: BatchKey, beside: tuple[BatchKey, int] | None = None) -> int:
         """Pictures that may be decoded at once: at least one, or beside a step of such a key and rows perhaps none."""
-        if self._free is None or not self._decode:
+        use = self._use(key)
+        if self._free is None or not use.decode:
             return UNBOUNDED
-        each = self._decode * key.size / self._size
+        each = use.decode * key.size / use.size
         if beside is None:
-            return max(1, int((self._usable(self._free) - self._kept) / each))
+            return max(1, int((self._usable(self._free) - use.kept) / each))
         return max(0, int((self._usable(self._free) - self._step(*beside)) / each))
 
     def refusal(self, generation: Generation) -> Text2ImageError | None:
@@ -140,22 +181,17 @@ class MemoryGuard:
 
     def need(self, key: BatchKey, rows: int) -> int:
         """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
-        return int(max(self._step(key, rows), self._kept + self._decode * key.size / self._size))
+        use = self._use(key)
+        return int(max(self._step(key, rows), use.kept + use.decode * key.size / use.size))
 
     def _step(self, key: BatchKey, rows: int) -> float:
         """Bytes of a step of so many rows."""
-        fixed, per_row = self._line()
-        return fixed + rows * per_row * key.size / self._size
+        use = self._use(key)
+        fixed, per_row = use.line()
+        return fixed + rows * per_row * key.size / use.size
 
-    def _line(self) -> tuple[float, float]:
-        """Bytes of any step, and those of each row on top, at the size that steps were learned from."""
-        if not self._steps:
-            return 0.0, 0.0
-        least, most = min(self._steps), max(self._steps)
-        if least == most:
-            return 0.0, self._steps[most] / most
-        per_row = (self._steps[most] - self._steps[least]) / (most - least)
-        return max(0.0, self._steps[most] - per_row * most), per_row
+    def _use(self, key: BatchKey) -> _Use:
+        return self._uses.get(key.model, _NOTHING)
 
     def _usable(self, free: int) -> float:
         return free * (1 - self._reserve)

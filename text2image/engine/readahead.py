@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
+from text2image.core.catalogue import default_entry
 from text2image.core.model_names import is_single_file
 from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import WEIGHTS, files_of
@@ -34,6 +35,7 @@ def wanted(settings: Settings) -> Iterator[Path]:
     torch = find_spec("torch")
     if torch and torch.origin:
         yield from sorted(Path(torch.origin).parent.glob("lib/*.so*"))
+    settings = default_entry(settings).applied_to(settings)
     if is_single_file(settings.model):
         yield Path(settings.model).expanduser()
     elif folder := _folder_of(settings):

@@ -17,10 +17,12 @@ class BatchKey:
         value: the family's own; nobody else looks into it.
         size: what one row takes, in time and memory, against a row of the model's other keys, in any unit: latent
             pixels, for instance. It foretells the cost of a key that was never measured.
+        model: whose it is, by its name in the catalogue. The engine sets it; families leave it open.
     """
 
     value: Hashable
     size: float = 1.0
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
-"""Runs the model once at several batch sizes, so that the first client waits for nothing and the costs are known."""
+"""Runs a model once at several batch sizes, so that the first client waits for nothing and the costs are known."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import TypeAlias, TypeVar
 
 from text2image.core.messages import ModelInfo, Request, StreamOptions
 from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
@@ -17,6 +18,14 @@ logger = logging.getLogger(__name__)
 # Each size is measured in several rounds and its best counts: what disturbs a measurement only ever makes it longer,
 # and seldom lasts for a whole round.
 ROUNDS = 3
+# What a model's warm-up takes of the time while another one steps.
+SHARE_BESIDE_STEPS = 0.08
+# Seconds of a step beyond which no larger batch is measured beside others: each is a pause for them. Probes find what
+# is better, if anything is.
+LONGEST_BESIDE = 0.15
+
+R = TypeVar("R")
+Pieces: TypeAlias = Generator[None, None, R]
 
 
 def measure(
@@ -27,28 +36,52 @@ def measure(
     clock: Callable[[], float],
     report: Callable[[str], None],
 ) -> StepCosts:
+    """All of `measuring` at once."""
+    pieces = measuring(model, memory, max_rows=max_rows, clock=clock, report=report)
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            costs: StepCosts = end.value
+            return costs
+
+
+def measuring(
+    model: Model,
+    memory: MemoryGuard,
+    *,
+    max_rows: int,
+    clock: Callable[[], float],
+    report: Callable[[str], None],
+    beside: bool = False,
+) -> Pieces[StepCosts]:
     """Step times of 1, 2, 4, ... samples of the model's own size, as far as larger batches fit and are not too slow.
+
+    Yields after each piece of work, none of which is longer than a step, so that others may step in between.
 
     Args:
         memory: learns what steps take, and ends the series before it is full.
         max_rows: a cap from the settings; 0 for none.
+        beside: others step in between, so it is measured once, and no batch whose step would hold them up for long.
 
     Raises:
         OutOfMemory: not even one picture fits.
         ValueError: the first picture holds numbers that are not finite, and so would others.
     """
     highest = min(model.max_rows, max_rows) if max_rows else model.max_rows
+    rounds, longest = (1, LONGEST_BESIDE) if beside else (ROUNDS, MAX_STEP_SECONDS)
     batches: list[list[Sample]] = []
     try:
-        points, encode_seconds = _grow(model, memory, highest, batches, clock, report)
+        grow = _grow(model, memory, highest, longest, batches, clock, report)
+        points, encode_seconds = yield from grow
         report("measuring once more")
-        for _ in range(ROUNDS - 1):
+        for _ in range(rounds - 1):
             for samples, (work, seconds) in zip(batches, points.items(), strict=False):
                 if seconds <= MAX_STEP_SECONDS:
                     points[work] = min(seconds, _timed(lambda s=samples: model.predict(s), clock))  # type: ignore[misc]
+                    yield
         one = batches[0]
-        _draw_first(model, one, memory)
-        decode_seconds = min(_timed(lambda: _decode(model, one), clock) for _ in range(ROUNDS))
+        decode_seconds = yield from _time_decoding(model, memory, one, rounds, clock)
     finally:
         for sample in (each for batch in batches for each in batch):
             model.release(sample)
@@ -60,14 +93,34 @@ def measure(
         encode_seconds=encode_seconds,
         memory=memory,
     )
+    _tell(costs, one[0], points)
+    return costs
+
+
+def _tell(costs: StepCosts, sample: Sample, points: dict[float, float]) -> None:
     logger.info(
         "steps measured (rows: ms): %s; encoding %.1f ms, decoding %.1f ms; batch cap %d rows",
         ", ".join(f"{rows:g}: {1000 * seconds:.1f}" for rows, seconds in points.items()),
-        1000 * encode_seconds,
-        1000 * decode_seconds,
-        costs.cap(one[0].key),
+        1000 * costs.encode_seconds(sample.key),
+        1000 * costs.decode_seconds(sample.key),
+        costs.cap(sample.key),
     )
-    return costs
+
+
+def _time_decoding(
+    model: Model,
+    memory: MemoryGuard,
+    samples: list[Sample],
+    rounds: int,
+    clock: Callable[[], float],
+) -> Pieces[float]:
+    """Seconds to decode one picture; raises what the first one does."""
+    _draw_first(model, samples, memory)
+    seconds = float("inf")
+    for _ in range(rounds):
+        yield
+        seconds = min(seconds, _timed(lambda: _decode(model, samples), clock))
+    return seconds
 
 
 def _draw_first(model: Model, samples: list[Sample], memory: MemoryGuard) -> None:
@@ -90,17 +143,17 @@ def _grow(
     model: Model,
     memory: MemoryGuard,
     highest: int,
+    longest: float,
     batches: list[list[Sample]],
     clock: Callable[[], float],
     report: Callable[[str], None],
-) -> tuple[dict[float, float], float]:
+) -> Pieces[tuple[dict[float, float], float]]:
     """Starts batches of doubling size until one is too slow or too large.
 
     Returns the seconds of a step by plain rows, as first measured, and those of encoding a prompt.
     """
     points: dict[float, float] = {}
     encoding: list[float] = []
-    memory.restart()
     count = 1
     while True:
         samples = _samples(model, count)
@@ -112,22 +165,71 @@ def _grow(
         report(f"measuring a step of {rows} rows")
         try:
             encoding.append(_timed(lambda s=samples: model.encode(s), clock))  # type: ignore[misc]
+            yield
+            # Others may have stepped since the last time.
+            memory.restart()
             model.start(samples)
             batches.append(samples)
             # The first run pays for what is set up once.
             model.predict(samples)
+            memory.learn_step(samples[0].key, rows)
+            yield
             seconds = _timed(lambda s=samples: model.predict(s), clock)  # type: ignore[misc]
+            yield
         except OutOfMemory:
             model.free_memory()
             if not points:
                 raise
             break
         points[sum(sample.work for sample in samples)] = seconds
-        memory.learn_step(samples[0].key, rows)
-        if seconds > MAX_STEP_SECONDS:
+        if seconds > longest:
             break
         count *= 2
     return points, min(encoding)
+
+
+def first_picture(model: Model) -> Pieces[None]:
+    """Takes one step and decodes what comes of it, in pieces as `measuring` does.
+
+    Raises:
+        ValueError: it holds numbers that are not finite.
+        OutOfMemory: it does not fit.
+    """
+    samples = _samples(model, 1)
+    model.encode(samples)
+    yield
+    model.start(samples)
+    try:
+        _draw_first(model, samples, MemoryGuard())
+    finally:
+        for sample in samples:
+            model.release(sample)
+
+
+class Interleaved:
+    """Work that is done in pieces beside steps, and takes a fixed share of the time while there are any."""
+
+    def __init__(self, pieces: Pieces[None], clock: Callable[[], float]) -> None:
+        self._pieces = pieces
+        self._clock = clock
+        self._due = float("-inf")
+
+    def advance(self, *, idle: bool) -> bool:
+        """Does a piece if its turn has come; whether there are more.
+
+        Args:
+            idle: nothing else is to be done.
+        """
+        started = self._clock()
+        if not idle and started < self._due:
+            return True
+        try:
+            next(self._pieces)
+        except StopIteration:
+            return False
+        ended = self._clock()
+        self._due = ended + (ended - started) * (1 / SHARE_BESIDE_STEPS - 1)
+        return True
 
 
 def usual_request(info: ModelInfo) -> Request:
@@ -143,6 +245,7 @@ def usual_request(info: ModelInfo) -> Request:
         n=1,
         sampler=info.sampler,
         quality=info.quality,
+        model=info.id,
     )
 
 

@@ -77,7 +77,20 @@ R = TypeVar("R", bound=Loaded)
 _CHANCE = random.Random()  # nosec B311
 
 
-def first_to_finish(runners: Sequence[R], work: int, chance: random.Random = _CHANCE) -> R:
-    """Of a few of these at random the one that is predicted to finish a request of so many pixel-steps first."""
-    few = chance.sample(runners, min(CHOICES, len(runners)))
-    return min(few, key=lambda runner: runner.load.seconds_until(work))
+def first_to_finish(
+    runners: Sequence[R],
+    work: int,
+    chance: random.Random = _CHANCE,
+    until_loaded: Callable[[R], float] = lambda runner: 0.0,
+) -> R:
+    """Of a few of these at random the one that is predicted to finish a request of so many pixel-steps first.
+
+    Args:
+        until_loaded: seconds until a runner has loaded what the request needs. Some that have are always among the few.
+    """
+    waits = [(until_loaded(runner), runner) for runner in runners]
+    few: list[tuple[float, R]] = []
+    for group in ([each for each in waits if not each[0]], [each for each in waits if each[0]]):
+        few += chance.sample(group, min(CHOICES, len(group)))
+    _, first = min(few, key=lambda each: each[0] + each[1].load.seconds_until(work))
+    return first

@@ -77,13 +77,13 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
     """The key of picture `index` of a request; all that a picture depends on is in it."""
     alone = replace(request, n=1, seed=request.seed_of(index))
     identity = {
-        "model": model.id,
         "revision": model.revision,
         "dtype": model.dtype,
         "version": __version__,
         # What it was spared, which a setting decides.
         "fast": "" if request.quality is Quality.EXACT else model.fast,
         **asdict(alone),
+        "model": model.id,
     }
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -17,6 +17,7 @@ from text2image.core.messages import (
     ClientEvent,
     Completed,
     GeneratedImage,
+    Loading,
     ModelInfo,
     Picture,
     Queued,
@@ -161,7 +162,7 @@ class Gateway:
                 self.require_open(context.caller, context.timeout)
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
-                context.model = self.runners.model
+                context.model = self.runners.named(context.params.model)
                 context.request = validation.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
@@ -232,7 +233,8 @@ class Gateway:
         context = flight.leader
         drawn: list[tuple[Picture, ModelInfo]] = []
         completed = Completed("")
-        work = work_of(context.request)
+        loaded = False
+        work = round(work_of(context.request) * context.model.price)
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()
@@ -245,19 +247,22 @@ class Gateway:
             )
             async with aclosing(events):
                 async for event, model in events:
-                    if not reservation.taken:
-                        # The first event of any: a runner has admitted it.
+                    if not (reservation.taken or isinstance(event, Loading)):
+                        # A runner has admitted it.
                         reservation.taken = True
+                        asked = clock() if loaded else asked
                         self._log("drawing", context.request)
                     if isinstance(event, GeneratedImage):
                         # Encoding and the disk take milliseconds that other requests need not wait for.
                         picture = await asyncio.to_thread(self._finish, event, context, model)
                         drawn.append((picture, model))
+                        self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
                         self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:
+                        loaded = loaded or isinstance(event, Loading)
                         flight.emit(event)
         # Now that the caller's place is free, since its next request may follow at once.
         flight.emit(completed)
@@ -316,13 +321,14 @@ class Gateway:
         # Quoted, so that a prompt of many lines stays one line of the log.
         prompts = f" of {request.prompt!r} without {request.negative_prompt!r}"
         logger.info(
-            "%s %dx%d, %d steps, n %d, seed %d%s",
+            "%s %dx%d, %d steps, n %d, seed %d with %s%s",
             what,
             request.width,
             request.height,
             request.steps,
             request.n,
             request.seed,
+            request.model,
             prompts if self._log_prompts else "",
         )
 

@@ -91,6 +91,7 @@ def parse(parameters: str) -> RequestParams:
             schedule=schedule,
             # Where nothing is said, as by other tools, nothing was left out.
             quality=settings.get("Quality", Quality.EXACT),
+            model=settings.get("Model"),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -43,6 +44,8 @@ REACH_PAUSE = 1.0
 OVERLOADED_RETRY_AFTER = 1.0
 # Seconds that a ready runner may take to describe its model.
 MODEL_TIMEOUT = 10.0
+# What loading a model is taken to take where the runner does not say, in seconds.
+UNKNOWN_LOADING_SECONDS = 10.0
 # A runner that is stopped or stuck in its driver keeps its connections and says nothing. grpc's own threads answer
 # pings, also while Python loads a model, so a ping without an answer means that the whole process stands still.
 PING_INTERVAL_MS = 5000
@@ -105,6 +108,8 @@ class RunnerLink:
         self.load = Load()
         self.refusals = Refusals()
         self.model: ModelInfo | None = None
+        # By name, the default one, which is `model`, among them.
+        self.models: dict[str, ModelInfo] = {}
         self.calls = 0
         self._address = address
         self._on_change = on_change
@@ -177,8 +182,11 @@ class RunnerLink:
         self.refusals.check(kind)
         span = tracing.start("runner", SpanKind.CLIENT)
         span.set_attribute("text2image.runner", self.name)
+        # A runner of an earlier version has no other model, and no name for it.
+        is_default = self.model is not None and request.model == self.model.id
+        sent = replace(request, model="") if is_default else request
         call = self._stub.Generate(
-            wire.request_to(request, options),
+            wire.request_to(sent, options),
             timeout=seconds,
             metadata=(*wire.share_to(share), *tracing.headers_of(span)),
         )
@@ -272,13 +280,31 @@ class RunnerLink:
     async def _update(self, status: Status) -> None:
         self._told = ""
         self.load.update(status)
-        if status.state is State.READY and self.status.state is not State.READY:
-            self.model = wire.model_from(
-                await self._stub.GetModel(pb.GetModelRequest(), timeout=MODEL_TIMEOUT)
-            )
-            logger.info("%s is ready with %s on %s", self.name, self.model.id, self.model.device)
+        known = {(model.id, model.revision) for model in self.models.values()}
+        told = {(model.name, model.revision) for model in status.models}
+        is_new = self.status.state is not State.READY
+        if status.state is State.READY and (is_new or (told and told != known)):
+            models = await self._ask_models(several=bool(told))
+            self.model, self.models = models[0], {model.id: model for model in models}
+            if is_new:
+                logger.info("%s is ready with %s on %s", self.name, models[0].id, models[0].device)
         self.status = status
         self._on_change()
+
+    async def _ask_models(self, *, several: bool) -> list[ModelInfo]:
+        """What the runner serves, the default model first; one of an earlier version has no more than that."""
+        if several:
+            listed = await self._stub.ListModels(pb.ListModelsRequest(), timeout=MODEL_TIMEOUT)
+            return wire.models_from(listed)
+        only = await self._stub.GetModel(pb.GetModelRequest(), timeout=MODEL_TIMEOUT)
+        return [wire.model_from(only)]
+
+    def seconds_until_loaded(self, name: str) -> float:
+        """Predicted seconds until the runner could begin with a model, by its last status."""
+        for model in self.status.models:
+            if model.name == name:
+                return UNKNOWN_LOADING_SECONDS if model.seconds is None else model.seconds
+        return 0.0
 
     def _status_after(self, error: grpc.aio.AioRpcError) -> Status:
         """What is known of a runner when its connection is lost."""

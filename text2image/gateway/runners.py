@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.lifecycle import draining
@@ -19,6 +16,8 @@ from text2image.core.messages import (
     Event,
     GeneratedImage,
     ModelInfo,
+    ModelState,
+    ModelStatus,
     Request,
     Share,
     State,
@@ -27,6 +26,7 @@ from text2image.core.messages import (
 )
 from text2image.gateway.balancing import first_to_finish
 from text2image.gateway.discovery import follow, name_in
+from text2image.gateway.election import Elected, elect
 from text2image.gateway.refusals import Kind
 from text2image.gateway.runner_link import RunnerLink, RunnerLost
 from text2image.net.tls import Tls
@@ -43,8 +43,8 @@ RESEND_PAUSE = 1.0
 class Runners:
     """All runners of this gateway. `start` connects to them, `close` ends every call.
 
-    A gateway draws with one model. Where runners serve different ones, as while a new one is rolled out, it is that of
-    most; the others get no work.
+    By each name a gateway draws with one model. Where runners serve different ones, as while a new one is rolled out,
+    it is that of most; the others get no work for that name. The default model is the default of most, likewise.
     """
 
     def __init__(
@@ -66,8 +66,9 @@ class Runners:
         self._tls = tls
         self._changed = asyncio.Event()
         self._closed = False
-        self._served: ModelInfo | None = None
-        self._odd: set[RunnerLink] = set()
+        self._elected = Elected()
+        # What was voted on last.
+        self._known: list[tuple[RunnerLink, bool, dict[str, ModelInfo]]] = []
         self._links: list[RunnerLink] = []
         # By the address that is followed, those found behind it.
         self._behind: dict[str, dict[str, RunnerLink]] = {}
@@ -111,7 +112,6 @@ class Runners:
                 logger.info("runner %s has left", address)
                 link = known.pop(address)
                 self._links.remove(link)
-                self._odd.discard(link)
                 self._keep(asyncio.create_task(link.close()))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -120,7 +120,17 @@ class Runners:
 
     @property
     def _ready(self) -> list[RunnerLink]:
-        return [link for link in self._links if link.is_ready and link not in self._odd]
+        """Runners that draw with the default model."""
+        return self._able("")
+
+    @property
+    def _working(self) -> list[RunnerLink]:
+        """Runners that draw with any model."""
+        return [link for link in self._links if link.is_ready and link in self._elected.working]
+
+    def _able(self, name: str) -> list[RunnerLink]:
+        """Runners that draw with the model of this name as the gateway does; with the default one if it is empty."""
+        return [link for link in self._links if link.is_ready and self._elected.has(link, name)]
 
     @property
     def is_ready(self) -> bool:
@@ -130,7 +140,7 @@ class Runners:
     @property
     def status(self) -> Status:
         """All runners as one: its state is the best of theirs, its load the sum, its backlog the longest."""
-        known = [link.status for link in self._links if link not in self._odd] or [_NOBODY]
+        known = [link.status for link in self._links if link not in self._elected.odd] or [_NOBODY]
         states = {status.state for status in known}
         state = next(state for state in _BEST_FIRST if state in states)
         counters = {
@@ -145,7 +155,22 @@ class Runners:
             backlog_seconds=max(status.backlog_seconds for status in known),
             active=sum(status.active for status in known),
             counters=Counters(**counters),
+            models=tuple(self._status_of(model) for model in self._elected.models),
         )
+
+    def _status_of(self, model: ModelInfo) -> ModelStatus:
+        """How a model is on the runner that has come furthest with it."""
+        told = [
+            status
+            for link in self._able(model.id)
+            for status in link.status.models
+            if status.name == model.id
+        ]
+        if not told:
+            # Of an earlier version, which has no other model.
+            state = ModelState.LOADED if self._able(model.id) else ModelState.FAILED
+            return ModelStatus(name=model.id, revision=model.revision, state=state)
+        return min(told, key=lambda status: _FURTHEST.get(status.state, len(_FURTHEST)))
 
     async def statuses(self) -> AsyncGenerator[Status, None]:
         """The status now and after each change, until `close`."""
@@ -156,19 +181,39 @@ class Runners:
 
     @property
     def model(self) -> ModelInfo:
-        """The model that is drawn with.
+        """The model that is drawn with if none is named.
 
         Raises:
             Unavailable: no runner has been ready yet.
         """
-        if self._served is None:
+        if self._elected.default is None:
             raise self._nobody()
-        return self._served
+        return self._elected.default
+
+    @property
+    def models(self) -> list[ModelInfo]:
+        """All models, the default one first.
+
+        Raises:
+            Unavailable: no runner has been ready yet.
+        """
+        self.named(None)
+        return self._elected.models
+
+    def named(self, name: str | None) -> ModelInfo:
+        """The model of this name or alias; the default one if there is none.
+
+        Raises:
+            ModelNotFound: none is called so.
+            Unavailable: no runner has been ready yet.
+        """
+        default = self.model
+        return self._elected.named(name) if name else default
 
     @property
     def may_refuse_anything(self) -> bool:
         """Whether it is worth asking `require_open`."""
-        ready = self._ready
+        ready = self._working
         return bool(ready) and all(link.refusals for link in ready)
 
     def require_open(
@@ -183,7 +228,7 @@ class Runners:
         """
         kind = Kind.of(request, patience, share) if request else Kind.anything(patience, share)
         refusal: Unavailable | None = None
-        for link in self._ready:
+        for link in self._able(request.model) if request else self._working:
             try:
                 link.refusals.check(kind, claim=claim)
             except Unavailable as error:
@@ -211,14 +256,12 @@ class Runners:
         Raises:
             Text2ImageError: what the runner refused it with, or that none could finish it.
         """
-        work = work_of(request)
         drawn: set[int] = set()
         losses = 0
         refused: list[RunnerLink] = []
-        link = self._pick(work)
+        link = self._pick(request)
         while True:
-            assert link.model, "a ready runner has told its model"
-            model = link.model
+            model = self._drawn_by(link, request)
             try:
                 asked = link.generate(request, options, deadline, share, patience=patience)
                 async with aclosing(asked) as events:
@@ -242,33 +285,40 @@ class Runners:
                 if not losses:
                     # Its status was late: it has begun to drain, or others have filled it.
                     refused.append(link)
-                    others = [other for other in self._ready if other not in refused]
+                    others = [each for each in self._able(request.model) if each not in refused]
                     # That a second one is full says enough of the rest.
                     if not others or (refusal.reason == Unavailable.FULL and len(refused) > 1):
                         raise
-                    link = first_to_finish(others, work)
+                    link = _first(others, request)
                     continue
                 # Whoever was admitted before the loss should not pay for it with a refusal.
                 pause = min(refusal.retry_after or 0.0, RESEND_PAUSE)
-            link = await self._another(work, pause, deadline)
+            link = await self._another(request, pause, deadline)
 
-    async def _another(self, work: int, pause: float, deadline: float) -> RunnerLink:
+    def _drawn_by(self, link: RunnerLink, request: Request) -> ModelInfo:
+        """The model that a ready runner draws a request with."""
+        model = link.models.get(request.model) or link.model
+        assert model, "a ready runner has told its model"
+        return model
+
+    async def _another(self, request: Request, pause: float, deadline: float) -> RunnerLink:
         """The runner to send a request to again, as soon as there is one."""
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.sleep(pause)
-                while not self.is_ready:
+                while not self._able(request.model):
                     await self._changed.wait()
         except TimeoutError:
             raise DeadlineExceeded(
                 "the runner was lost, and none was ready again before the deadline"
             ) from None
-        return self._pick(work)
+        return self._pick(request)
 
-    def _pick(self, work: int) -> RunnerLink:
-        if not self._ready:
+    def _pick(self, request: Request) -> RunnerLink:
+        ready = self._able(request.model)
+        if not ready:
             raise self._nobody()
-        return first_to_finish(self._ready, work)
+        return _first(ready, request)
 
     def _nobody(self) -> Unavailable:
         status = self.status
@@ -280,40 +330,17 @@ class Runners:
 
     def notify(self) -> None:
         """Takes note of a change of status, and wakes whoever waits for one."""
-        self._elect()
+        # Most news is of loads alone, and there may be a hundred runners with fifty models each.
+        known = [(link, link.is_ready, link.models) for link in self._links]
+        if known != self._known:
+            self._known, self._elected = known, elect(self._links, self._elected)
         self._metrics.runners_ready.set(len(self._ready))
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _elect(self) -> None:
-        """Decides which model is drawn with: that of most ready runners, on a tie the one so far."""
-        models = {
-            link: _pictures_of(link.model) for link in self._links if link.is_ready and link.model
-        }
-        votes = Counter(models.values())
-        if not votes:
-            return
-        served = _pictures_of(self._served) if self._served else None
-        if served is None or votes[served] < max(votes.values()):
-            served = votes.most_common(1)[0][0]
-        odd = {link for link, model in models.items() if model != served}
-        for link in odd - self._odd:
-            logger.warning(
-                "%s serves %s, and this gateway draws with %s: it gets no work",
-                link.name,
-                _told(models[link]),
-                _told(served),
-            )
-        self._odd = odd
-        if self._served is None or _pictures_of(self._served) != served:
-            self._served = next(link.model for link, model in models.items() if model == served)
-        assert self._served, "somebody has voted for it"
-        serving = [link.model for link in models.keys() - odd if link.model]
-        self._served = _what_all_can(self._served, serving)
 
-
-T = TypeVar("T")
 _NOBODY = Status(state=State.LOADING, detail="no runner has been found yet")
+_FURTHEST = {ModelState.LOADED: 0, ModelState.LOADING: 1, ModelState.IDLE: 2, ModelState.FAILED: 3}
 _BEST_FIRST = (State.READY, State.LOADING, State.DRAINING, State.FAILED)
 
 
@@ -321,31 +348,10 @@ def _unavailable(message: str, reason: str = Unavailable.NO_RUNNER) -> Unavailab
     return Unavailable(message, reason=reason, retry_after=NO_RUNNER_RETRY_AFTER)
 
 
-def _pictures_of(model: ModelInfo) -> ModelInfo:
-    """What decides how pictures look: all of a model but the device it is on, and what other pictures it could draw."""
-    return replace(model, device="", samplers=(), schedules=(), max_steps=(), fast="")
-
-
-def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
-    """The model with what every runner can draw: in the middle of an upgrade some know more than others."""
-    limits = [dict(each.max_steps) for each in serving]
-    least = {
-        sampler: min(limit[sampler] for limit in limits if sampler in limit)
-        for sampler in sorted({sampler for limit in limits for sampler in limit})
-    }
-    return replace(
-        model,
-        samplers=_in_all([each.samplers for each in serving]),
-        schedules=_in_all([each.schedules for each in serving]),
-        max_steps=tuple(least.items()),
-        # Where they do not mean the same by it, all of them draw exactly.
-        fast=serving[0].fast if len({each.fast for each in serving}) == 1 else "",
+def _first(runners: Sequence[RunnerLink], request: Request) -> RunnerLink:
+    """The runner that is predicted to finish a request first, which may have to load its model before."""
+    return first_to_finish(
+        runners,
+        work_of(request),
+        until_loaded=lambda link: link.seconds_until_loaded(request.model),
     )
-
-
-def _in_all(choices: Sequence[tuple[T, ...]]) -> tuple[T, ...]:
-    return tuple(each for each in choices[0] if all(each in others for others in choices[1:]))
-
-
-def _told(model: ModelInfo) -> str:
-    return f"{model.id} (revision {model.revision}, {model.dtype}, {model.width}x{model.height})"

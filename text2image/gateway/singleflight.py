@@ -12,7 +12,7 @@ from text2image.core.errors import (
     Text2ImageError,
     Unavailable,
 )
-from text2image.core.messages import ClientEvent, Completed, Picture, Progress, Queued
+from text2image.core.messages import ClientEvent, Completed, Loading, Picture, Progress, Queued
 from text2image.gateway.context import RequestContext
 from text2image.net.rpc import as_ours
 from text2image.observe.metrics import GatewayMetrics
@@ -43,6 +43,7 @@ class Flight:
         self.followers: dict[RequestContext, None] = {}
         self.over = False
         self.completed = False
+        self._loading: Loading | None = None
         self._ready_at: float | None = None
         self._progress: dict[int, Progress] = {}
         self._pictures: dict[int, Picture] = {}
@@ -55,6 +56,8 @@ class Flight:
         """
         if refusal := self._refusal(context):
             raise refusal
+        if self._ready_at is None and self._loading:
+            context.put(self._loading)
         if self._ready_at is not None:
             context.put(Queued(max(0.0, self._ready_at - _now())))
         for picture in self._pictures.values():
@@ -84,6 +87,8 @@ class Flight:
                     if refusal := self._refusal(context):
                         context.put(refusal)
                         del self.followers[context]
+            case Loading() if self._ready_at is None:
+                self._loading = event
             case Progress(index=index) if index not in self._pictures:
                 self._progress[index] = event
             case Picture(index=index) if index not in self._pictures:

@@ -12,7 +12,10 @@ from text2image.core.messages import (
     Counters,
     Event,
     GeneratedImage,
+    Loading,
     ModelInfo,
+    ModelState,
+    ModelStatus,
     Picture,
     Pixels,
     Progress,
@@ -58,6 +61,7 @@ _OPTIONAL_FIELDS = (
     "sampler",
     "schedule",
     "quality",
+    "model",
 )
 # Of a model: names that a later version may know more of, and limits by such a name.
 _NAMES = {"sampler", "samplers", "schedules", "max_steps", "quality"}
@@ -99,9 +103,11 @@ def options_from(message: pb.GenerateRequest) -> StreamOptions:
 def request_to(request: Request, options: StreamOptions) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         prompt=request.prompt,
-        **{name: getattr(request, name) for name in _OPTIONAL_FIELDS},
+        **{name: getattr(request, name) for name in _OPTIONAL_FIELDS if name != "model"},
         progress_every=options.progress_every,
         preview_every=options.preview_every,
+        # Runners of earlier versions have one model, and know no field that names it.
+        model=request.model or None,
     )
 
 
@@ -123,6 +129,8 @@ def share_from(metadata: Iterable[tuple[str, str | bytes]]) -> Share:
 def event_to(event: Event) -> pb.GenerateResponse:
     """An event as a runner sends it: pictures as raw RGB."""
     match event:
+        case Loading(detail=detail, seconds=left):
+            return pb.GenerateResponse(loading=pb.Loading(detail=detail, seconds=left))
         case Queued(predicted_seconds=seconds):
             return pb.GenerateResponse(queued=pb.Queued(predicted_seconds=seconds))
         case Progress():
@@ -220,8 +228,14 @@ def event_from(message: pb.GenerateResponse) -> Event | None:
             )
         case "completed":
             return Completed(message.completed.left_out)
+        case "loading":
+            return Loading(message.loading.detail, _seconds_in(message.loading))
         case _:
             return None
+
+
+def _seconds_in(message: pb.Loading | pb.ModelStatus) -> float | None:
+    return message.seconds if message.HasField("seconds") else None
 
 
 def _progress_from(message: pb.Progress) -> Progress:
@@ -258,9 +272,19 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     )
     # A runner of an earlier version draws exactly, and does not say so.
     values["quality"] = Quality.named(message.quality or Quality.EXACT)
+    values["aliases"] = tuple(message.aliases)
+    values["price"] = message.price or 1.0
     # One of before this was told draws multiples of 8.
     values["side_multiple"] = message.side_multiple or SIDE_MULTIPLE
     return ModelInfo(**values)
+
+
+def models_to(models: Iterable[ModelInfo]) -> pb.ListModelsResponse:
+    return pb.ListModelsResponse(models=[model_to(model) for model in models])
+
+
+def models_from(message: pb.ListModelsResponse) -> list[ModelInfo]:
+    return [model_from(model) for model in message.models]
 
 
 def status_to(status: Status) -> pb.WatchStatusResponse:
@@ -270,6 +294,16 @@ def status_to(status: Status) -> pb.WatchStatusResponse:
         backlog_seconds=status.backlog_seconds,
         active=status.active,
         pace=status.pace,
+        models=[
+            pb.ModelStatus(
+                name=model.name,
+                revision=model.revision,
+                state=model.state.value,
+                detail=model.detail,
+                seconds=model.seconds,
+            )
+            for model in status.models
+        ],
         counters=pb.Counters(
             **{
                 field.name: getattr(status.counters, field.name)
@@ -290,4 +324,14 @@ def status_from(message: pb.WatchStatusResponse) -> Status:
         active=message.active,
         counters=Counters(**counters),
         pace=message.pace,
+        models=tuple(
+            ModelStatus(
+                name=model.name,
+                revision=model.revision,
+                state=ModelState.named(model.state),
+                detail=model.detail,
+                seconds=_seconds_in(model),
+            )
+            for model in message.models
+        ),
     )

@@ -148,6 +148,12 @@ class GatewayMetrics:
             ["saved"],
             registry=registry,
         )
+        self.model_pictures = Counter(
+            "text2image_model_pictures",
+            "Pictures that were drawn, by model.",
+            ["model"],
+            registry=registry,
+        )
         self._stage_seconds = stage_seconds(registry)
         self._unread = 0
         self._unread_told = -UNREAD_LOG_SECONDS

@@ -124,9 +124,11 @@ def block_of(settings: Settings, model: ModelInfo, host: str, port: int) -> str:
     runners = f"; {count} runners share the work" if count > 1 else ""
     if settings.runners:
         runners = f", on runners at {settings.runners}"
+    others = {"Models": f"those of {settings.models} too"} if settings.models else {}
     rows = {
         "Model": f"{model.id}, revision {model.revision}, "
         f"{model.width}x{model.height} in {model.steps} steps",
+        **others,
         "Device": f"{model.device}, {model.dtype}{runners}",
         "HTTP": f"{url}   the API is shown at /",
         "gRPC": f"{grpc}   text2image.v1, with reflection",

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from text2image.core.messages import Counters, ModelInfo, State, Status, Timings
+from text2image.core.messages import Counters, ModelInfo, ModelState, State, Status, Timings
 from text2image.engine.loop import Observer
 from text2image.engine.memory import MemoryReading
 from text2image.observe.metrics import stage_seconds, started
@@ -44,6 +44,8 @@ class RunnerMetrics(Observer):
             for name, help_text in _COUNTERS.items()
         }
         self._seen = Counters()
+        # Of models, those that have gone included.
+        self._names: set[str] = set()
         started("runner", registry)
 
     def _measure_steps(self) -> None:
@@ -108,9 +110,16 @@ class RunnerMetrics(Observer):
         )
         self._model_info = gauge(
             "model_info",
-            "1 for the model that is served",
+            "1 for the default model",
             "livemax",
             ("model", "revision", "device", "dtype"),
+        )
+
+        self._model_loaded = gauge(
+            "model_loaded",
+            "1 for a model that is loaded, 0 for one that would have to be",
+            "livemax",
+            (*own, "model"),
         )
 
     def stepped(self, samples: int, rows: int, cap: int, seconds: float) -> None:
@@ -136,10 +145,14 @@ class RunnerMetrics(Observer):
         if memory:
             self._memory_free.labels(self._runner).set(memory.free)
             self._memory_used.labels(self._runner).set(memory.used)
+        loaded = {each.name: each.state is ModelState.LOADED for each in status.models}
+        self._names.update(loaded)
+        for name in self._names:
+            self._model_loaded.labels(self._runner, name).set(loaded.get(name, False))
         for name, counter in self._totals.items():
             counter.inc(getattr(status.counters, name) - getattr(self._seen, name))
         self._seen = status.counters
 
     def serves(self, model: ModelInfo) -> None:
-        """Takes note of the model that is loaded."""
+        """Takes note of the default model."""
         self._model_info.labels(model.id, model.revision, model.device, model.dtype).set(1)

@@ -28,7 +28,9 @@ from text2image.core.messages import (
 )
 from text2image.core.settings import Settings
 from text2image.core.validation import resolve
-from text2image.engine.engine import Engine, Load
+from text2image.engine.engine import Engine
+from text2image.engine.manager import Source
+from text2image.engine.worker import Load
 from text2image.net import wire
 from text2image.net.rpc import as_ours
 from text2image.net.tls import runner_tls_of
@@ -86,14 +88,18 @@ def require_guarded(settings: Settings) -> None:
 class RunnerServer:
     """One engine and its gRPC server. All methods are called from one event loop."""
 
-    def __init__(self, settings: Settings, index: int, load: Load) -> None:
-        """Prepares runner number `index`, whose model `load` loads."""
+    def __init__(
+        self, settings: Settings, index: int, load: Load, source: Source | None = None
+    ) -> None:
+        """Prepares runner number `index`, whose default model `load` loads, and `source` the others."""
         self._settings = settings
         self._socket = settings.socket_of(index)
         self._port = settings.listen_address_of(index)
         self._metrics = RunnerMetrics(index)
         self._engine = Engine(
             load,
+            source=source,
+            model_memory=settings.model_memory,
             max_batch_rows=settings.max_batch_rows,
             max_backlog_seconds=settings.max_backlog_seconds,
             memory_reserve=settings.memory_reserve,
@@ -112,14 +118,14 @@ class RunnerServer:
     def is_ready(self) -> bool:
         return self.status.state is State.READY
 
-    @property
-    def model(self) -> ModelInfo:
-        """What this runner serves.
+    def model_named(self, name: str) -> ModelInfo:
+        """One of the models that this runner serves.
 
         Raises:
-            Unavailable: it is not loaded yet.
+            ModelNotFound: it serves none of this name.
+            Unavailable: the default one is not loaded yet.
         """
-        return self._engine.model
+        return self._engine.model_named(name)
 
     async def start(self) -> None:
         """Starts loading the model and listens; `is_ready` turns true after the warm-up."""
@@ -179,7 +185,7 @@ class RunnerServer:
 
     async def _generate_one(self, params: RequestParams) -> Drawn | Text2ImageError:
         try:
-            request = resolve(params, self._engine.model)
+            request = resolve(params, self._engine.model_named(params.model))
             time_limit = self._settings.request_timeout
             stream = self._engine.generate(request, StreamOptions(), time_limit=time_limit)
             events = [event async for event in stream]

@@ -36,6 +36,7 @@ class RunnerService:
         methods: dict[str, rpc.Handler] = {
             "Generate": self.generate,
             "GetModel": self.get_model,
+            "ListModels": self.list_models,
             "WatchStatus": self.watch_status,
         }
         service = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
@@ -50,7 +51,8 @@ class RunnerService:
         try:
             with tracing.request("Generate"):
                 parsed = rpc.checked(message)
-                request = resolve(wire.params_from(parsed), self._engine.model)
+                params = wire.params_from(parsed)
+                request = resolve(params, self._engine.model_named(params.model))
                 remaining = context.time_remaining()
                 time_limit = self._settings.request_timeout if remaining is None else remaining
                 events = self._engine.generate(
@@ -68,10 +70,19 @@ class RunnerService:
     async def get_model(
         self, message: pb.GetModelRequest | rpc.Malformed, context: rpc.Context
     ) -> pb.GetModelResponse:
-        """The loaded model; UNAVAILABLE until it is."""
+        """A model, by default the default one; UNAVAILABLE until that is loaded."""
+        try:
+            return wire.model_to(self._engine.model_named(rpc.checked(message).model))
+        except Exception as error:
+            await rpc.abort(context, error)
+
+    async def list_models(
+        self, message: pb.ListModelsRequest | rpc.Malformed, context: rpc.Context
+    ) -> pb.ListModelsResponse:
+        """All models, the default one first; UNAVAILABLE until that is loaded."""
         try:
             rpc.checked(message)
-            return wire.model_to(self._engine.model)
+            return wire.models_to(self._engine.models)
         except Exception as error:
             await rpc.abort(context, error)
 

@@ -48,6 +48,11 @@ class ImageGenerationStub:
                 request_serializer=text2image_dot_v1_dot_image__generation__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=text2image_dot_v1_dot_image__generation__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/text2image.v1.ImageGeneration/ListModels',
+                request_serializer=text2image_dot_v1_dot_image__generation__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=text2image_dot_v1_dot_image__generation__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
         self.WatchStatus = channel.unary_stream(
                 '/text2image.v1.ImageGeneration/WatchStatus',
                 request_serializer=text2image_dot_v1_dot_image__generation__pb2.WatchStatusRequest.SerializeToString,
@@ -63,7 +68,7 @@ class ImageGenerationServicer:
     """
 
     def Generate(self, request, context):
-        """Streams one Queued, then Progress as often as asked for, an Image per picture as each is finished, and at last one
+        """Streams Loading while the model has yet to be loaded, one Queued, then Progress as often as asked for, an Image per picture as each is finished, and at last one
         Completed. Ending the call ends the work within one step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -71,7 +76,14 @@ class ImageGenerationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the model that is served: its limits and the defaults of every optional field.
+        """Describes a model that is served: its limits and the defaults of every optional field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Describes all models that are served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +108,11 @@ def add_ImageGenerationServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=text2image_dot_v1_dot_image__generation__pb2.GetModelRequest.FromString,
                     response_serializer=text2image_dot_v1_dot_image__generation__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=text2image_dot_v1_dot_image__generation__pb2.ListModelsRequest.FromString,
+                    response_serializer=text2image_dot_v1_dot_image__generation__pb2.ListModelsResponse.SerializeToString,
             ),
             'WatchStatus': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStatus,
@@ -161,6 +178,33 @@ class ImageGeneration:
             '/text2image.v1.ImageGeneration/GetModel',
             text2image_dot_v1_dot_image__generation__pb2.GetModelRequest.SerializeToString,
             text2image_dot_v1_dot_image__generation__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/text2image.v1.ImageGeneration/ListModels',
+            text2image_dot_v1_dot_image__generation__pb2.ListModelsRequest.SerializeToString,
+            text2image_dot_v1_dot_image__generation__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -99,7 +99,11 @@ class Toy:
             assert self.gate.wait(30)
         assert len({sample.key for sample in samples}) == 1
         assert self.held.issuperset(samples)
-        self.batches.append([(sample, sample.key, sample.rows, sample.load) for sample in samples])
+        # Whose it is the engine has written into it.
+        keys = [replace(sample.key, model="") for sample in samples]
+        self.batches.append(
+            [(each, key, each.rows, each.load) for each, key in zip(samples, keys, strict=True)]
+        )
         return [
             f"{sample.key.value} {sample.rows} {sample.state.passes}".encode() for sample in samples
         ]
@@ -150,8 +154,8 @@ async def serving(
     engine.start()
     await until(lambda: engine.status.state is not State.LOADING)
     assert engine.status.state is State.READY, engine.status.detail
-    model: Any = engine._model
-    yield engine, model
+    models: Any = engine._worker.models
+    yield engine, models._models[folder.name]
     await engine.stop()
 
 

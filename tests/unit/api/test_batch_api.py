@@ -45,7 +45,7 @@ async def test_items_end_on_their_own_and_in_order() -> None:
         {},
         {"text": "a fox", "context": "snow", "seed": 6},
     ]
-    answers = await draw_batch(items, generate_many, lambda: MODEL)
+    answers = await draw_batch(items, generate_many, lambda name: MODEL)
     assert [answer["status_code"] for answer in answers] == [200, 400, 503, 400, 200]
     assert answers[1]["violations"][0]["field"] == "steps"
     assert answers[2]["retry_after"] == 3
@@ -56,24 +56,24 @@ async def test_items_end_on_their_own_and_in_order() -> None:
 
 async def test_an_item_is_told_what_of_its_prompt_was_left_out() -> None:
     items = [{"text": "a cat"}, {"text": "a long story"}]
-    one, other = await draw_batch(items, generate_many, lambda: MODEL)
+    one, other = await draw_batch(items, generate_many, lambda name: MODEL)
     assert one["message"] == "Image generated successfully"
     assert other["message"].endswith("; the prompt was too long, left out: and more")
 
 
 async def test_a_bad_context_fails_its_own_item_alone() -> None:
     items = [{"text": "a cat", "context": "x" * 4001}, {"text": "a cat"}]
-    one, other = await draw_batch(items, generate_many, lambda: MODEL)
+    one, other = await draw_batch(items, generate_many, lambda name: MODEL)
     assert [violation["field"] for violation in one["violations"]] == ["context"]
     assert other["status_code"] == 200
 
 
 async def test_an_empty_list_is_answered_by_one() -> None:
-    assert await draw_batch([], generate_many, lambda: MODEL) == []
+    assert await draw_batch([], generate_many, lambda name: MODEL) == []
 
 
 async def test_an_item_that_asks_for_its_images_only_gets_them_once() -> None:
     items = [{"text": "a cat", "seed": 5, "images_only": True}]
-    (answer,) = await draw_batch(items, generate_many, lambda: MODEL)
+    (answer,) = await draw_batch(items, generate_many, lambda name: MODEL)
     assert "image_base64" not in answer
     assert answer["images"][0]["image_base64"]

@@ -96,7 +96,7 @@ def test_events_hold_what_is_told_of_them() -> None:
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
 def test_every_way_to_fail_is_told(path: str) -> None:
     responses = DESCRIPTION["paths"][path]["post"]["responses"]
-    expected = {400, 401, 403, 408, 413, 415, 429, 499, 500, 503, 504}
+    expected = {400, 401, 403, 404, 408, 413, 415, 429, 499, 500, 503, 504}
     assert set(map(int, responses)) == {200, *expected}
     for status in expected:
         example = responses[str(status)]["content"]["application/json"]["example"]

@@ -87,7 +87,7 @@ def failing(error: BaseException) -> Draw:
 def test_every_field_of_a_request_can_be_typed() -> None:
     typed = (
         "a red fox --context night --negative-prompt blurry --width 96 --height 64 --steps 4 "
-        "--guidance-scale 3.5 --seed 9 -n 2 --sampler euler"
+        "--guidance-scale 3.5 --seed 9 -n 2 --sampler euler --model anime"
     )
     options = parse(typed.split())
     assert options.params == RequestParams(
@@ -100,6 +100,7 @@ def test_every_field_of_a_request_can_be_typed() -> None:
         seed=9,
         n=2,
         sampler="euler",
+        model="anime",
     )
     assert options.title == "night a red fox"
 
@@ -126,6 +127,7 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         "-n": request.n,
         **({"--schedule": request.schedule.value} if request.schedule else {}),
         "--quality": request.quality.value,
+        "--model": request.model,
     }
     options = [f"{name}{'' if name == '-n' else '='}{value}" for name, value in typed.items()]
     params = parse([*options, "--", request.prompt]).params

@@ -221,8 +221,8 @@ async def test_invariant_9_the_model_is_only_ever_called_from_one_thread_that_is
 async def test_invariant_10_an_idle_engine_does_not_wake_up() -> None:
     async with running(TimedModel()) as engine:
         await collect(engine, make_request())
-        assert engine._thread is not None
-        status = Path(f"/proc/self/task/{engine._thread.native_id}/status")
+        assert engine._worker.thread is not None
+        status = Path(f"/proc/self/task/{engine._worker.thread.native_id}/status")
 
         def switches() -> int:
             lines = status.read_text().splitlines()

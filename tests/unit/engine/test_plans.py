@@ -179,8 +179,8 @@ def test_costs_are_learned_from_the_rows_that_a_pass_had() -> None:
 
 async def test_the_pace_that_a_runner_tells_counts_passes_and_loads() -> None:
     async with running(Planned(passes=40, load=1.5)) as engine:
-        assert engine._backlog is not None
-        row = engine._backlog.pace(NATIVE, 1.0)
+        assert engine._worker.backlog is not None
+        row = engine._worker.backlog.pace(replace(NATIVE, model=engine.model.id), 1.0)
         megapixels = engine.model.width * engine.model.height / MEGA
         assert engine.status.pace == pytest.approx(2 * 1.5 * 40 / 20 * row / megapixels)
 

@@ -53,9 +53,12 @@ class ScriptedRunner:
         *scripts: Sequence[Step],
         status: Status = READY,
         model: ModelInfo = MODEL,
+        others: Sequence[ModelInfo] = (),
     ) -> None:
+        """`others` are its models beside the default one, if its status tells of any."""
         self.socket = socket
         self.model = model
+        self.others = others
         self.requests: list[pb.GenerateRequest] = []
         self.cancelled = asyncio.Event()
         self._scripts = list(scripts or [STORY])
@@ -73,6 +76,7 @@ class ScriptedRunner:
         methods: dict[str, rpc.Handler] = {
             "Generate": self.generate,
             "GetModel": self.get_model,
+            "ListModels": self.list_models,
             "WatchStatus": self.watch_status,
         }
         service = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
@@ -128,6 +132,9 @@ class ScriptedRunner:
 
     async def get_model(self, _: object, context: rpc.Context) -> pb.GetModelResponse:
         return wire.model_to(self.model)
+
+    async def list_models(self, _: object, context: rpc.Context) -> pb.ListModelsResponse:
+        return wire.models_to([self.model, *self.others])
 
     async def watch_status(
         self, _: object, context: rpc.Context

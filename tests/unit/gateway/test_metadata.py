@@ -22,7 +22,7 @@ from text2image.gateway import metadata
 @example(replace(REQUEST, prompt="", negative_prompt="dark"), "embedded")
 def test_what_is_described_is_parsed_again(request: Request, model: str) -> None:
     text = metadata.describe(request, request.seed, replace(MODEL, id=model))
-    assert metadata.parse(text) == params_of(request)
+    assert metadata.parse(text) == replace(params_of(request), model=model)
 
 
 @given(requests)

@@ -28,6 +28,8 @@ from text2image.core.messages import (
     ClientEvent,
     Event,
     GeneratedImage,
+    ModelState,
+    ModelStatus,
     Picture,
     Queued,
     Share,
@@ -378,8 +380,13 @@ async def test_many_runners_have_one_status(tmp_path: Path, connect: Connect) ->
     runners = await connect(
         ScriptedRunner(tmp_path / "0", status=first), ScriptedRunner(tmp_path / "1", status=second)
     )
+    loaded = ModelStatus(name=MODEL.id, revision=MODEL.revision, state=ModelState.LOADED)
     assert runners.status == Status(
-        state=State.READY, detail="runner 1: no memory", backlog_seconds=2, active=4
+        models=(loaded,),
+        state=State.READY,
+        detail="runner 1: no memory",
+        backlog_seconds=2,
+        active=4,
     )
 
 

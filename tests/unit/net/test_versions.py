@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import grpc
 import pytest
@@ -30,7 +30,7 @@ from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
 from tests.samples import MODEL
-from text2image.client import AsyncClient
+from text2image.client import AsyncClient, Client
 from text2image.core import errors
 from text2image.core.messages import (
     Completed,
@@ -85,6 +85,9 @@ class Version:
     def __getattr__(self, name: str) -> Any:
         return self._classes[f"{PACKAGE}.{name}"]
 
+    def has(self, name: str) -> bool:
+        return f"{PACKAGE}.{name}" in self._classes
+
 
 def message_in(file: FileDescriptorProto, name: str) -> DescriptorProto:
     return next(message for message in file.message_type if message.name == name)
@@ -92,13 +95,23 @@ def message_in(file: FileDescriptorProto, name: str) -> DescriptorProto:
 
 def lacking_what_came_last(file: FileDescriptorProto) -> None:
     lacks = {
-        "GenerateRequest": ["preview_every", "schedule", "quality"],
+        "GenerateRequest": ["preview_every", "schedule", "quality", "model"],
+        "GenerateResponse": ["loading"],
+        "GetModelRequest": ["model"],
         "Progress": ["preview"],
         "Image": ["cached"],
         "Timings": ["encoding"],
         "Counters": ["dropped", "out_of_memory"],
-        "WatchStatusResponse": ["pace"],
-        "GetModelResponse": ["schedules", "max_steps", "quality", "fast"],
+        "WatchStatusResponse": ["pace", "models"],
+        "GetModelResponse": [
+            "schedules",
+            "max_steps",
+            "quality",
+            "fast",
+            "aliases",
+            "licence",
+            "price",
+        ],
     }
     for name, fields in lacks.items():
         message = message_in(file, name)
@@ -107,7 +120,14 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
         message.field.extend(kept)
     # An optional field is a oneof of its own.
     del message_in(file, "GenerateRequest").oneof_decl[-len(lacks["GenerateRequest"]) :]
+    del message_in(file, "GetModelRequest").oneof_decl[:]
     del message_in(file, "GetModelResponse").nested_type[:]
+    # It had one model.
+    later = {"Loading", "ModelStatus", "ListModelsRequest", "ListModelsResponse"}
+    for each in [each for each in file.message_type if each.name in later]:
+        file.message_type.remove(each)
+    for method in [each for each in file.service[0].method if each.name == "ListModels"]:
+        file.service[0].method.remove(method)
     # It had no drain.
     kept_values = [each for each in file.enum_type[0].value if each.name != "STATE_DRAINING"]
     del file.enum_type[0].value[:]
@@ -255,6 +275,11 @@ async def test_a_gateway_draws_with_a_runner_of_another_version(
         assert [type(event) for event in events] == [Queued, Progress, GeneratedImage, Completed]
         assert peer.requests[0].prompt == request.prompt
         assert peer.requests[0].sampler == request.sampler
+        # One that has no catalogue knows no field that names a model.
+        assert "model" not in {field.name for field, _ in peer.requests[0].ListFields()}
+        assert [model.id for model in runners.models] == [MODEL.id]
+        with pytest.raises(errors.ModelNotFound, match=f"'other' is not served here; '{MODEL.id}'"):
+            runners.named("other")
         assert runners.status.active == 3
         assert runners.status.counters.admitted == 5
 
@@ -449,10 +474,25 @@ async def test_a_client_draws_at_a_gateway_of_another_version(
         assert [model.sampler.value, *model.samplers] == [LATER_SAMPLER] * 2
 
 
+@pytest.mark.parametrize("version", [OLDER], ids=["older"])
+async def test_a_client_of_a_server_without_a_catalogue_knows_its_one_model(
+    tmp_path: Path, version: Version
+) -> None:
+    def models() -> list[ModelInfo]:
+        with Client(peer.address) as client:
+            return client.models()
+
+    async with Peer(version, tmp_path / "0").serving() as peer:
+        assert [model.id for model in await asyncio.to_thread(models)] == [MODEL.id]
+
+
 class FakeEngine:
     """Draws a picture of one pixel."""
 
-    model = MODEL
+    models: ClassVar = [MODEL]
+
+    def model_named(self, name: str | None) -> ModelInfo:
+        return MODEL
 
     async def generate(self, request: Request, *_: Any, **__: Any) -> AsyncGenerator[Event, None]:
         yield Queued(1.0)
@@ -476,6 +516,8 @@ async def runner_for(version: Version, folder: Path) -> AsyncIterator[SimpleName
     async with grpc.aio.insecure_channel(f"unix:{folder}/0") as channel:
         calls = {}
         for name, method in SERVICE.methods_by_name.items():
+            if not version.has(method.output_type.name):
+                continue
             make = channel.unary_stream if method.server_streaming else channel.unary_unary
             calls[name] = make(
                 f"/{SERVICE.full_name}/{name}",

@@ -16,6 +16,9 @@ from text2image.core.messages import (
     Counters,
     Event,
     GeneratedImage,
+    Loading,
+    ModelState,
+    ModelStatus,
     Picture,
     Pixels,
     Progress,
@@ -37,6 +40,7 @@ pixels = st.builds(Pixels, counts, counts, st.binary(max_size=9))
 text = st.text(st.characters(exclude_categories=["Cs"]))
 plain_events = (
     st.builds(Queued, seconds)
+    | st.builds(Loading, text, st.none() | seconds)
     | st.builds(Progress, counts, counts, counts, st.none() | pixels)
     | st.builds(Completed, text)
 )
@@ -93,6 +97,17 @@ def test_an_event_of_a_later_version_is_passed_over() -> None:
         backlog_seconds=seconds,
         active=counts,
         counters=st.builds(Counters, **{field.name: counts for field in fields(Counters)}),
+        models=st.lists(
+            st.builds(
+                ModelStatus,
+                name=text,
+                revision=text,
+                state=st.sampled_from(ModelState),
+                detail=text,
+                seconds=st.none() | seconds,
+            ),
+            max_size=2,
+        ).map(tuple),
     )
 )
 def test_a_status_arrives(status: Status) -> None:

@@ -106,6 +106,12 @@ def test_the_block_tells_what_draws_and_where_everything_is(tmp_path: Path) -> N
     assert all(len(line) < 150 for line in block.splitlines())
 
 
+def test_the_block_names_the_catalogue_if_there_is_one(tmp_path: Path) -> None:
+    assert "Models" not in block_of(Settings(), MODEL, "127.0.0.1", 3000)
+    settings = Settings(models=str(tmp_path))
+    assert f"those of {tmp_path} too" in block_of(settings, MODEL, "127.0.0.1", 3000)
+
+
 def test_the_block_says_where_the_page_is_or_how_to_show_it() -> None:
     assert "`make ui` shows it" in block_of(Settings(), MODEL, "127.0.0.1", 3000)
     shown = block_of(Settings(HOST="0.0.0.0", page_port=8501), MODEL, "0.0.0.0", 3000)

@@ -84,11 +84,14 @@ _BLOCK_BYTES = 1 << 14
 _STRIDE_BYTES = 1 << 18
 
 
-def load_model(settings: Settings, index: int, report: Callable[[str], None]) -> Model:
-    """Loads what the settings name onto device number `index`. Called in the engine's thread.
+def load_model(
+    settings: Settings, index: int, report: Callable[[str], None], *, beside: bool = False
+) -> Model:
+    """Loads what the settings name onto device number `index`. Called in the engine's thread, or beside it.
 
     Args:
         report: told in words what is being done.
+        beside: the calling thread only loads; the engine's is at work meanwhile.
 
     Raises:
         ValueError: the folder holds no pipeline of a known family, or not all of it, or the device is not there.
@@ -96,17 +99,31 @@ def load_model(settings: Settings, index: int, report: Callable[[str], None]) ->
     """
     device = devices.pick_device(settings.device, index)
     dtype = devices.pick_dtype(device, settings.dtype)
-    devices.prepare_thread(device, settings.threads, sharers=max(1, settings.runner_workers))
+    # Another team of threads that compute would stall the engine's.
+    threads = 1 if beside else devices.computing_threads(settings)
+    devices.prepare_thread(device, threads)
     report(f"loading {settings.model} on {device}")
     folder = locate(settings, report)
     require_usable(settings.model, folder, FAMILIES, device, dtype)
-    pipeline_class = read_json(folder / INDEX)["_class_name"]
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    return FAMILIES[pipeline_class](
-        Checkpoint(folder, revision_of(folder), settings, device, dtype, report)
-    )
+    load = family_of(settings, folder)
+    return load(Checkpoint(folder, revision_of(folder), settings, device, dtype, report))
+
+
+def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]:
+    """What loads the pipeline in this folder.
+
+    Raises:
+        ValueError: no family here draws with its kind.
+    """
+    pipeline_class = read_json(folder / INDEX)["_class_name"]
+    if pipeline_class not in FAMILIES:
+        raise ValueError(
+            f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[pipeline_class]
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:

@@ -108,7 +108,7 @@ def _with_openvino(checkpoint: Checkpoint, upcast_decoder: bool) -> tuple[Any, N
     networks = openvino.OpenVinoNetworks(
         converted,
         checkpoint.dtype,
-        torch.get_num_threads(),
+        devices.computing_threads(checkpoint.settings),
         decoder_dtype=torch.float32 if upcast else None,
     )
     pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(checkpoint.device)

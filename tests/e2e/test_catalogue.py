@@ -1,0 +1,173 @@
+"""A server with a folder of models: every dialect names them, they are loaded when they are needed, and come and go."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.harness import Server, eventually, serving
+from tests.integration.engine.pipelines import save_pipeline
+from text2image.cli.main import main
+from text2image.client import Client, Loading, ModelNotFound, Picture
+from text2image.core.messages import ModelState
+from text2image.engine.models.inspection import weight_bytes
+
+NAMES = ["embedded", "lcm", "sd2"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("lcm", "sd2"):
+        save_pipeline(kind, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Server]:
+    """A server whose limit leaves room for the embedded model and one of the others."""
+    embedded = weight_bytes(Path("models/embedded"), 4)
+    limit = embedded + max(weight_bytes(models / name, 4) for name in ("lcm", "sd2"))
+    server = Server(
+        tmp_path_factory.mktemp("several"),
+        T2I_MODELS=str(models),
+        T2I_MODEL_MEMORY=str(limit),
+        T2I_RUNTIME="torch",
+    )
+    with serving(server) as running, running.client() as client:
+        eventually(lambda: [each.id for each in client.models()] == NAMES, "all are known")
+        yield running
+
+
+def ask(server: Server, path: str = "/generate", **body: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", json=body, timeout=120)
+
+
+def test_models_are_listed_with_their_state_in_every_dialect(several: Server) -> None:
+    listed = httpx.get(f"{several.url}/v1/models").json()["data"]
+    assert [each["id"] for each in listed] == NAMES
+    assert [each["default"] for each in listed] == [True, False, False]
+    assert httpx.get(f"{several.url}/v1/models/lcm").json()["id"] == "lcm"
+    with several.client() as client:
+        assert [model.id for model in client.models()] == NAMES
+        assert client.model().id == "embedded"
+        assert client.model("sd2").width == 128
+        assert [each.name for each in client.status().models] == NAMES
+
+
+def test_a_request_names_its_model_in_every_dialect(several: Server) -> None:
+    drawn = {}
+    for name in NAMES:
+        answer = ask(several, text="a fox", model=name, seed=5, steps=2)
+        assert answer.status_code == 200, answer.text
+        body = {"prompt": "a fox", "model": name, "seed": 5, "steps": 2}
+        other = ask(several, "/v1/images/generations", **body).json()
+        with several.client() as client:
+            (picture,) = client.generate("a fox", model=name, seed=5, steps=2)
+        drawn[name] = picture.png
+        assert base64.b64decode(answer.json()["image_base64"]) == picture.png
+        assert base64.b64decode(other["data"][0]["b64_json"]) == picture.png
+        assert f"Model: {name}".encode() in picture.png
+    assert len(set(drawn.values())) == len(NAMES)
+    default = ask(several, text="a fox", seed=5, steps=2).json()
+    assert base64.b64decode(default["image_base64"]) == drawn["embedded"]
+
+
+def test_an_unknown_model_is_told_with_those_there_are(several: Server) -> None:
+    told = "'dall-e-3' is not served here; 'embedded', 'lcm', 'sd2' are"
+    answer = ask(several, text="a fox", model="dall-e-3")
+    assert (answer.status_code, answer.json()["reason"]) == (404, "MODEL_NOT_FOUND")
+    assert answer.json()["message"] == told
+    foreign = ask(several, "/v1/images/generations", prompt="a fox", model="dall-e-3")
+    assert foreign.status_code == 400
+    assert foreign.json()["error"]["param"] == "model"
+    assert told in foreign.json()["error"]["message"]
+    assert httpx.get(f"{several.url}/v1/models/dall-e-3").json()["error"]["message"] == told
+    with several.client() as client, pytest.raises(ModelNotFound, match="'lcm'"):
+        client.generate("a fox", model="dall-e-3")
+
+
+def test_under_mixed_load_nothing_is_lost_and_two_at_most_are_loaded(several: Server) -> None:
+    def draw(number: int) -> list[Picture]:
+        with several.client() as client:
+            return client.generate("a fox", model=NAMES[number % 3], steps=2, seed=100 + number)
+
+    with ThreadPoolExecutor(12) as pool:
+        drawing = [pool.submit(draw, number) for number in range(24)]
+        loaded = 0
+        while not all(each.done() for each in drawing):
+            with several.engine() as engine:
+                states = [each.state for each in engine.status().models]
+            loaded = max(loaded, states.count(ModelState.LOADED))
+        assert [len(each.result()) for each in drawing] == [1] * 24
+    assert 0 < loaded <= 2
+
+
+def test_the_command_names_one(several: Server, tmp_path: Path) -> None:
+    drawn = tmp_path / "fox.png"
+    typed = ["a fox", "--model", "lcm", "--seed", "5", "--steps", "2", "--output", str(drawn)]
+    assert main([*typed, "--server", several.address]) == 0
+    with several.client() as client:
+        (picture,) = client.generate("a fox", model="lcm", seed=5, steps=2)
+    assert drawn.read_bytes() == picture.png
+
+
+def test_a_client_is_told_that_its_model_is_loaded(several: Server) -> None:
+    with several.client() as client:
+        # After these two there is no room for it.
+        client.generate("a fox", model="embedded", steps=1)
+        client.generate("a fox", model="lcm", steps=1)
+        events = list(client.stream("a fox", model="sd2", steps=1))
+    assert isinstance(events[0], Loading)
+    assert any(isinstance(event, Picture) for event in events)
+
+
+def test_models_come_and_go_while_it_serves(several: Server, models: Path) -> None:
+    def names() -> list[str]:
+        with several.client() as client:
+            return [model.id for model in client.models()]
+
+    shutil.copytree(models / "lcm", models.parent / "copy")
+    (models.parent / "copy").rename(models / "new")
+    eventually(lambda: names() == [*NAMES, "new"], "the new one is found")
+    assert ask(several, text="a fox", model="new", steps=1).status_code == 200
+    shutil.rmtree(models / "new")
+    eventually(lambda: names() == NAMES, "it is gone again")
+    assert ask(several, text="a fox", model="new").status_code == 404
+
+
+def test_a_file_gives_models_names_aliases_and_defaults(
+    start_server: Callable[..., Server], models: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(
+        f"""
+        [models.anime]
+        path = "{models / "sd2"}"
+        aliases = ["manga"]
+        steps = 3
+        guidance_scale = 2.5
+        licence = "CreativeML OpenRAIL-M"
+
+        [models.quick]
+        path = "{models / "lcm"}"
+        """
+    )
+    server = start_server(T2I_MODELS=str(file), T2I_MODEL="quick", T2I_RUNTIME="torch")
+    with Client(server.address) as client:
+        eventually(lambda: len(client.models()) == 2, "both are known")
+        quick, anime = client.models()
+        assert (quick.id, client.model().id) == ("quick", "quick")
+        assert (anime.steps, anime.guidance_scale) == (3, 2.5)
+        assert anime.licence == "CreativeML OpenRAIL-M"
+        assert client.model("manga") == anime
+    shown = httpx.get(f"{server.url}/v1/models/manga").json()
+    assert (shown["id"], shown["aliases"]) == ("anime", ["manga"])
+    assert ask(server, text="a fox", model="manga", seed=1, steps=1).status_code == 200

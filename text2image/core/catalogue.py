@@ -1,0 +1,205 @@
+"""The models that T2I_MODELS names: a folder of models, a list of them, or a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from text2image.core.messages import Sampler
+from text2image.core.model_names import is_single_file, name_of
+from text2image.core.samplers import sampler_of
+
+if TYPE_CHECKING:
+    from text2image.core.settings import Settings
+
+INDEX = "model_index.json"
+MAX_NAME = 96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A model by its name.
+
+    Attributes:
+        source: a folder in diffusers' format, a checkpoint in a single file, or an id of the Hugging Face hub.
+        price: what its pixel-steps count against the limits of callers.
+        changes: settings that this model has otherwise than the others, by their names.
+        stamp: changes with the files of a folder.
+    """
+
+    name: str
+    source: str
+    aliases: tuple[str, ...] = ()
+    licence: str = ""
+    price: float = 1.0
+    changes: tuple[tuple[str, Any], ...] = ()
+    stamp: int = 0
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """The settings that this model is loaded with."""
+        own = {"model": self.source, "model_revision": None, **dict(self.changes)}
+        return settings.model_copy(update=own)
+
+
+class _Table(BaseModel):
+    """What a TOML file says of a model; what it leaves out is as the settings have it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1)
+    aliases: tuple[str, ...] = ()
+    licence: str = ""
+    price: float = Field(1.0, gt=0, le=1000)
+    steps: int | None = Field(None, ge=1, le=150)
+    guidance_scale: float | None = Field(None, ge=0, le=30)
+    sampler: Annotated[
+        Sampler | None, BeforeValidator(lambda name: sampler_of(str(name)) or name)
+    ] = None
+    max_side: int | None = Field(None, ge=64, le=4096)
+    precision: Literal["auto", "float32", "float16", "bfloat16"] | None = None
+    revision: str | None = None
+
+
+# What these are called among the settings.
+_SETTINGS = {
+    "steps": "default_steps",
+    "guidance_scale": "default_guidance_scale",
+    "sampler": "default_sampler",
+    "max_side": "max_side",
+    "precision": "dtype",
+    "revision": "model_revision",
+}
+
+
+def find_entries(setting: str | None) -> dict[str, Entry]:
+    """The models by name, as they are on disk now, in the order in which they are named.
+
+    Raises:
+        ValueError: nothing is there, or it cannot be understood; the text says what.
+        OSError: a file cannot be read.
+    """
+    if not setting:
+        return {}
+    path = Path(setting).expanduser()
+    if path.suffix == ".toml":
+        entries = _in_file(path)
+    elif path.is_dir() and not (path / INDEX).is_file():
+        there = sorted(each for each in path.iterdir() if _is_model(each))
+        entries = [_entry(name_of(str(each)), str(each)) for each in there]
+    elif "," not in setting and "=" not in setting and setting.startswith((".", "/", "~")):
+        if not path.exists():
+            raise ValueError("there is no such folder")
+        entries = [_entry(name_of(setting), str(path))]
+    else:
+        entries = [_listed(item.strip()) for item in setting.split(",") if item.strip()]
+    _require_distinct(entries)
+    return {entry.name: entry for entry in entries}
+
+
+def default_entry(settings: Settings) -> Entry:
+    """The model that T2I_MODEL names, which may be one of T2I_MODELS.
+
+    Raises:
+        ValueError, OSError: as `find_entries` says.
+    """
+    named = settings.model
+    if entry := find_entries(settings.models).get(named):
+        return entry
+    own = (("model_revision", settings.model_revision),)
+    return _entry(name_of(named), named, changes=own)
+
+
+def all_entries(settings: Settings) -> dict[str, Entry]:
+    """The default model, first, and those of T2I_MODELS that have other names.
+
+    Raises:
+        ValueError, OSError: as `find_entries` says.
+    """
+    default = default_entry(settings)
+    return {default.name: default} | {
+        name: entry for name, entry in find_entries(settings.models).items() if name != default.name
+    }
+
+
+def _is_model(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    return (path / INDEX).is_file() or (path.is_file() and is_single_file(str(path)))
+
+
+def _listed(item: str) -> Entry:
+    """A model of a list: NAME=FOLDER, a folder, which is its name, or a hub id."""
+    name, named, source = item.partition("=")
+    if not named:
+        source = item
+        name = name_of(item)
+    if not name.strip() or not source.strip():
+        raise ValueError(f"{item!r} is no model; write NAME=FOLDER, a folder, or owner/name")
+    return _entry(name.strip(), source.strip())
+
+
+def _in_file(path: Path) -> list[Entry]:
+    """Models of a TOML file, each in a table `[models.NAME]`; paths are relative to the file's folder."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
+    if set(tables) - {"models"} or not isinstance(tables.get("models"), dict):
+        raise ValueError(f"{path} must hold a table [models.NAME] for each model, and no others")
+    entries = []
+    for name, values in tables["models"].items():
+        try:
+            table = _Table.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the table"
+            raise ValueError(f"{path}: [models.{name}] {field}: {first['msg']}") from None
+        beside = path.parent / Path(table.path).expanduser()
+        changes = {
+            setting: getattr(table, field)
+            for field, setting in _SETTINGS.items()
+            if getattr(table, field) is not None
+        }
+        entries.append(
+            _entry(
+                name,
+                str(beside) if beside.exists() else table.path,
+                aliases=table.aliases,
+                licence=table.licence,
+                price=table.price,
+                changes=tuple(changes.items()),
+            )
+        )
+    return entries
+
+
+def _entry(name: str, source: str, **more: Any) -> Entry:
+    return Entry(name=name, source=source, stamp=_stamp(Path(source).expanduser()), **more)
+
+
+def _stamp(source: Path) -> int:
+    """A number that changes when a model's file does, or one of its folder's, or comes, or goes."""
+    files = []
+    for path in sorted(source.rglob("*")) if source.is_dir() else (source,):
+        try:
+            told = path.stat()
+        except OSError:
+            # It is being replaced just now, or none of a disk.
+            continue
+        files.append((str(path), told.st_size, told.st_mtime_ns))
+    return hash(tuple(files))
+
+
+def _require_distinct(entries: list[Entry]) -> None:
+    known: set[str] = set()
+    for entry in entries:
+        for name in (entry.name, *entry.aliases):
+            if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+                raise ValueError(f"{name[:80]!r} is no name; at most {MAX_NAME} printed characters")
+            if name in known:
+                raise ValueError(f"{name!r} names two models")
+            known.add(name)
