@@ -23,6 +23,7 @@ from text2image.core.settings import Settings
 from text2image.engine.engine import Engine
 from text2image.engine.models import general_info
 from text2image.engine.models.general import General
+from text2image.engine.models.inspection import inspect_model
 from text2image.engine.models.loading import FAMILIES, load_model
 from text2image.engine.models.suspension import Run
 from text2image.engine.warmup import usual_request
@@ -44,18 +45,21 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return folder
 
 
+def settings_of(folder: Path, **more: Any) -> Settings:
+    limits = {"max_batch_rows": 8, "max_side": 64}
+    return Settings(model=str(folder), device="cpu", dtype="float32", **{**limits, **more})
+
+
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[tuple[Engine, General]]:
-    settings = Settings(
-        model=str(folder), device="cpu", dtype="float32", max_batch_rows=8, max_side=64
-    )
+async def serving(folder: Path, **more: Any) -> AsyncIterator[tuple[Engine, General]]:
+    settings = settings_of(folder, **more)
     engine = Engine(lambda report: load_model(settings, 0, report))
     engine.start()
     try:
         await until(lambda: engine.status.state is not State.LOADING)
         assert engine.status.state is State.READY, engine.status.detail
-        model: Any = engine._model
-        yield engine, model
+        models: Any = engine._worker.models
+        yield engine, models._models[folder.name]
     finally:
         await engine.stop()
 
@@ -90,6 +94,8 @@ async def test_a_picture_is_the_pipelines_own_alone_and_beside_others(
     async with serving(folder) as (engine, model):
         assert isinstance(model, General)
         assert model.info.family == "general"
+        # A catalogue tells the same of it before it is loaded.
+        assert inspect_model(settings_of(folder), 0)[0] == model.info
         guided = {"guidance_scale": 4.0} if model._guidance else {}
         negative = {"negative_prompt": "blue"} if "negative_prompt" in model._parameters else {}
         requests = [
@@ -227,9 +233,9 @@ async def test_a_pipeline_that_has_no_network_to_pause_at_is_drawn_whole_and_say
 ) -> None:
     monkeypatch.setattr(general_info, "_NETWORKS", ())
     folder = folders(ONE)
-    async with serving(folder) as (engine, model):
+    async with serving(folder, default_steps=3) as (engine, model):
         assert model.info.family == "general, whole"
-        request = asked(model, steps=3)
+        request = asked(model)
         picture = drawn(await collect(engine, request))
         expected = with_diffusers(folder, model, request)
     assert np.abs(picture - expected).max() <= 2

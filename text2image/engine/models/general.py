@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -25,12 +26,14 @@ from torch.utils import _pytree as pytree
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
-from text2image.engine.layouts.folder import INDEX, NOT_DRAWING, read_json
+from text2image.engine.layouts.folder import INDEX, NOT_DRAWING, parts_of, read_json
 from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.models.contract import DeviceLost
 from text2image.engine.models.general_info import describe, guidance_of, networks_of
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.suspension import Call, Run, answers, suspend, whole
+from text2image.engine.preflight.files import Files
+from text2image.engine.preflight.networks import build_networks, class_of
 from text2image.engine.sample import BatchKey, Plan, Sample
 
 if TYPE_CHECKING:
@@ -65,7 +68,8 @@ class General:
 
     def __init__(self, pipeline: Any, info: ModelInfo, device: torch.device) -> None:
         self.info = info
-        self.max_rows = devices.max_rows(device)
+        # Of what is drawn whole, a batch is one picture after the other.
+        self.max_rows = devices.max_rows(device) if networks_of(pipeline) else 1
         self.memory = devices.memory_of(device)
         self._device = device
         self._pipeline = pipeline
@@ -357,3 +361,22 @@ def load(checkpoint: Checkpoint) -> General:
     if not networks_of(pipeline):
         logger.warning("%s: a %s is drawn whole, without steps", checkpoint.name, named)
     return General(pipeline, describe(pipeline, checkpoint), checkpoint.device)
+
+
+def outline(folder: Path) -> Any:
+    """The pipeline with networks that have no weights, which tells what it is and draws nothing.
+
+    Raises:
+        ValueError, OSError: a part cannot be made of what its configuration says.
+    """
+    files = Files(folder)
+    parts: dict[str, Any] = build_networks(files)
+    for name, (library, part) in parts_of(files.index).items():
+        if name not in parts:
+            parts[name] = class_of(library, part).from_pretrained(folder / name)
+    kind = getattr(diffusers, files.index["_class_name"])
+    known = inspect.signature(kind.__init__).parameters
+    # What a pipeline is told besides its parts, and those that it was saved without.
+    told = {name: files.index[name] for name in known if name in files.index and name not in parts}
+    absent = {name: None for name, value in told.items() if isinstance(value, list)}
+    return kind(**(told | absent | parts))
