@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Whether the scale asks for guidance, and a negative prompt is given: some pipelines take a second pass for either.
+_Guided = tuple[bool, bool]
 # What decodes a picture, by its name in the pipeline.
 _DECODERS = ("vae", "movq", "vqvae", "vqgan")
 
@@ -82,10 +84,10 @@ class General:
         for name in _DECODERS if networks else ():
             if hasattr(getattr(pipeline, name, None), "decode"):
                 suspend(getattr(pipeline, name), "decode", name, last=True)
-        # By size and whether it is guided, what a picture's first pass was seen to take, and by the latter alone how
-        # many passes a step is.
-        self._first: dict[tuple[int, int, bool], tuple[BatchKey, int]] = {}
-        self._passes: dict[bool, float] = {}
+        # By size and how it is guided, what a picture's first pass was seen to take, and by the latter alone how many
+        # passes a step is.
+        self._first: dict[tuple[int, int, _Guided], tuple[BatchKey, int]] = {}
+        self._passes: dict[_Guided, float] = {}
 
     def plan(self, request: Request) -> Plan:
         if request.negative_prompt.strip() and "negative_prompt" not in self._parameters:
@@ -94,16 +96,16 @@ class General:
         if self._guidance is None and request.guidance_scale != self.info.guidance_scale:
             reason = f"is fixed in this model, which draws without one; leave it out ({self.info.guidance_scale:g})"
             raise InvalidRequest(FieldViolation("guidance_scale", reason))
-        guided = request.guidance_scale > 1
+        guided = _guided(request)
         key, rows = self._first.get((request.height, request.width, guided)) or (
             _key(request, "unknown"),
-            2 if guided and self._suspended else 1,
+            2 if guided[0] and self._suspended else 1,
         )
         return Plan(key, rows, self._passes_of(request))
 
     def _passes_of(self, request: Request) -> int:
         """Passes of the network, as far as pictures have shown how many a step takes."""
-        each = self._passes.get(request.guidance_scale > 1, 1.0)
+        each = self._passes.get(_guided(request), 1.0)
         return max(1, round(each * request.steps)) if self._suspended else 1
 
     @torch.inference_mode()
@@ -161,7 +163,7 @@ class General:
             request = sample.generation.request
             planned = sample.key
             self._set_next(sample)
-            guided = request.guidance_scale > 1
+            guided = _guided(request)
             self._first[request.height, request.width, guided] = (sample.key, sample.rows)
             # Those that join together have one key in their first pass, whatever they turn out to be.
             sample.key = planned
@@ -211,7 +213,7 @@ class General:
         if sample.done:
             state.answered = None
             request = sample.generation.request
-            self._passes[request.guidance_scale > 1] = state.passes / request.steps
+            self._passes[_guided(request)] = state.passes / request.steps
         return None
 
     @torch.inference_mode()
@@ -269,6 +271,10 @@ class General:
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)
+
+
+def _guided(request: Request) -> _Guided:
+    return request.guidance_scale > 1, bool(request.negative_prompt.strip())
 
 
 def _key(request: Request, value: Any) -> BatchKey:
