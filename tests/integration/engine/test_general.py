@@ -179,6 +179,17 @@ async def test_each_step_is_told_and_pictures_of_one_request_have_seeds_of_their
     assert {(each.width, each.height) for each in previews} == {(8, 8)}
 
 
+async def test_pictures_of_one_text_have_it_encoded_once(folders: Any) -> None:
+    async with serving(folders(ONE)) as (engine, model):
+        read: list[int] = []
+        model._pipeline.text_encoder.register_forward_pre_hook(
+            lambda encoder, args: read.append(len(args[0]))
+        )
+        await collect(engine, asked(model, steps=1, n=3, guidance_scale=3.0))
+    # The prompt, and the empty text beside it.
+    assert read == [1, 1]
+
+
 async def test_who_leaves_is_gone_at_the_next_step_with_all_that_the_pipeline_held(
     folders: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,9 @@ class General:
             for run in begun:
                 run.end()
             raise
+        finally:
+            # Copies of the pipeline hold on to it.
+            texts.clear()
         for sample, run in zip(samples, begun, strict=True):
             sample.state = State(run)
         return [""] * len(samples)
