@@ -1,9 +1,12 @@
-"""`python -m training.approximations INTERVAL ...`: what fast pictures lose, by the interval in which they are guided.
+"""`python -m training.approximations INTERVAL[:N] ...`: what fast pictures lose, by what they leave out.
+
+INTERVAL is T2I_GUIDANCE_INTERVAL, N is T2I_DEEP_CACHE: `0-1:2` is guided everywhere, and every second pass is whole.
 
 Draws the judge's questions with the server's engine, exactly and then as fast pictures, from the same seeds, and prints
 a table in points of a hundred. A question is met when all that it asks for is recognised: the object as the judge's
 first guess, its colour, its background; of two objects each half's. `sure` is the mean probability, in percent,
-that the judge gives the objects; `differs` the mean difference from the exact pictures, of 255.
+that the judge gives the objects; `differs` the mean difference from the exact pictures, of 255; `work` what the network
+computes, as a share of the exact pictures'.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ from training.prompts import Question, questions
 BATCH, SEED = 8, 1000
 
 
-def draw(model: Model, prompts: Sequence[str], quality: Quality) -> tuple[torch.Tensor, int]:
-    """Pictures (count, 3, 128, 128) in -1..1, picture i from `SEED + i`, and the rows of the network they took."""
-    pictures, rows = [], 0
+def draw(model: Model, prompts: Sequence[str], quality: Quality) -> tuple[torch.Tensor, float]:
+    """Pictures (count, 3, 128, 128) in -1..1, picture i from `SEED + i`, and the work they took in plain rows."""
+    pictures, work = [], 0.0
     for first in range(0, len(prompts), BATCH):
         samples = [
             _sample(model, prompt, SEED + first + place, quality)
@@ -41,13 +44,13 @@ def draw(model: Model, prompts: Sequence[str], quality: Quality) -> tuple[torch.
         model.encode(samples)
         model.start(samples)
         while not samples[0].done:
-            rows += sum(sample.rows for sample in samples)
+            work += sum(sample.work for sample in samples)
             model.advance(samples, model.predict(samples))
         for sample in samples:
             pixels = pixels_of(model.decode([sample])[0])
             flat = np.frombuffer(pixels.rgb, np.uint8).reshape(pixels.height, pixels.width, 3)
             pictures.append(torch.tensor(flat).movedim(-1, 0) / 127.5 - 1)
-    return torch.stack(pictures), rows
+    return torch.stack(pictures), work
 
 
 def _sample(model: Model, prompt: str, seed: int, quality: Quality) -> Sample:
@@ -91,29 +94,32 @@ def judged(pictures: torch.Tensor, asked: Sequence[Question]) -> tuple[int, floa
 def main() -> int:
     """Print the table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("intervals", nargs="+", metavar="INTERVAL", help="as in 0.1-0.6")
+    parser.add_argument("choices", nargs="+", metavar="INTERVAL[:N]", help="as in 0.1-0.6 or 0-1:2")
     parser.add_argument("--every", type=int, default=1, help="take one question of so many")
     arguments = parser.parse_args()
     asked = questions()[:: arguments.every]
     prompts = [question.prompt for question in asked]
     print(
-        f"| guided passes | met of {len(asked)} | lost, of 100 | sure | differs | rows | seconds |"
+        f"| guided : whole | met of {len(asked)} | lost, of 100 | sure | differs | work | seconds |"
     )
     print("|---|---|---|---|---|---|---|")
-    exact: tuple[int, int, torch.Tensor] | None = None
-    for interval in ("0-1", *arguments.intervals):
-        settings = Settings(model=EMBEDDED_MODEL, guidance_interval=interval)
+    exact: tuple[int, float, torch.Tensor] | None = None
+    for choice in ("0-1", *arguments.choices):
+        interval, _, every = choice.partition(":")
+        settings = Settings(
+            model=EMBEDDED_MODEL, guidance_interval=interval, deep_cache=int(every or 1)
+        )
         model = load_model(settings, 0, lambda detail: None)
         started = time.process_time()
-        pictures, rows = draw(model, prompts, Quality.FAST)
+        pictures, work = draw(model, prompts, Quality.FAST)
         seconds = time.process_time() - started
         hits, sure = judged(pictures, asked)
-        exact = exact or (hits, rows, pictures)
+        exact = exact or (hits, work, pictures)
         lost = 100 * (exact[0] - hits) / len(asked)
-        share = rows / exact[1]
+        share = work / exact[1]
         differs = float((pictures - exact[2]).abs().mean()) * 127.5
         row = f"{hits} | {lost:.1f} | {sure:.2f} | {differs:.1f} | {share:.2f} | {seconds:.1f}"
-        print(f"| {interval} | {row} |", flush=True)
+        print(f"| {choice} | {row} |", flush=True)
     return 0
 
 

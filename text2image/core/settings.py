@@ -136,6 +136,13 @@ class Settings(BaseSettings):
         description="Part of its passes in which a `fast` picture is guided, as in `0.1-0.6`: 0 is before the first, 1 "
         "after the last; with `0-1` it is the exact one.",
     )
+    deep_cache: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="A `fast` picture of Stable Diffusion 1.x and 2.x computes the deep part of the U-Net in the first "
+        "of so many of its passes alone; 1 is in each.",
+    )
     guidance_rescale: float | None = Field(
         None,
         ge=0,

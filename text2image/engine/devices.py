@@ -20,6 +20,7 @@ from text2image.core.settings import Settings
 from text2image.engine.host_memory import HostMemory
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
+from text2image.engine.runtimes import graphs
 
 logger = logging.getLogger(__name__)
 
@@ -281,7 +282,7 @@ def memory_of(device: torch.device) -> DeviceMemory | None:
     """The memory that steps on this device take; None where it cannot be read."""
     if device.type == "cuda":
         return CudaMemory(device)
-    return HostMemory() if device.type == "cpu" else None
+    return HostMemory(held=graphs.held) if device.type == "cpu" else None
 
 
 @contextmanager

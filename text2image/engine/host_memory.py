@@ -8,6 +8,7 @@ limit of a cgroup nor the most that was in use since a moment.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +47,18 @@ _V1 = _CgroupFiles(
 class HostMemory:
     """The memory of this process on a CPU: what its container and the machine have left."""
 
-    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+    def __init__(
+        self,
+        proc: Path = Path("/proc"),
+        cgroups: Path = Path("/sys/fs/cgroup"),
+        held: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`held` tells the bytes of this process that no step may have, and of which more come after the first
+        `restart`."""
         self._proc = proc
         self._cgroups = cgroups
+        self._taken = held
+        self._taken_before = 0
         self._held: int | None = None
         self._marked = False
 
@@ -61,8 +71,11 @@ class HostMemory:
         if not known:
             return None
         # The allocator keeps what earlier steps gave back, and gives it to later ones.
-        kept = max(0, (self._status("VmRSS") or 0) - self._held) if self._held is not None else 0
-        return min(known) + kept
+        if self._held is None:
+            return min(known)
+        taken = self._taken() - self._taken_before
+        kept = (self._status("VmRSS") or 0) - self._held - taken
+        return min(known) + max(0, kept)
 
     def used(self) -> int | None:
         return self._status("VmRSS")
@@ -75,7 +88,7 @@ class HostMemory:
             self._marked = True
         used = self._status("VmRSS")
         if self._held is None:
-            self._held = used
+            self._held, self._taken_before = used, self._taken()
         return None if used is None or self._held is None else used - self._held
 
     def peak(self) -> int | None:

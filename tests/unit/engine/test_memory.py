@@ -336,6 +336,17 @@ def test_what_earlier_steps_gave_back_to_the_allocator_is_free_for_the_next(
     assert machine.memory.peak() == 300 * MIB, "what was held before the first step is no step's"
 
 
+def test_what_was_taken_for_good_since_the_first_step_is_not_free_for_the_next(
+    machine: Machine,
+) -> None:
+    taken = [20 * MIB]
+    memory = HostMemory(machine.proc, machine.cgroups, held=lambda: sum(taken))
+    memory.restart()
+    machine.used(450, 700)
+    taken.append(30 * MIB)
+    assert memory.free() == 5020 * MIB
+
+
 def test_files_that_are_not_there_tell_nothing(tmp_path: Path) -> None:
     host = HostMemory(tmp_path / "proc", tmp_path / "cgroup")
     host.restart()

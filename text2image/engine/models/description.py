@@ -109,7 +109,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         device=str(checkpoint.device),
         dtype=str(checkpoint.dtype).removeprefix("torch."),
         quality=settings.quality,
-        fast=_fast(pipeline, settings),
+        fast=_fast(pipeline, settings, family),
         side_multiple=multiple,
     )
 
@@ -137,12 +137,17 @@ def _max_tokens(pipeline: Any) -> int:
     return min(int(each.model_max_length) for each in tokenizers if each)
 
 
-def _fast(pipeline: Any, settings: Settings) -> str:
-    """What fast pictures leave out; nothing, where a network that takes the scale as an input has no second row."""
+def _fast(pipeline: Any, settings: Settings, family: str) -> str:
+    """What fast pictures leave out."""
+    left_out = []
     interval = parse_interval(settings.guidance_interval)
-    if interval == EVERYWHERE or _takes_scale(pipeline) or is_flux(network_of(pipeline).config):
-        return ""
-    return f"guidance outside of {interval} of the passes"
+    # A network that takes the scale as an input has no second row, and Flux never has.
+    one_row = _takes_scale(pipeline) or is_flux(network_of(pipeline).config)
+    if interval != EVERYWHERE and not one_row:
+        left_out.append(f"guidance outside of {interval} of the passes")
+    if settings.deep_cache > 1 and family == "stable-diffusion":
+        left_out.append(f"deep features in all but one of {settings.deep_cache} passes")
+    return ", ".join(left_out)
 
 
 def _default_sampler(settings: Settings, suited: Sampler, samplers: tuple[Sampler, ...]) -> Sampler:

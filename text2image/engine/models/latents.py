@@ -166,12 +166,16 @@ def embedded_scale(scale: float, width: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()])[None]
 
 
-def advance(samples: Sequence[Sample], predictions: Sequence[Any]) -> list[Exception | None]:
-    """Takes each sample's own step, as the contract has it."""
+def advance(
+    samples: Sequence[Sample],
+    predictions: Sequence[Any],
+    set_next: Callable[[Sample], None] = set_rows,
+) -> list[Exception | None]:
+    """Takes each sample's own step, as the contract has it; `set_next` sets what its next pass takes."""
     failures = _advanced(samples, predictions)
     for sample, failure in zip(samples, failures, strict=True):
         sample.done = failure is None and sample.state.trajectory.done
-        set_rows(sample)
+        set_next(sample)
     return failures
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
-from text2image.core.messages import ModelInfo, Pixels, Request
+from text2image.core.messages import ModelInfo, Pixels, Quality, Request
+from text2image.core.passes import Pass, schedule, work
+from text2image.core.samplers import network_calls
 from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending
@@ -21,8 +23,9 @@ from text2image.engine.models.description import describe, rescale_of
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder
 from text2image.engine.runtimes.choice import networks_of
+from text2image.engine.runtimes.deep import outer_share
 from text2image.engine.runtimes.networks import Networks
-from text2image.engine.sample import Plan, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
 from text2image.engine.samplers.tables import Tables
 from text2image.engine.samplers.update import Trajectory
 
@@ -34,12 +37,29 @@ FAMILY = "stable-diffusion"
 
 @dataclass(slots=True)
 class State:
-    """A sample's tensors, as `latents` wants them; `embeddings` are (rows, tokens, width)."""
+    """A sample's tensors, as `latents` wants them; `embeddings` are (rows, tokens, width).
+
+    Of the `passes` those with one row take the last of these. `features` are the deep ones (rows, D, h, w) of the last
+    whole pass, if a later one takes them.
+    """
 
     trajectory: Trajectory
-    guided: range
     embeddings: torch.Tensor
     guidance_embedding: torch.Tensor | None
+    passes: tuple[Pass, ...]
+    features: torch.Tensor | None = None
+
+    @property
+    def next(self) -> Pass:
+        """The pass that comes next."""
+        return self.passes[self.trajectory.call]
+
+
+class Prediction(NamedTuple):
+    """A sample's: `guided` is (1, C, h, w), `features` those to be kept in its state."""
+
+    guided: torch.Tensor
+    features: torch.Tensor | None
 
 
 class StableDiffusion:
@@ -53,12 +73,14 @@ class StableDiffusion:
         device: torch.device,
         interval: Interval = EVERYWHERE,
         rescale: float = 0.0,
+        whole_every: int = 1,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
         Args:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
+            whole_every: of so many passes of a fast picture, one computes the deep part of the network.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -66,6 +88,8 @@ class StableDiffusion:
         self._device = device
         self._interval = interval
         self._rescale = rescale
+        self._whole_every = whole_every
+        self._outer_load = outer_share(pipeline.unet) if whole_every > 1 else 1.0
         self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
@@ -77,7 +101,16 @@ class StableDiffusion:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        return latents.plan(request, *self._sides(request), self._guided_in)
+        height, width = self._sides(request)
+        passes = self._passes(request, network_calls(request.sampler, request.steps))
+        rows = max(each.rows for each in passes)
+        load = work(passes, self._outer_load) / (rows * len(passes))
+        return Plan(BatchKey((height, width), size=height * width), rows, len(passes), load)
+
+    def _passes(self, request: Request, total: int) -> tuple[Pass, ...]:
+        """What so many passes of a picture compute."""
+        every = self._whole_every if request.quality is Quality.FAST else 1
+        return schedule(total, latents.guided_calls(request, total, self._guided_in), every)
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -105,7 +138,7 @@ class StableDiffusion:
             states = [self._initial(sample) for sample in samples]
         for sample, state in zip(samples, states, strict=True):
             sample.state = state
-            latents.set_rows(sample)
+            self._set_next(sample)
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
@@ -115,33 +148,79 @@ class StableDiffusion:
         guidance = None if width is None else latents.embedded_scale(request.guidance_scale, width)
         return State(
             trajectory,
-            guided=latents.guided_calls(request, sample.passes, self._guided_in),
             embeddings=sample.state,
             guidance_embedding=None
             if guidance is None
             else devices.moved(guidance.to(self._dtype), self._device),
+            passes=self._passes(request, sample.passes),
         )
+
+    def _set_next(self, sample: Sample) -> None:
+        """Sets what the next pass takes, of which the plan knew the mean alone; a picture that is done keeps it."""
+        if not sample.done:
+            sample.rows, whole = sample.state.next
+            sample.load = 1.0 if whole else self._outer_load
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
-        states: list[State] = [sample.state for sample in samples]
+        outer = [sample for sample in samples if not sample.state.next.whole]
+        whole = [sample for sample in samples if sample.state.next.whole]
+        predictions: dict[Sample, Prediction] = {}
         with devices.device_errors():
-            inputs, timesteps, _ = latents.rows_of(samples, self._device)
-            output = self._networks.predict(
-                inputs,
-                timesteps,
-                torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
-                latents.joined([state.guidance_embedding for state in states]),
-            )
-            predictions = latents.guided(output.float(), samples, self._rescale)
+            for part, predict in ((whole, self._predict_whole), (outer, self._predict_outer)):
+                if part:
+                    predictions.update(zip(part, predict(part), strict=True))
             devices.wait(self._device)
-        return list(torch.split(predictions, 1))
+        return [predictions[sample] for sample in samples]
+
+    def _predict_whole(self, samples: Sequence[Sample]) -> list[Prediction]:
+        inputs, guidance = self._inputs(samples)
+        if self._whole_every == 1:
+            output = self._networks.predict(*inputs, guidance)
+            return self._predictions(output, samples, [None] * len(samples))
+        output, features = self._networks.predict_whole(*inputs, guidance)
+        each = torch.split(features, [sample.rows for sample in samples])
+        # Copies, since a part of the batch's would keep all of it in memory.
+        return self._predictions(output, samples, [own.clone() for own in each])
+
+    def _predict_outer(self, samples: Sequence[Sample]) -> list[Prediction]:
+        inputs, guidance = self._inputs(samples)
+        features = torch.cat([sample.state.features[-sample.rows :] for sample in samples])
+        output = self._networks.predict_outer(*inputs, features, guidance)
+        return self._predictions(output, samples, [sample.state.features for sample in samples])
+
+    def _inputs(
+        self, samples: Sequence[Sample]
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None]:
+        """Latents, timesteps and embeddings of all rows, and what guidance the network takes as an input."""
+        inputs, timesteps, _ = latents.rows_of(samples, self._device)
+        embeddings = torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples])
+        guidance = latents.joined([sample.state.guidance_embedding for sample in samples])
+        return (inputs, timesteps, embeddings), guidance
+
+    def _predictions(
+        self,
+        output: torch.Tensor,
+        samples: Sequence[Sample],
+        features: Sequence[torch.Tensor | None],
+    ) -> list[Prediction]:
+        """Of the rows (N, C, h, w) of all samples; features are kept for those whose next pass takes them."""
+        guided = torch.split(latents.guided(output.float(), samples, self._rescale), 1)
+        following = (sample.state.passes[sample.state.trajectory.call + 1 :] for sample in samples)
+        return [
+            Prediction(own, None if not after or after[0].whole else kept)
+            for own, kept, after in zip(guided, features, following, strict=True)
+        ]
 
     @torch.inference_mode()
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        return latents.advance(samples, predictions)
+        guided = [each.guided for each in predictions]
+        failures = latents.advance(samples, guided, self._set_next)
+        for sample, prediction in zip(samples, predictions, strict=True):
+            sample.state.features = prediction.features
+        return failures
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
@@ -175,8 +254,14 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
         OutOfMemory: it does not fit on the device.
     """
     with devices.device_errors():
-        pipeline, networks = networks_of(checkpoint)
+        pipeline, networks = networks_of(checkpoint, deep=checkpoint.settings.deep_cache > 1)
     info = describe(pipeline, checkpoint, FAMILY)
-    interval = parse_interval(checkpoint.settings.guidance_interval)
-    rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
-    return StableDiffusion(pipeline, networks, info, checkpoint.device, interval, rescale)
+    return StableDiffusion(
+        pipeline,
+        networks,
+        info,
+        checkpoint.device,
+        parse_interval(checkpoint.settings.guidance_interval),
+        rescale_of(pipeline, checkpoint.settings, FAMILY),
+        checkpoint.settings.deep_cache,
+    )

@@ -54,7 +54,9 @@ def runtime_of(settings: Settings, device: torch.device) -> str:
     return asked
 
 
-def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tuple[Any, Networks]:
+def networks_of(
+    checkpoint: Checkpoint, *, upcast_decoder: bool = False, deep: bool = False
+) -> tuple[Any, Networks]:
     """A diffusers pipeline, and what executes its network and decoder.
 
     Where OpenVINO does, the pipeline's own have no weights. Unless the settings name it, a model that it cannot execute
@@ -63,15 +65,18 @@ def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tupl
     Args:
         upcast_decoder: whether in fp16 an autoencoder that asks for it (`force_upcast`) computes in fp32, as it would
             overflow else.
+        deep: whether passes are to take deep features from others (`deep.py`), in networks that can.
 
     Raises:
         ValueError: as `runtime_of` says, or OpenVINO was named and cannot execute this model.
     """
     settings, folder, device = checkpoint.settings, checkpoint.folder, checkpoint.device
     runtime = runtime_of(settings, device)
+    memory = devices.memory_of(device)
+    free = memory.free() if memory else None
     if runtime == "openvino":
         try:
-            return _with_openvino(checkpoint, upcast_decoder)
+            return _with_openvino(checkpoint, upcast_decoder, deep=deep, free=free)
         except openvino.NotConverted as error:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
@@ -79,8 +84,6 @@ def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tupl
     pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
     if upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype):
         pipeline.vae.float()
-    memory = devices.memory_of(device)
-    free = memory.free() if memory else None
     most_rows = settings.max_batch_rows or devices.max_rows(device)
     networks = TorchNetworks(
         network_of(pipeline),
@@ -88,12 +91,16 @@ def networks_of(checkpoint: Checkpoint, *, upcast_decoder: bool = False) -> tupl
         device,
         free=free,
         compiled_rows=most_rows if runtime == "compile" else 0,
+        deep=deep,
     )
     return pipeline, networks
 
 
-def _with_openvino(checkpoint: Checkpoint, upcast_decoder: bool) -> tuple[Any, Networks]:
-    """
+def _with_openvino(
+    checkpoint: Checkpoint, upcast_decoder: bool, *, deep: bool, free: int | None
+) -> tuple[Any, Networks]:
+    """Inputs as `networks_of` has them; `free` are the bytes of memory that are free, where that is known.
+
     Raises:
         NotConverted: OpenVINO cannot execute this model.
     """
@@ -105,11 +112,18 @@ def _with_openvino(checkpoint: Checkpoint, upcast_decoder: bool) -> tuple[Any, N
     )
     checkpoint.report("compiling for OpenVINO")
     upcast = upcast_decoder and _overflows(parts["vae"], checkpoint.dtype)
+    name = "transformer" if "transformer" in parts else "unet"
+    side = sample_size(parts[name].config)
     networks = openvino.OpenVinoNetworks(
         converted,
         checkpoint.dtype,
         devices.computing_threads(checkpoint.settings),
         decoder_dtype=torch.float32 if upcast else None,
+        deep=deep,
+        own_size=(side, side),
+        # A transformer has no group normalizations, which gain by it.
+        fixed_network=name == "unet",
+        free=free,
     )
     pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(checkpoint.device)
     for name, part in parts.items():

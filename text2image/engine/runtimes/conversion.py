@@ -22,9 +22,10 @@ from text2image.core.lifecycle import end_with_parent
 from text2image.engine.lazy import hush
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of, sample_size
+from text2image.engine.runtimes.deep import OuterPass, WholePass
 from text2image.engine.runtimes.forward import forward_of, is_flux, is_sd3, patch_size
 from text2image.engine.runtimes.networks import SIZE_NUMBERS
-from text2image.engine.runtimes.openvino import DECODER, UNET, OpenVinoNetworks, name_of
+from text2image.engine.runtimes.openvino import DECODER, OUTER, UNET, OpenVinoNetworks, name_of
 
 # Of the largest number that the network puts out.
 _TOLERANCE = 1e-3
@@ -33,25 +34,9 @@ _ROWS = 2
 _TRACED = (17, 19)
 
 
-class _UNet(nn.Module):
-    """A U-Net as OpenVINO calls it, by the places of its inputs; so are the next two."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-        self.call = forward_of(network)
-
-    def forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        embeddings: torch.Tensor,
-        guidance: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        return self.call(latents, timesteps, embeddings, *([] if guidance is None else [guidance]))
-
-
 class _UNetXL(nn.Module):
+    """SDXL's U-Net as OpenVINO calls it, by the places of its inputs; so are the next one, and those of `deep.py`."""
+
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
@@ -92,7 +77,7 @@ def _wrapped(network: Any) -> nn.Module:
     if _is_transformer(network.config):
         return _Transformer(network).eval()
     is_xl = network.config.addition_embed_type == "text_time"
-    return (_UNetXL(network) if is_xl else _UNet(network)).eval()
+    return (_UNetXL(network) if is_xl else WholePass(network)).eval()
 
 
 class _Decoder(nn.Module):
@@ -118,11 +103,18 @@ def convert(folder: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as around:
         parts = Path(around, "parts")
         parts.mkdir()
+        side = sample_size(config)
         _write(network, _inputs(config, *_TRACED), parts / UNET)
         _write(decoder, _decoder_inputs(vae, *_TRACED), parts / DECODER)
-        networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads())
-        side = sample_size(config)
-        _compare(network, _inputs(config, side, side), networks.predict)
+        deep = isinstance(network, WholePass)
+        if deep:
+            outer = OuterPass(pipeline.unet).eval()
+            _write(outer, _outer_inputs(network, _inputs(config, *_TRACED)), parts / OUTER)
+        networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads(), deep=deep)
+        inputs = _inputs(config, side, side)
+        _compare(network, inputs, networks.predict_whole if deep else networks.predict)
+        if deep:
+            _compare(outer, _outer_inputs(network, inputs), networks.predict_outer)
         _compare(decoder, _decoder_inputs(vae, side, side), networks.decode)
         parts.rename(target)
 
@@ -158,17 +150,32 @@ def _inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
     return inputs
 
 
+@torch.no_grad()
+def _outer_inputs(whole: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What an outer pass takes after a whole one with these inputs, in the order of the trace."""
+    _, features = whole(**inputs)
+    given = {**inputs, "features": features}
+    order = ("latents", "timesteps", "embeddings", "features", "guidance")
+    return {name: given[name] for name in order if name in given}
+
+
 def _decoder_inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
     return {"latents": torch.randn(1, config.latent_channels, height, width)}
 
 
 @torch.inference_mode()
 def _compare(network: nn.Module, inputs: dict[str, torch.Tensor], converted: Any) -> None:
-    expected = network(**inputs)
-    off = (converted(**inputs) - expected).abs().max() / expected.abs().max()
-    # Written this way round so that NaN is refused too.
-    if not off <= _TOLERANCE:
-        raise ValueError(f"OpenVINO's output differs from torch's by {off:.1g} of its range")
+    """Compares a network's outputs with those of a method of `Networks`."""
+    expected, given = _listed(network(**inputs)), _listed(converted(**inputs))
+    for one, other in zip(expected, given, strict=True):
+        off = (other - one).abs().max() / one.abs().max()
+        # Written this way round so that NaN is refused too.
+        if not off <= _TOLERANCE:
+            raise ValueError(f"OpenVINO's output differs from torch's by {off:.1g} of its range")
+
+
+def _listed(output: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
 
 
 @torch.no_grad()

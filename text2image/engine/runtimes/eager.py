@@ -9,6 +9,7 @@ import torch
 from text2image.engine import devices
 from text2image.engine.runtimes import packing
 from text2image.engine.runtimes.buckets import Buckets, Network
+from text2image.engine.runtimes.deep import OuterPass, WholePass
 from text2image.engine.runtimes.forward import forward_of, taken
 
 
@@ -23,12 +24,14 @@ class TorchNetworks:
         *,
         free: int | None = None,
         compiled_rows: int = 0,
+        deep: bool = False,
     ) -> None:
         """Takes the networks over: it changes the order in which their weights lie in memory.
 
         Args:
             free: bytes of memory that are free, where that is known.
             compiled_rows: of the largest batch that the U-Net is compiled for; 0 leaves it as it is.
+            deep: whether passes are to take deep features from others; these are not compiled.
         """
         self._dtype: torch.dtype = unet.dtype
         self._device = device
@@ -42,6 +45,8 @@ class TorchNetworks:
             self._network = Buckets(self._network, device, most_rows=compiled_rows)
         else:
             packing.pack(unet, vae.decoder, free=free)
+        # After packing, since their layers are the U-Net's as they are now.
+        self._deep = (WholePass(unet), OuterPass(unet)) if deep else None
 
     def predict(
         self,
@@ -60,6 +65,33 @@ class TorchNetworks:
         ]
         given = {"guidance": guidance, "pooled": pooled, "time_ids": time_ids}
         return self._network(*inputs, *(given[name] for name in self._taken))
+
+    def predict_whole(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._deep is not None
+        scaled = latents.to(self._dtype, memory_format=torch.channels_last)
+        moved = devices.moved(timesteps, self._device)
+        both: tuple[torch.Tensor, torch.Tensor] = self._deep[0](scaled, moved, embeddings, guidance)
+        return both
+
+    def predict_outer(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        features: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        assert self._deep is not None
+        scaled = latents.to(self._dtype, memory_format=torch.channels_last)
+        moved = devices.moved(timesteps, self._device)
+        output: torch.Tensor = self._deep[1](scaled, moved, embeddings, features, guidance)
+        return output
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)

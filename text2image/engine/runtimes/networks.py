@@ -41,6 +41,27 @@ class Networks(Protocol):
         """
         ...
 
+    def predict_whole(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `predict`, and the deep features (rows, D, h, w), if the networks were loaded to tell them."""
+        ...
+
+    def predict_outer(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        features: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What `predict` gives, about, with deep features (rows, D, h, w) of an earlier pass (`deep.py`)."""
+        ...
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures (N, 3, H, W), about -1 to 1, of latents (N, C, h, w) as the decoder scales them."""
         ...

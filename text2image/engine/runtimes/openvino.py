@@ -1,8 +1,8 @@
 """Networks executed by OpenVINO on a CPU.
 
 GNU OpenMP's threads, which torch computes with, spin while they wait for each other: beside one other busy process a
-step takes ten times as long and more. OpenVINO's threads take over each other's work instead. A lone picture is also
-half as much work, since layers are fused; a full batch is about the same.
+step takes ten times as long and more. OpenVINO's threads take over each other's work instead. Pictures are also less
+work, since layers are fused (`graphs.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import subprocess  # nosec B404
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,18 @@ from filelock import FileLock
 
 from text2image.core.settings import Settings
 from text2image.engine.host_memory import HostMemory
-from text2image.engine.models.contract import OutOfMemory
 from text2image.engine.runtimes import SHIPPED
+from text2image.engine.runtimes.graphs import Graphs, Recipe, Room, held
 
 logger = logging.getLogger(__name__)
 
-UNET, DECODER = "unet.xml", "decoder.xml"
+UNET, OUTER, DECODER = "unet.xml", "outer.xml", "decoder.xml"
 # What is written changes with this, or with the version of OpenVINO.
-_FORMAT = 1
+_FORMAT = 2
 # What `T2I_DTYPE` means here. Inputs and outputs stay in fp32.
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-# What stands in an output before a network runs. Out of memory, OpenVINO may return without a word and leave it there.
-# Exact in fp32, and no number of a network's.
-_UNTOUCHED = -(2.0**120)
+# Graphs of fixed sizes take this share of the free memory at the most.
+MEMORY_SHARE = 0.25
 # What converting takes of memory, as a multiple of the weights: torch's, and OpenVINO's as it computes with them.
 _COPIES = 2.2
 _ROOT = Path(__file__).parents[3]
@@ -115,6 +115,18 @@ def _convert(folder: Path, target: Path) -> None:
         raise NotConverted(last or f"the conversion ended with {done.returncode}")
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's, one for the process.
+
+    With AMX each new one gives its thread a stack for signals. Of several that end in another order than they began in,
+    the last leaves the thread with one that is gone, and the next signal would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoNetworks:
     """A converted U-Net and decoder."""
 
@@ -125,6 +137,10 @@ class OpenVinoNetworks:
         threads: int,
         *,
         decoder_dtype: torch.dtype | None = None,
+        deep: bool = False,
+        own_size: tuple[int, int] | None = None,
+        fixed_network: bool = True,
+        free: int | None = None,
     ) -> None:
         """Compiles them for this CPU.
 
@@ -132,25 +148,35 @@ class OpenVinoNetworks:
             dtype: the precision of the arithmetic, where this CPU has it.
             decoder_dtype: the decoder's, if it is another.
             threads: those that compute, the calling one included.
+            deep: whether passes are to take deep features from others.
+            own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
+            fixed_network: whether these are worth their memory for the network too, as for the decoder.
+            free: bytes of memory that are free, where that is known.
         """
-        import openvino
-
-        core = openvino.Core()
+        core = _core()
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             # A core that another process is busy on is left to it.
             "ENABLE_CPU_PINNING": False,
         }
-        precisions = {UNET: dtype, DECODER: decoder_dtype or dtype}
-        self._compiled = [
-            core.compile_model(
-                folder / name, "CPU", {**options, "INFERENCE_PRECISION_HINT": _PRECISIONS[each]}
+        self._room = Room(int(MEMORY_SHARE * (held() + free)) if free else 0)
+
+        def graphs(
+            name: str, precision: torch.dtype, *, fixed: bool = True, outputs: int = 1
+        ) -> Graphs:
+            compiled = Recipe(
+                core,
+                folder / name,
+                {**options, "INFERENCE_PRECISION_HINT": _PRECISIONS[precision]},
+                outputs,
+                own_size if fixed else None,
             )
-            for name, each in precisions.items()
-        ]
-        self._unet, self._decoder = (each.create_infer_request() for each in self._compiled)
-        self._tensor: Any = openvino.Tensor
+            return Graphs(compiled, self._room)
+
+        self._unet = graphs(UNET, dtype, fixed=fixed_network, outputs=2 if deep else 1)
+        self._outer = graphs(OUTER, dtype) if deep else None
+        self._decoder = graphs(DECODER, decoder_dtype or dtype)
         self._scale: int | None = None
 
     def predict(
@@ -163,32 +189,57 @@ class OpenVinoNetworks:
         pooled: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        if self._outer:
+            return self.predict_whole(latents, timesteps, embeddings, guidance)[0]
         # In the order in which they were traced.
         inputs = (latents, timesteps, embeddings, pooled, time_ids, guidance)
-        return self._run(self._unet, [each for each in inputs if each is not None], latents.shape)
+        return self._unet.run(_given(inputs), latents.shape[1:])[0]
+
+    def predict_whole(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = (latents, timesteps, embeddings, guidance)
+        features_shape = (self._unet.channels_of(1), *latents.shape[2:])
+        output, features = self._unet.run(_given(inputs), latents.shape[1:], features_shape)
+        return output, features
+
+    def predict_outer(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        features: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        assert self._outer is not None
+        inputs = (latents, timesteps, embeddings, features, guidance)
+        return self._outer.run(_given(inputs), latents.shape[1:])[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        rows, _, height, width = latents.shape
+        height, width = latents.shape[2:]
         if self._scale is None:
             # Nothing tells it but a first picture.
-            array = latents[:1].float().contiguous().numpy()
-            self._scale = self._decoder.infer([array])[0].shape[-1] // width
+            self._scale = self._decoder.width_of(latents[:1]) // width
         sides = (height * self._scale, width * self._scale)
-        return self._run(self._decoder, [latents], (rows, 3, *sides))
+        return self._decoder.run([latents], (3, *sides))[0]
 
     def free_memory(self) -> None:
-        for each in self._compiled:
-            each.release_memory()
+        for each in self._all():
+            each.free_memory()
 
-    def _run(
-        self, network: Any, inputs: list[torch.Tensor], shape: tuple[int, ...]
-    ) -> torch.Tensor:
-        # A tensor of ours, since the network's own would be written over by the next call.
-        output = torch.empty(shape)
-        output.view(-1)[[0, -1]] = _UNTOUCHED
-        network.set_output_tensor(self._tensor(output.numpy(), shared_memory=True))
-        arrays = [each.float().contiguous().numpy() for each in inputs]
-        network.infer(arrays, share_inputs=True)
-        if _UNTOUCHED in output.view(-1)[[0, -1]].tolist():
-            raise OutOfMemory("OpenVINO put nothing out")
-        return output
+    def settle(self) -> None:
+        """Returns when no graph is being compiled."""
+        for each in self._all():
+            each.settle()
+
+    def _all(self) -> list[Graphs]:
+        return [each for each in (self._unet, self._outer, self._decoder) if each]
+
+
+def _given(inputs: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor]:
+    """The inputs of a network that has no others."""
+    return [each for each in inputs if each is not None]
