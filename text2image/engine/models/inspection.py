@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,8 @@ from text2image.core.messages import ModelInfo
 from text2image.core.model_names import is_single_file
 from text2image.core.settings import Settings
 from text2image.engine import devices
+from text2image.engine.models import general, general_info
+from text2image.engine.models.contract import Model
 from text2image.engine.models.description import describe
 from text2image.engine.models.loading import Checkpoint, family_of, locate, revision_of
 from text2image.engine.runtimes.choice import LEFT_OUT
@@ -42,12 +44,18 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
     checkpoint = Checkpoint(
         folder, revision_of(folder), settings, device, dtype, lambda detail: None
     )
-    # A family is called as its file is.
-    family = load.__module__.rpartition(".")[2].replace("_", "-")
-    info = describe(_outline(folder), checkpoint, family)
+    info = _described(load, checkpoint)
     if is_single_file(settings.model):
         return info, _file_bytes(Path(settings.model).expanduser(), dtype.itemsize)
     return info, weight_bytes(folder, dtype.itemsize)
+
+
+def _described(load: Callable[[Checkpoint], Model], checkpoint: Checkpoint) -> ModelInfo:
+    if load is general.load:
+        return general_info.describe(general.outline(checkpoint.folder), checkpoint)
+    # A family is called as its file is.
+    family = load.__module__.rpartition(".")[2].replace("_", "-")
+    return describe(_outline(checkpoint.folder), checkpoint, family)
 
 
 def _outline(folder: Path) -> Any:

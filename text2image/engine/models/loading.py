@@ -20,12 +20,14 @@ from text2image.engine.layouts.headers import Unreadable
 from text2image.engine.layouts.single_file import lay_out
 from text2image.engine.models import (
     flux,
+    general,
     hub,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
 )
 from text2image.engine.models.contract import Model
+from text2image.engine.models.families import Families
 from text2image.engine.preflight.check import require_usable
 from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes import SHIPPED
@@ -60,13 +62,16 @@ class Checkpoint:
 
 
 # What loads a pipeline, in the engine's thread, by the `_class_name` of its model_index.json.
-FAMILIES: dict[str, Callable[[Checkpoint], Model]] = {
-    "StableDiffusionPipeline": stable_diffusion.load,
-    "LatentConsistencyModelPipeline": stable_diffusion.load,
-    "StableDiffusionXLPipeline": stable_diffusion_xl.load,
-    "StableDiffusion3Pipeline": stable_diffusion_3.load,
-    "FluxPipeline": flux.load,
-}
+FAMILIES = Families(
+    {
+        "StableDiffusionPipeline": stable_diffusion.load,
+        "LatentConsistencyModelPipeline": stable_diffusion.load,
+        "StableDiffusionXLPipeline": stable_diffusion_xl.load,
+        "StableDiffusion3Pipeline": stable_diffusion_3.load,
+        "FluxPipeline": flux.load,
+    },
+    general.load,
+)
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.
 ARITHMETIC = 2

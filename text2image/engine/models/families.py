@@ -1,0 +1,57 @@
+"""Which family draws with a class of pipelines: one that steps it itself, or the general one for all others."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+
+import diffusers
+
+from text2image.engine.models.contract import Model
+
+# What a pipeline from text to image is asked for.
+_ASKED = frozenset({"prompt", "generator", "output_type", "num_inference_steps", "height", "width"})
+# Words in the arguments of pipelines that want, or make, something else.
+_OTHERS = ("image", "video", "frame", "audio", "control")
+_HARMLESS = ("num_images_per_prompt", "ip_adapter_image")
+# Words in the names of those that draw half a picture, or that set up networks which others share for each picture.
+_REFUSED = ("Prior", "Combined", "PAG", "SAG", "LDM3D", "Panorama", "Adapter", "ControlNet")
+
+
+@cache
+def is_text_to_image(named: str) -> bool:
+    """Whether diffusers has a pipeline of this name that draws a picture from a text alone, as its signature tells."""
+    kind = getattr(diffusers, named, None)
+    if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
+        return False
+    if any(word in named for word in _REFUSED) or ".deprecated" in kind.__module__:
+        return False
+    parameters = inspect.signature(kind.__call__).parameters
+    if not parameters.keys() >= _ASKED:
+        return False
+    for name, parameter in list(parameters.items())[1:]:
+        variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and name != "prompt" and not variable:
+            return False
+        if any(word in name for word in _OTHERS) and not any(word in name for word in _HARMLESS):
+            return False
+    return True
+
+
+class Families(dict[str, Callable[..., Model]]):
+    """What loads a pipeline, by its class: the families' own, which it lists, and the general one's."""
+
+    def __init__(
+        self, named: dict[str, Callable[..., Model]], general: Callable[..., Model]
+    ) -> None:
+        super().__init__(named)
+        self._general = general
+
+    def __contains__(self, named: object) -> bool:
+        return super().__contains__(named) or (isinstance(named, str) and is_text_to_image(named))
+
+    def __missing__(self, named: str) -> Callable[..., Model]:
+        if not is_text_to_image(named):
+            raise KeyError(named)
+        return self._general
