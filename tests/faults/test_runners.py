@@ -12,10 +12,11 @@ from tests.faults.asking import LONG, ask_both, draw, is_idle, post
 from tests.faults.conftest import LARGEST, Timed
 from tests.faults.normality import Normality
 from tests.faults.processes import busy, stopped
-from text2image.core.errors import Unavailable
+from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.messages import Picture, Queued, State
 
-SEEDS = range(10, 14)
+# As many as make even the one that is taken to be three times as slow draw some of them.
+SEEDS = range(10, 18)
 
 
 def ready(server: Server) -> float:
@@ -31,8 +32,8 @@ def is_loading(server: Server, runner: int) -> bool:
     # Asked anew each time: a connection that was refused waits for a second, in which a small model is loaded.
     try:
         with server.engine(runner) as engine:
-            return engine.status().state is State.LOADING
-    except Unavailable:
+            return engine.status(timeout=1.0).state is State.LOADING
+    except (Unavailable, DeadlineExceeded):
         return False
 
 
@@ -61,7 +62,7 @@ def test_a_runner_killed_in_mid_step_costs_no_picture(pairs: Normality, timed: T
     server = pairs.server
     before = [draw(server, seed, steps=LONG) for seed in SEEDS]
     resends = server.metric("text2image_resends_total")
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(len(SEEDS)) as pool:
         asked = ask_both(server, pool, SEEDS, steps=LONG)
         busy(server, asked)
         with timed("runner killed, mid-step: back to normal"):
@@ -102,7 +103,7 @@ def test_a_hung_runner_is_noticed_and_its_work_done_elsewhere(
 ) -> None:
     server = pairs.server
     before = [draw(server, seed, steps=LONG) for seed in SEEDS]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(len(SEEDS)) as pool:
         asked = ask_both(server, pool, SEEDS, steps=LONG)
         busy(server, asked)
         with stopped(server.runners()[1]):

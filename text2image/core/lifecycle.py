@@ -69,14 +69,16 @@ class Work:
         """Refuses new work, waits for the admitted at most `grace` seconds, and ends what is left."""
         self.draining = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), grace)
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
         if not self._admitted:
             return
         logger.warning("stopping %d requests that did not end within %g s", len(self), grace)
         for end in list(self._admitted.values()):
             end()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), LINGER)
+            async with asyncio.timeout(LINGER):
+                await self._idle.wait()
 
 
 def end_with_parent() -> None:

@@ -7,6 +7,7 @@ engine's thread keeps (`worker.py`); which models that thread draws with the man
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -250,7 +251,8 @@ class Engine:
         while self._streams and time.monotonic() < deadline:
             changed = self._changed
             try:
-                await asyncio.wait_for(changed.wait(), deadline - time.monotonic())
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await changed.wait()
             except TimeoutError:
                 break
         return not self._streams
@@ -389,7 +391,9 @@ async def _before(deadline: float, changed: asyncio.Event, slot: Slot) -> None:
     """
     left = deadline - time.monotonic()
     try:
-        await asyncio.wait_for(changed.wait(), None if left == float("inf") else max(0.0, left))
+        # `wait_for` would lose a cancellation that comes together with the change.
+        async with asyncio.timeout(None if left == math.inf else left):
+            await changed.wait()
     except TimeoutError:
         raise DeadlineExceeded(
             f"the model {slot.name} was not loaded within the time that the request allows"

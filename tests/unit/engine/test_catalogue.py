@@ -303,12 +303,15 @@ async def test_others_are_drawn_with_while_a_model_is_loaded() -> None:
         assert isinstance((await waiting)[-1], Completed)
 
 
-async def test_who_leaves_while_waiting_is_not_drawn_for() -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "together with a change"])
+async def test_who_leaves_while_waiting_is_not_drawn_for(together: bool) -> None:
     shelf = Shelf()
     async with running(shelf) as engine:
         shelf.gate.clear()
         waiting = asyncio.create_task(collect(engine, make_request(model="second")))
         await until(lambda: state_of(engine, "second") is ModelState.LOADING)
+        if together:
+            engine._notify()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

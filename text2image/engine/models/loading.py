@@ -28,7 +28,7 @@ from text2image.engine.models import (
 )
 from text2image.engine.models.contract import Model
 from text2image.engine.models.families import Families
-from text2image.engine.preflight.check import require_usable
+from text2image.engine.preflight.check import family_finding, require_usable
 from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes import SHIPPED
 
@@ -118,12 +118,10 @@ def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]
     Raises:
         ValueError: no family here draws with its kind.
     """
-    pipeline_class = read_json(folder / INDEX)["_class_name"]
-    if pipeline_class not in FAMILIES:
-        raise ValueError(
-            f"{settings.model} is a {pipeline_class}; this server draws with {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[pipeline_class]
+    named = read_json(folder / INDEX).get("_class_name")
+    if finding := family_finding(named, FAMILIES):
+        raise ValueError(f"{settings.model}: {finding}")
+    return FAMILIES[str(named)]
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:

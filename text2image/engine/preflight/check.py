@@ -61,7 +61,8 @@ def family_finding(named: object, families: Collection[str]) -> Finding | None:
         return None
     if not isinstance(named, str):
         return Finding(INDEX, "names no pipeline class (_class_name)")
-    return Finding(INDEX, f"it is a {named}; this server draws with {', '.join(families)}")
+    drawn = f"{', '.join(families)}, and whatever else in diffusers makes a picture of a text alone"
+    return Finding(INDEX, f"it is a {named}; this server draws with {drawn}")
 
 
 def require_usable(
