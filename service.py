@@ -68,8 +68,8 @@ os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""
 TRAFFIC = {"timeout": settings.longest_timeout + settings.drain_timeout}
 # Its access log decodes these two headers strictly, so that an odd byte in one would end the request with a 500.
 LOGGING = {"access": {"request_content_type": False, "request_content_length": False}}
-# Spans are our own (`text2image/tracing.py`). BentoML's would be made for every message of every request, sent nowhere,
-# and cost a quarter of the time that a refusal takes.
+# Spans are our own (`text2image/observe/tracing.py`). BentoML's would be made for every message of every request, sent
+# nowhere, and cost a quarter of the time that a request takes before it is refused.
 TRACING = {"excluded_urls": [".*"]}
 A_YEAR_MS = 365 * 24 * 3600 * 1000
 

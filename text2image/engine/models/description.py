@@ -74,6 +74,11 @@ _PROFILES = {
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
 
+def vae_factor(config: Any) -> int:
+    """Pixels to a latent pixel, of a side, by the configuration of an autoencoder."""
+    return int(2 ** (len(config.block_out_channels) - 1))
+
+
 def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     """The model's limits and defaults, as its configuration implies them and the settings override them.
 
@@ -81,7 +86,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         ValueError: the model cannot be drawn with the sampler that is set, or with any.
     """
     settings = checkpoint.settings
-    scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    scale = vae_factor(pipeline.vae.config)
     multiple = max(SIDE_MULTIPLE, scale * patch_size(network_of(pipeline).config))
     side = sample_size(network_of(pipeline).config) * scale
     profile = _profile(pipeline, settings.model, family)

@@ -18,9 +18,9 @@ from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending
-from text2image.engine.models.description import describe
+from text2image.engine.models.description import describe, vae_factor
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import FluxPromptEncoder
+from text2image.engine.models.prompts import FluxPromptEncoder, unread_ends
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.forward import FLUX_PATCH
 from text2image.engine.runtimes.networks import Networks
@@ -69,8 +69,8 @@ class Flux:
         self._takes_scale = bool(pipeline.transformer.config.guidance_embeds)
         self._channels = pipeline.transformer.config.in_channels // FLUX_PATCH**2
         self._dtype: torch.dtype = pipeline.transformer.dtype
-        self._vae = pipeline.vae.config
-        self._latent_scale = 2 ** (len(self._vae.block_out_channels) - 1)
+        self._unscale = latents.unscaling(pipeline.vae.config)
+        self._latent_scale = vae_factor(pipeline.vae.config)
         self._scheduler = pipeline.scheduler.config
         self._tables = Tables(self._scheduler)
         self._prompts = FluxPromptEncoder(pipeline, device)
@@ -94,16 +94,11 @@ class Flux:
             encoded = self._prompts.encode(prompts)
         for sample, each in zip(samples, encoded, strict=True):
             sample.state = each
-        unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
-        return [unread[prompt] for prompt in prompts]
+        return unread_ends(self._prompts.truncated, prompts)
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        with devices.device_errors():
-            states = [self._initial(sample) for sample in samples]
-        for sample, state in zip(samples, states, strict=True):
-            sample.state = state
-            latents.set_rows(sample)
+        latents.start(samples, self._initial)
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
@@ -151,11 +146,7 @@ class Flux:
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
-        return latents.decode(self._networks, samples, self._unscaled, self._projection, self._side)
-
-    def _unscaled(self, drawn: torch.Tensor) -> torch.Tensor:
-        unscaled: torch.Tensor = drawn / self._vae.scaling_factor + (self._vae.shift_factor or 0.0)
-        return unscaled
+        return latents.decode(self._networks, samples, self._unscale, self._projection, self._side)
 
     def decode_limit(self, sample: Sample) -> int:
         return latents.decode_limit(self._device, sample)

@@ -107,6 +107,19 @@ def set_rows(sample: Sample) -> None:
     sample.load = 1.0
 
 
+def start(
+    samples: Sequence[Sample],
+    initial: Callable[[Sample], Any],
+    set_next: Callable[[Sample], None] = set_rows,
+) -> None:
+    """Gives each sample its initial state, all of them or none; `set_next` as in `advance`."""
+    with devices.device_errors():
+        states = [initial(sample) for sample in samples]
+    for sample, state in zip(samples, states, strict=True):
+        sample.state = state
+        set_next(sample)
+
+
 def rows_of(
     samples: Sequence[Sample], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -153,17 +166,21 @@ def _column(numbers: list[float], like: torch.Tensor) -> torch.Tensor:
     return devices.placed(numbers, like.device, like.dtype).view(-1, 1, 1, 1)
 
 
-def embedded_scale(scale: float, width: int) -> torch.Tensor:
-    """The sinusoidal embedding (1, width) that LCM networks take the guidance scale as.
+def embedded_scale(
+    scale: float, width: int | None, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor | None:
+    """The sinusoidal embedding (1, width) that LCM networks take the guidance scale as; None for one of no width.
 
     From `LatentConsistencyModelPipeline.get_guidance_scale_embedding` in diffusers.
     """
+    if width is None:
+        return None
     half = width // 2
     frequencies = torch.exp(
         torch.arange(half, dtype=torch.float32) * -(torch.log(torch.tensor(10000.0)) / (half - 1))
     )
     angles = (scale - 1) * 1000.0 * frequencies
-    return torch.cat([angles.sin(), angles.cos()])[None]
+    return devices.moved(torch.cat([angles.sin(), angles.cos()])[None].to(dtype), device)
 
 
 def advance(
@@ -217,6 +234,11 @@ def decode(
             learn = all(sample.done for sample in samples) and not projection.knows_enough
             drawn = _drawn(latents, decoded, projection, learn=learn)
         return drawn if side.is_apart else [each.pixels() for each in drawn]
+
+
+def unscaling(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What makes of latents what an autoencoder with a scale and a shift takes, by its configuration."""
+    return lambda latents: latents / config.scaling_factor + (config.shift_factor or 0.0)
 
 
 def _drawn(

@@ -225,6 +225,12 @@ def _ids(
     return devices.moved(_tokens(tokenizer, prompts, most).input_ids, device)
 
 
+def unread_ends(truncated: Callable[[str], str], prompts: Sequence[str]) -> list[str]:
+    """The unread end of each prompt, looked for once in those that are alike."""
+    ends = {prompt: truncated(prompt) for prompt in dict.fromkeys(prompts)}
+    return [ends[prompt] for prompt in prompts]
+
+
 def _truncated(tokenizer: Any, prompt: str, most: int | None = None) -> str:
     most = most or int(tokenizer.model_max_length)
     offsets = tokenizer(prompt, truncation=False, return_offsets_mapping=True)["offset_mapping"]

@@ -19,9 +19,9 @@ from text2image.core.samplers import network_calls
 from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending
-from text2image.engine.models.description import describe, rescale_of
+from text2image.engine.models.description import describe, rescale_of, vae_factor
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import PromptEncoder
+from text2image.engine.models.prompts import PromptEncoder, unread_ends
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.deep import outer_share
 from text2image.engine.runtimes.networks import Networks
@@ -94,7 +94,7 @@ class StableDiffusion:
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._scaling_factor = float(pipeline.vae.config.scaling_factor)
-        self._latent_scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
         self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
         self._projection = Projection(self._config.in_channels)
@@ -129,29 +129,22 @@ class StableDiffusion:
         for number, sample in enumerate(samples):
             positive, negative = embeddings[number], embeddings[len(samples) + number]
             sample.state = torch.cat([negative, positive]) if sample.rows == 2 else positive
-        unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
-        return [unread[prompt] for prompt in prompts]
+        return unread_ends(self._prompts.truncated, prompts)
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        with devices.device_errors():
-            states = [self._initial(sample) for sample in samples]
-        for sample, state in zip(samples, states, strict=True):
-            sample.state = state
-            self._set_next(sample)
+        latents.start(samples, self._initial, self._set_next)
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
         shape = (1, self._config.in_channels, *self._sides(request))
         trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
-        width = self._config.time_cond_proj_dim
-        guidance = None if width is None else latents.embedded_scale(request.guidance_scale, width)
         return State(
             trajectory,
             embeddings=sample.state,
-            guidance_embedding=None
-            if guidance is None
-            else devices.moved(guidance.to(self._dtype), self._device),
+            guidance_embedding=latents.embedded_scale(
+                request.guidance_scale, self._config.time_cond_proj_dim, self._dtype, self._device
+            ),
             passes=self._passes(request, sample.passes),
         )
 

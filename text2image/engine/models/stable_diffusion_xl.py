@@ -19,9 +19,9 @@ from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending
-from text2image.engine.models.description import describe, rescale_of
+from text2image.engine.models.description import describe, rescale_of, vae_factor
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked, unread_ends
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
 from text2image.engine.sample import Plan, Sample
@@ -80,7 +80,7 @@ class StableDiffusionXL:
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._unscale = _Unscale(pipeline.vae.config, device)
-        self._latent_scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
         self._prompts = DualPromptEncoder(pipeline, device)
         self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
@@ -112,8 +112,7 @@ class StableDiffusionXL:
                     sample.state = stacked(
                         self._negative(negative, encoded, prompt), encoded[prompt]
                     )
-        unread = {prompt: self._prompts.truncated(prompt) for prompt in dict.fromkeys(prompts)}
-        return [unread[prompt] for prompt in prompts]
+        return unread_ends(self._prompts.truncated, prompts)
 
     def _negative(self, negative: str, encoded: Mapping[str, Encoded], prompt: str) -> Encoded:
         """Zeros in place of an empty text, if the model is made so: as diffusers has it without a negative prompt."""
@@ -123,28 +122,22 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        with devices.device_errors():
-            states = [self._initial(sample) for sample in samples]
-        for sample, state in zip(samples, states, strict=True):
-            sample.state = state
-            latents.set_rows(sample)
+        latents.start(samples, self._initial)
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
         shape = (1, self._config.in_channels, *self._sides(request))
         trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
         size = (request.height, request.width)
-        width = self._config.time_cond_proj_dim
-        guidance = None if width is None else latents.embedded_scale(request.guidance_scale, width)
         return State(
             trajectory,
             guided=latents.guided_calls(request, sample.passes, self._guided_in),
             embeddings=encoded.embeddings,
             pooled=encoded.pooled,
             time_ids=devices.placed([*size, 0, 0, *size], self._device, self._dtype)[None],
-            guidance_embedding=None
-            if guidance is None
-            else devices.moved(guidance.to(self._dtype), self._device),
+            guidance_embedding=latents.embedded_scale(
+                request.guidance_scale, self._config.time_cond_proj_dim, self._dtype, self._device
+            ),
         )
 
     @torch.inference_mode()
