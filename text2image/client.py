@@ -90,7 +90,8 @@ class Client:
     """A blocking client. Safe to use from several threads; one connection is enough for all of them.
 
     Every call takes the optional fields of a request by name: negative_prompt, width, height (pixels), steps,
-    guidance_scale, seed, n, sampler, schedule, quality, model. `timeout` is in seconds; None leaves it to the server.
+    guidance_scale, seed, n, sampler, schedule, quality, model, clip_skip. `timeout` is in seconds; None leaves it to
+    the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:

@@ -48,6 +48,11 @@ MODEL = documented(
     description="A model as GET /v1/models names it; the default one if left out.",
     examples=["embedded"],
 )
+CLIP_SKIP = documented(
+    description="Layer of the text encoder that prompts are taken from, where 1 is the last, as A1111 counts; 0 is the "
+    "model's own. The model's default if left out.",
+    minimum=0,
+)
 QUALITY = documented(
     description="Whether to draw as the model does to the last step, or to leave out work that changes little; the "
     "server's own choice if left out.",

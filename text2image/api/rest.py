@@ -60,6 +60,7 @@ class GenerateRequest(BaseModel):
     schedule: str | None = fields.SCHEDULE
     quality: str | None = fields.QUALITY
     model: str | None = fields.MODEL
+    clip_skip: fields.Integer | None = fields.CLIP_SKIP
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )

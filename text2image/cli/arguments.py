@@ -18,7 +18,7 @@ from text2image.core.messages import (
     Sampler,
     Schedule,
 )
-from text2image.core.settings import MAX_SIDE
+from text2image.core.settings import MAX_CLIP_SKIP, MAX_SIDE
 from text2image.core.validation import check_context, compose_prompt, resolve
 
 BAD_USAGE = 2
@@ -47,6 +47,7 @@ _ANY_MODEL = ModelInfo(
     device="",
     dtype="",
     fast="a part",
+    max_clip_skip=MAX_CLIP_SKIP,
 )
 
 
@@ -123,6 +124,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         schedule=given.schedule,
         quality=given.quality,
         model=given.model,
+        clip_skip=given.clip_skip,
     )
 
 
@@ -177,6 +179,13 @@ def _parser() -> argparse.ArgumentParser:
     qualities = f"{Quality.EXACT}, or {Quality.FAST}, which leaves out work that changes little"
     _add(picture, "--quality", qualities)
     _add(picture, "--model", "one of the server's; T2I_MODEL in this process", metavar="NAME")
+    _add(
+        picture,
+        "--clip-skip",
+        "layer of the text encoder, where 1 is the last",
+        type=_whole,
+        metavar="LAYER",
+    )
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

@@ -11,7 +11,7 @@ import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 
 from text2image.core.errors import Cancelled, DeadlineExceeded, Text2ImageError
@@ -261,17 +261,18 @@ class StepLoop:
         """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
         while samples:
             each = self._costs.encode_seconds(samples[0].key)
-            count = ENCODE_CHUNK if ENCODE_CHUNK * each <= budget else max(1, int(budget / each))
+            count = _first_of(samples, min(ENCODE_CHUNK, budget / each if each else ENCODE_CHUNK))
             chunk, samples = samples[:count], samples[count:]
-            self._predicted += len(chunk) * each
+            work = sum(sample.encoding for sample in chunk)
+            self._predicted += work * each
             started = self._clock()
             encoded = self._attempt.all(chunk, self._model.encode)
             now = self._clock()
             if len(encoded) == len(chunk):
-                self._costs.observe_encode(chunk[0].key, len(chunk), now - started)
-            for sample, truncated in encoded:
+                self._costs.observe_encode(chunk[0].key, work, now - started)
+            for sample, unread in encoded:
                 sample.started_at, sample.encoded_at = started, now
-                sample.generation.truncated = truncated
+                sample.generation.unread = unread
             budget -= now - started
             if budget <= 0:
                 return
@@ -336,7 +337,7 @@ class StepLoop:
         if generation.dropped:
             self._end(generation, failures.unfinished(generation))
         else:
-            self._end(generation, Completed(generation.truncated))
+            self._end(generation, Completed(*generation.unread))
 
     # Ending
 
@@ -384,6 +385,12 @@ class StepLoop:
                 # It must not keep its request from ending.
                 logger.exception("what a sample held could not be released")
         sample.state = None
+
+
+def _first_of(samples: Sequence[Sample], most: float) -> int:
+    """How many of the first samples take no more to encode than so many with short prompts; one at least."""
+    totals = accumulate(sample.encoding for sample in samples)
+    return max(1, sum(total <= most for total in totals))
 
 
 def _counter_of(outcome: Completed | Text2ImageError) -> str:
