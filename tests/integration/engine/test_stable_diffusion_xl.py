@@ -194,7 +194,7 @@ def test_the_rescale_of_guidance_can_be_set_and_is_part_of_the_revision(
 
 def test_what_one_encoder_has_no_room_for_is_told(pipeline_folder: Folders) -> None:
     harness = harness_for(loaded(pipeline_folder("xl")))
-    generation = harness.submit(ask("a fox " * 20 + "at the very end", steps=1))
+    generation = harness.submit(ask("a fox " * 44 + "at the very end", steps=1))
     harness.finish()
     ending: Any = harness.ending(generation)
     assert ending.truncated.endswith("at the very end")
