@@ -50,7 +50,7 @@ FITTING = {
 }
 # What depends on the model, and makes the request a cheap one.
 KNOWN = {
-    "/generate": {**CHEAP, "sampler": "euler", "schedule": "karras"},
+    "/generate": {**CHEAP, "sampler": "euler", "schedule": "karras", "clip_skip": 2},
     "/v1/images/generations": {
         "model": "embedded",
         "size": "64x64",
@@ -58,6 +58,7 @@ KNOWN = {
         "n": 1,
         "sampler": "euler",
         "schedule": "karras",
+        "clip_skip": 2,
     },
 }
 

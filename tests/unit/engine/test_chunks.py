@@ -104,6 +104,7 @@ class Letters:
     def __call__(self, texts: Any, **_: Any) -> dict[str, Any]:
         if texts == "":
             return {"input_ids": [1, 2]}
+        assert texts, "tokenizers of transformers raise"
         places = [[place for place, each in enumerate(text) if each != " "] for text in texts]
         return {
             "input_ids": [
@@ -125,6 +126,13 @@ def test_what_is_not_read_begins_with_a_word_of_the_user() -> None:
     assert read.read("(abcdefghij:1.2) klmnopq r(st)uv wx").unread == "r(st)uv wx"
     assert read.read(r"\(bcdefghi\) klmnopqrst").unread == ""
     assert read.read("abcdefghij klmnopqr word yz").unread == "word yz"
+
+
+def test_a_prompt_may_have_no_text_at_all() -> None:
+    read = reader(PromptSyntax.A1111, most=3)
+    assert [chunk.tokens for chunk in read.read(" BREAK  BREAK ").chunks] == [(), ()]
+    assert [chunk.tokens for chunk in read.read("word").chunks] == [(0, 0, 0)]
+    assert [chunk.tokens for chunk in read.read("()").chunks] == [()]
 
 
 def test_plain_prompts_are_read_as_they_stand() -> None:

@@ -205,8 +205,7 @@ class Reader:
     def _units(self, prompt: str) -> Iterator[Unit]:
         parts = self._language.parts(prompt)
         texts = [part.text for part in parts if part.kind is Kind.TEXT]
-        told = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        read = zip(told["input_ids"], told["offset_mapping"], strict=True) if texts else iter(())
+        read = self._tokenized(texts) if texts else iter(())
         for part in parts:
             if part.kind is Kind.BREAK:
                 yield Unit(0, 1.0, part.places[0], size=0)
@@ -216,3 +215,8 @@ class Reader:
             else:
                 for token, (start, _) in zip(*next(read), strict=True):
                     yield Unit(token, part.weight, part.places[start])
+
+    def _tokenized(self, texts: list[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+        """The tokens of each text, and where each begins and ends in it."""
+        told = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        return zip(told["input_ids"], told["offset_mapping"], strict=True)
