@@ -178,7 +178,7 @@ def test_defaults_suit_the_kind_whatever_its_folder_is_called(
     info = loaded(folder).info
     assert (info.steps, info.guidance_scale, info.sampler) == (steps, scale, sampler)
     assert (info.family, info.width, info.height) == ("stable-diffusion-xl", 128, 128)
-    assert info.max_prompt_tokens == 24
+    assert info.max_prompt_tokens == 90
 
 
 def test_the_rescale_of_guidance_can_be_set_and_is_part_of_the_revision(
