@@ -87,6 +87,10 @@ def _parsed(text: str) -> RateLimit:
 
 
 def work_of(request: Request) -> int:
-    """What a request costs, in pixel-steps; a step in which the network is asked twice counts as two."""
-    calls = network_calls(request.sampler, request.steps)
-    return request.width * request.height * calls * request.n
+    """What a request costs, in pixel-steps; a step in which the network is asked twice counts as two.
+
+    Of a picture that begins from another, the steps that are drawn count, and to encode that one counts as one more.
+    """
+    calls = network_calls(request.sampler, request.steps_drawn) * request.n
+    encodings = 0 if request.image is None else 1
+    return request.width * request.height * (calls + encodings)

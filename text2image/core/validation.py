@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.init_image import InitImage
 from text2image.core.messages import (
+    Input,
     ModelInfo,
     Quality,
     Request,
@@ -28,6 +30,9 @@ MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
 MAX_IMAGES = 8
 MAX_SEED = 2**63 - 1
+# How much of a picture is to change where a request does not say, and of what its mask marks.
+STRENGTH = 0.8
+MASK_STRENGTH = 1.0
 # Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
 RANDOM_SEED_BITS = 32
 
@@ -70,7 +75,8 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
     named = _or(params.sampler, model.sampler.value)
     sampler, ending = checks.sampler(named, model)
     request = Request(
-        prompt=checks.text("prompt", params.prompt, required=True),
+        # A picture says what to draw, too.
+        prompt=checks.text("prompt", params.prompt, required=params.image is None),
         negative_prompt=checks.text("negative_prompt", params.negative_prompt or ""),
         width=checks.side("width", _or(params.width, model.width), model),
         height=checks.side("height", _or(params.height, model.height), model),
@@ -84,10 +90,38 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         schedule=checks.schedule(params.schedule, ending, sampler, model),
         quality=checks.quality(params.quality, model),
         model=model.id,
+        **checks.beginning(params, model),
     )
+    checks.steps_drawn(request)
     if checks.violations:
         raise InvalidRequest(*checks.violations)
     return request
+
+
+def check_size(params: RequestParams, model: ModelInfo) -> None:
+    """Checks the sides that a client named, before anything is made that large.
+
+    Raises:
+        InvalidRequest: the model does not draw them.
+    """
+    checks = _Checks()
+    for name, value in (("width", params.width), ("height", params.height)):
+        if value is not None:
+            checks.side(name, value, model)
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
+
+
+def check_inputs(params: RequestParams, model: ModelInfo) -> None:
+    """Checks whether a picture and a mask may be given at all, before they are read.
+
+    Raises:
+        InvalidRequest: there is a mask or a strength without a picture, or the model draws from no such thing.
+    """
+    checks = _Checks()
+    checks.inputs(params, model)
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
 
 
 def _or(value: T | None, default: T) -> T:
@@ -180,6 +214,39 @@ class _Checks:
             # Drawing it all the same would give another picture without a word.
             self.refuse(field, _no_schedule(asked, sampler, model))
         return schedule
+
+    def inputs(self, params: RequestParams, model: ModelInfo) -> None:
+        given = {Input.IMAGE: params.image, Input.MASK: params.mask, "strength": params.strength}
+        if params.image is None:
+            for name, value in given.items():
+                if value is not None:
+                    self.refuse(name, "is of no use without an image to begin from")
+            return
+        for name in (Input.IMAGE, Input.MASK):
+            if given[name] is not None and name not in model.inputs:
+                drawn = " and an ".join(model.inputs) if len(model.inputs) > 1 else "a text alone"
+                self.refuse(name, f"is not taken: {model.id} draws from {drawn}")
+
+    def beginning(self, params: RequestParams, model: ModelInfo) -> dict[str, Any]:
+        """What a request begins from, and how much of that is to change."""
+        self.inputs(params, model)
+        image = params.image
+        if image is None:
+            return {}
+        assert isinstance(image, InitImage), "a file, which a gateway reads first"
+        strength = _or(params.strength, STRENGTH if image.mask is None else MASK_STRENGTH)
+        if not (math.isfinite(strength) and 0 <= strength <= 1):
+            self.refuse("strength", f"is {strength}; it must be between 0 and 1")
+            strength = 1.0
+        return {"image": image, "strength": float(strength)}
+
+    def steps_drawn(self, request: Request) -> None:
+        if request.steps > 0 and not request.steps_drawn:
+            self.refuse(
+                "strength",
+                f"is {request.strength:g}, and of {request.steps} steps that leaves none; with so many it must be at "
+                f"least {math.ceil(1000 / request.steps) / 1000:g}",
+            )
 
     def quality(self, value: str | None, model: ModelInfo) -> Quality:
         """How a picture is drawn; exactly, where the model has nothing to leave out."""

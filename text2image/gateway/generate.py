@@ -26,10 +26,12 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
+from text2image.core.settings import get_settings
 from text2image.gateway import metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
@@ -82,6 +84,7 @@ class Gateway:
         locks: DrawingLocks | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
+        images: Limits | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.runners = runners
@@ -94,6 +97,7 @@ class Gateway:
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._images = Reader(images or Limits.of(get_settings()))
         self._flights = SingleFlight(self._answer, metrics)
 
     @property
@@ -163,6 +167,9 @@ class Gateway:
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
+                context.params = await self._images.read(
+                    context.params, context.model, context.deadline
+                )
                 context.request = validation.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:

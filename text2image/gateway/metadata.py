@@ -27,6 +27,10 @@ CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
+# Of the picture that it began from, as short as A1111 writes it.
+HASH_DIGITS = 10
+
+_STRENGTH = "Denoising strength"
 _NEGATIVE = "\nNegative prompt: "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
@@ -53,6 +57,7 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
         "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
+        **_beginning(request),
         **({} if request.quality is Quality.EXACT else {"Quality": request.quality.value}),
         "Model": model.id,
         "Model hash": model.revision,
@@ -69,6 +74,8 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
 
 def parse(parameters: str) -> RequestParams:
     """The request that draws the picture again; what the text does not hold is left to the model's defaults.
+
+    One that began from another picture names its strength, and is refused until that picture is added.
 
     Raises:
         ValueError: the text is not in this form.
@@ -92,9 +99,24 @@ def parse(parameters: str) -> RequestParams:
             # Where nothing is said, as by other tools, nothing was left out.
             quality=settings.get("Quality", Quality.EXACT),
             model=settings.get("Model"),
+            strength=_strength(settings),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None
+
+
+def _beginning(request: Request) -> dict[str, str]:
+    """What a picture began from. Its own pixels are not told, so whoever draws it again must have it."""
+    if request.image is None:
+        return {}
+    hashed = {"Init image hash": request.image.digest[:HASH_DIGITS]}
+    return {_STRENGTH: f"{request.strength!r}".removesuffix(".0"), **hashed}
+
+
+def _strength(settings: dict[str, str]) -> float | None:
+    """None where it is that of an upscaled picture, which began from nothing."""
+    upscaled = any(name.startswith("Hires") for name in settings)
+    return None if upscaled or _STRENGTH not in settings else float(settings[_STRENGTH])
 
 
 def _schedule(request: Request) -> dict[str, str]:

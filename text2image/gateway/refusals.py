@@ -35,7 +35,7 @@ class Kind:
     @classmethod
     def of(cls, request: Request, patience: float, share: Share) -> Kind:
         """The kind of a request that waits for at most `patience` seconds; what it shows is of no matter."""
-        shape = replace(request, prompt="", negative_prompt="", seed=0)
+        shape = replace(request, prompt="", negative_prompt="", seed=0, image=None)
         return cls(shape, share.owner, round(patience, 1))
 
     @classmethod

@@ -51,7 +51,7 @@ class RunnerService:
         try:
             with tracing.request("Generate"):
                 parsed = rpc.checked(message)
-                params = wire.params_from(parsed)
+                params = wire.sent_params_from(parsed)
                 request = resolve(params, self._engine.model_named(params.model))
                 remaining = context.time_remaining()
                 time_limit = self._settings.request_timeout if remaining is None else remaining
