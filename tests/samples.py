@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
+from tests.init_images import init_image
 from text2image.core.messages import ModelInfo, Quality, Request, RequestParams, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
@@ -73,6 +74,15 @@ requests = st.builds(
     n=st.just(1),
     quality=st.sampled_from(Quality),
     model=st.just(MODEL.id),
+)
+
+
+# And those that begin from a picture.
+begun = st.builds(
+    replace,
+    requests,
+    image=st.sampled_from([init_image(), init_image(masked=True), init_image(seed=1)]),
+    strength=st.sampled_from([0.5, 1.0]),
 )
 
 

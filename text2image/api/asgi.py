@@ -227,7 +227,7 @@ async def read_body(request: Request, pictures: tuple[bytes, ...] = ()) -> bytes
     """
     settings = get_settings()
     clock = asyncio.timeout(BODY_TIMEOUT)
-    size = Size(settings.max_body_bytes, encoded_bytes(settings), pictures, clock)
+    size = Size(settings.max_body_bytes, encoded_bytes(settings), pictures, clock, BODY_TIMEOUT)
     try:
         async with clock:
             return await _read_body(request, size)
@@ -255,7 +255,7 @@ class Size:
     more: int
     signs: tuple[bytes, ...]
     clock: asyncio.Timeout
-    seconds: float = BODY_TIMEOUT
+    seconds: float
 
     @property
     def most(self) -> int:

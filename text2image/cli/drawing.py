@@ -27,6 +27,7 @@ from text2image.core.messages import (
 from text2image.core.settings import Settings
 from text2image.core.validation import resolve
 from text2image.gateway import metadata
+from text2image.gateway.init_images import Limits, read
 from text2image.net import rpc_errors
 
 # Seconds that a server may take to accept a connection before it counts as not there.
@@ -95,6 +96,8 @@ def _draw_on_server(
             ) from error
         screen.say(f"drawing with {model.id} on the server at {address}")
         fields = {name: getattr(options.params, name) for name in RequestParams.__slots__}
+        # The command's masks are white where they mark.
+        del fields["mask_by_alpha"]
         given = {name: value for name, value in fields.items() if value is not None}
         for event in client.stream(timeout=options.timeout, **given):
             tell(event)
@@ -146,7 +149,7 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     try:
         model = engine.model
         screen.say(f"drawing with {model.id} on {model.device}")
-        request = resolve(options.params, model)
+        request = resolve(read(options.params, model, Limits.of(settings)), model)
         events = engine.generate(
             request,
             StreamOptions(progress_every=1),

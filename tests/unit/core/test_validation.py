@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.init_images import init_image
 from tests.samples import MODEL, requests
 from text2image.core.errors import InvalidRequest
-from text2image.core.messages import Request, RequestParams, Sampler
-from text2image.core.validation import MAX_SEED, compose_prompt, resolve
+from text2image.core.messages import Input, Request, RequestParams, Sampler
+from text2image.core.validation import MAX_SEED, MAX_STEPS, compose_prompt, resolve
 
 
 def violations(**fields: Any) -> list[str]:
@@ -84,3 +86,47 @@ def test_the_context_follows_the_text(text: str, context: str | None) -> None:
         assert prompt == text
     else:
         assert prompt == f"{text}, {context}"
+
+
+PICTURES = replace(MODEL, inputs=tuple(Input))
+
+
+@pytest.mark.parametrize(
+    ("masked", "strength", "drawn"), [(False, 0.8, 16), (True, 1.0, 20), (False, 0.29, 5)]
+)
+def test_a_picture_to_begin_from_leaves_the_last_steps(
+    masked: bool, strength: float, drawn: int
+) -> None:
+    given = {"strength": strength} if drawn == 5 else {}
+    params = RequestParams(prompt="a cat", image=init_image(masked=masked), steps=20, **given)
+    request = resolve(params, PICTURES)
+    assert (request.strength, request.steps_drawn) == (strength, drawn)
+
+
+def test_a_picture_needs_no_prompt() -> None:
+    assert resolve(RequestParams(prompt="", image=init_image()), PICTURES).prompt == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"strength": 0.5}, "strength: is of no use without an image"),
+        ({"mask": b"x"}, "mask: is of no use without an image"),
+        ({"image": init_image(), "strength": 1.5}, "strength: is 1.5; it must be between 0 and 1"),
+        ({"image": init_image(), "strength": float("nan")}, "strength: is nan"),
+        (
+            {"image": init_image(), "strength": 0.3, "steps": 3},
+            "strength: is 0.3, and of 3 steps that leaves none; .* at least 0.334",
+        ),
+        ({"image": init_image(), "strength": 0.0}, "strength: is 0, and of 20 steps"),
+    ],
+)
+def test_what_does_not_go_with_a_picture_is_told(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        resolve(RequestParams(**{"prompt": "a cat", "steps": 20, **fields}), PICTURES)
+
+
+def test_the_least_strength_that_is_told_leaves_a_step() -> None:
+    for steps in range(1, MAX_STEPS + 1):
+        least = math.ceil(1000 / steps) / 1000
+        assert int(steps * least) >= 1

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 
 from text2image.core.guidance import EVERYWHERE, parse_interval
 from text2image.core.messages import SIDE_MULTIPLE, Input, ModelInfo, Sampler, Schedule
@@ -73,6 +73,8 @@ _PROFILES = {
         "scale as an input": Profile(28, 3.5),
     },
 }
+# Autoencoders whose encoder gives latents as these families have them.
+_ENCODING = (AutoencoderKL, AutoencoderTiny)
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
 
@@ -148,7 +150,7 @@ def _max_tokens(pipeline: Any) -> int:
 def _inputs(pipeline: Any, family: str) -> tuple[Input, ...]:
     """What a request may give it beside a text."""
     known = family in ("stable-diffusion", "stable-diffusion-xl")
-    return tuple(Input) if known and isinstance(pipeline.vae, AutoencoderKL) else (Input.TEXT,)
+    return tuple(Input) if known and isinstance(pipeline.vae, _ENCODING) else (Input.TEXT,)
 
 
 def _fast(pipeline: Any, settings: Settings, family: str) -> str:

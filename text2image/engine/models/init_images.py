@@ -52,7 +52,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A request's picture as the autoencoder tells it: mean and logarithm of the variance, (1, 2 C, h, w).
+    """A request's picture as the autoencoder tells it: mean and logarithm of the variance, (1, 2 C, h, w), or latents.
 
     Attributes:
         picture, masked: of the whole picture, and of that without what is masked; None where it is not asked for.
@@ -77,13 +77,13 @@ class Encoded:
         device: torch.device,
     ) -> Start:
         """Draws what a sample starts with from its generator; `dtype` is the network's."""
-        picture = None if self.picture is None else self._drawn(self.picture, generator)
+        picture = None if self.picture is None else self._drawn(self.picture, shape, generator)
         noise = torch.randn(shape, generator=generator, dtype=dtype).float()
         noise = devices.moved(noise, device)
-        masked = None if self.masked is None else self._drawn(self.masked, generator)
+        masked = None if self.masked is None else self._drawn(self.masked, shape, generator)
         if self.picture is not None and self.mask is not None and masked is None:
             # Diffusers encodes the masked picture in any case, and later noise depends on how much that took.
-            torch.randn(shape, generator=generator, dtype=self.picture.dtype)
+            self._drawn(self.picture, shape, generator)
         signal, spread = table.noised[0].tolist()
         if not self.pure and picture is not None:
             latents = signal * picture + spread * noise
@@ -96,9 +96,13 @@ class Encoded:
             return Start(latents)
         return Start(latents, kept=Kept(picture, noise, self.mask > 0))
 
-    def _drawn(self, moments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        sample = DiagonalGaussianDistribution(moments).sample(generator)
-        return self.scaled(sample.float())
+    def _drawn(
+        self, told: torch.Tensor, shape: tuple[int, ...], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Latents (1, C, h, w), drawn where the autoencoder tells how they are spread."""
+        if told.shape[1] != shape[1]:
+            told = DiagonalGaussianDistribution(told).sample(generator)
+        return self.scaled(told.float())
 
 
 class ImageEncoder:
@@ -147,10 +151,10 @@ class ImageEncoder:
             alike = [key for key in keys if missing[key].shape == first.shape][:most]
             keys = [key for key in keys if key not in alike]
             pictures = devices.moved(torch.cat([missing[key] for key in alike]), self._device)
-            moments = self._networks.encode(pictures)
+            encoded = self._networks.encode(pictures)
             for place, key in enumerate(alike):
                 # A copy, since a part of the batch's would keep all of it in memory.
-                self._kept[key] = moments[place : place + 1].clone()
+                self._kept[key] = encoded[place : place + 1].clone()
         for key in wanted:
             self._kept.move_to_end(key)
         self._forget(set(wanted))

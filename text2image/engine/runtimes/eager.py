@@ -10,7 +10,7 @@ from text2image.engine import devices
 from text2image.engine.runtimes import packing
 from text2image.engine.runtimes.buckets import Buckets, Network
 from text2image.engine.runtimes.deep import OuterPass, WholePass
-from text2image.engine.runtimes.encoder import moments
+from text2image.engine.runtimes.encoder import encoded
 from text2image.engine.runtimes.forward import forward_of, taken
 
 
@@ -101,7 +101,7 @@ class TorchNetworks:
         """It is here with the decoder."""
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        return moments(self._vae, pictures.contiguous(memory_format=torch.channels_last))
+        return encoded(self._vae, pictures.contiguous(memory_format=torch.channels_last))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         scaled = latents.to(self._vae.dtype, memory_format=torch.channels_last)

@@ -15,9 +15,12 @@ from text2image.engine.layouts.opening import open_part
 Load = Callable[[], Any]
 
 
-def moments(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
+def encoded(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
     """What an autoencoder of diffusers makes of pictures (N, 3, H, W), as `Networks.encode` has it."""
-    told: torch.Tensor = vae.encode(pictures.to(vae.dtype)).latent_dist.parameters
+    output = vae.encode(pictures.to(vae.dtype))
+    told: torch.Tensor = (
+        output.latent_dist.parameters if hasattr(output, "latent_dist") else output.latents
+    )
     return told
 
 
@@ -47,7 +50,7 @@ class LazyEncoder:
             loaded.set_exception(error)
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """As `moments`; waits for the weights.
+        """As `encoded`; waits for the weights.
 
         Raises:
             OSError, ValueError: they cannot be read.
@@ -55,7 +58,7 @@ class LazyEncoder:
         self.prepare()
         loaded = self._loaded
         assert loaded is not None
-        return moments(loaded.result(), pictures)
+        return encoded(loaded.result(), pictures)
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Any:

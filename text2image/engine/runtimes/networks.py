@@ -73,7 +73,8 @@ class Networks(Protocol):
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """Mean and logarithm of the variance (N, 2 C, h, w) of the latents of pictures (N, 3, H, W), from -1 to 1.
 
-        They are in the encoder's precision, and as the autoencoder has them: not scaled.
+        Of autoencoders that know no variance the latents (N, C, h, w). They are in the encoder's precision, and as the
+        autoencoder has them: not scaled.
         """
         ...
 
