@@ -261,7 +261,9 @@ async def _changed(request: Request, kind: type[EditRequest]) -> Response:
     openapi_extra={
         "parameters": [schema.TIMEOUT_PARAMETER],
         "requestBody": schema.form_of(
-            EditRequest, {"prompt": "a red apple", "strength": 0.7}, ("image", "prompt")
+            EditRequest,
+            {"image": schema.PNG_EXAMPLE, "prompt": "a red apple", "strength": 0.7},
+            ("image", "prompt"),
         ),
     },
 )
@@ -282,7 +284,9 @@ async def edit_image(request: Request) -> Response:
     },
     openapi_extra={
         "parameters": [schema.TIMEOUT_PARAMETER],
-        "requestBody": schema.form_of(VariationRequest, {"n": 2}, ("image",)),
+        "requestBody": schema.form_of(
+            VariationRequest, {"image": schema.PNG_EXAMPLE, "n": 2}, ("image",)
+        ),
     },
 )
 async def vary_image(request: Request) -> Response:

@@ -101,8 +101,8 @@ class EditRequest(ImagesRequest):
 
     image: bytes | None = Field(
         None,
-        description="The picture to change: a PNG, JPEG or WebP file. What is transparent is drawn anew, unless there "
-        "is a mask.",
+        description="The picture to change: a PNG, JPEG or WebP file, or one as base64. What is transparent is drawn "
+        "anew, unless there is a mask.",
         json_schema_extra=fields.FILE,
     )
     mask: bytes | None = Field(

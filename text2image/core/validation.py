@@ -233,7 +233,9 @@ class _Checks:
         image = params.image
         if image is None:
             return {}
-        assert isinstance(image, InitImage), "a file, which a gateway reads first"
+        if not isinstance(image, InitImage):
+            self.refuse("image", "is a file, and those are read by gateways alone")
+            return {}
         strength = _or(params.strength, STRENGTH if image.mask is None else MASK_STRENGTH)
         if not (math.isfinite(strength) and 0 <= strength <= 1):
             self.refuse("strength", f"is {strength}; it must be between 0 and 1")

@@ -39,6 +39,8 @@ _HALF = 128
 # Modes of 16 bits for each pixel, and of 32.
 _WIDE = ("I", "F")
 _WIDEST = 65535
+# A JPEG may go over all of its picture any number of times, in a few bytes each; cameras and editors do so ten times.
+_SCAN, _MOST_SCANS = b"\xff\xda", 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ def _opened(field: str, file: bytes, limits: Limits) -> Image.Image:
             width, height = image.size
             if width * height > limits.pixels:
                 raise _too_large(field, f"{width}x{height} pixels", limits)
+            if image.format == "JPEG" and file.count(_SCAN) > _MOST_SCANS:
+                raise _refused(field, f"is a JPEG of more than {_MOST_SCANS} scans; save it again")
             image.load()
             return _upright(image)
     except Image.DecompressionBombError:

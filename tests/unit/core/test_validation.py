@@ -112,6 +112,7 @@ def test_a_picture_needs_no_prompt() -> None:
     [
         ({"strength": 0.5}, "strength: is of no use without an image"),
         ({"mask": b"x"}, "mask: is of no use without an image"),
+        ({"image": b"x"}, "image: is a file, and those are read by gateways alone"),
         ({"image": init_image(), "strength": 1.5}, "strength: is 1.5; it must be between 0 and 1"),
         ({"image": init_image(), "strength": float("nan")}, "strength: is nan"),
         (

@@ -204,6 +204,15 @@ def test_a_picture_of_too_many_pixels_is_never_decoded(sides: tuple[int, int]) -
         reading(bomb(*sides))
 
 
+def test_a_jpeg_that_takes_for_ever_is_refused() -> None:
+    sound = file_of(picture(), "JPEG", progressive=True)
+    scans = sound.index(b"\xff\xda")
+    scan = sound[scans : sound.index(b"\xff", scans + 20)]
+    with pytest.raises(InvalidRequest, match="image: is a JPEG of more than 100 scans"):
+        reading(sound[:-2] + 200 * scan + sound[-2:])
+    assert reading(sound)
+
+
 def test_a_file_of_too_many_bytes_is_not_opened() -> None:
     with pytest.raises(PayloadTooLarge, match="image has 200001 bytes; at most 200000"):
         reading(bytes(200_001))

@@ -28,6 +28,7 @@ _ENCODE_AREA = 4 * 64 * 64
 # Of encoded pictures that are kept.
 _KEPT_BYTES = 32 << 20
 _MOST = 255
+_PICTURE, _MASKED = "picture", "masked"
 
 
 def load_with(load: float, request: Request, rows: int, passes: int) -> float:
@@ -138,21 +139,23 @@ class ImageEncoder:
     def encode(self, requests: Sequence[Request]) -> None:
         """Encodes what is not known yet, several at once where the device has the memory for it.
 
+        Args:
+            requests: all of one size.
+
         Raises:
             OutOfMemory: with fewer requests it may fit.
         """
-        wanted = {key: pixels for each in requests for key, pixels in self._parts(each).items()}
-        missing = {key: pixels for key, pixels in wanted.items() if key not in self._kept}
-        keys = list(missing)
-        while keys:
-            first = missing[keys[0]]
-            area = first.shape[-1] * first.shape[-2] / self._scale**2
-            most = 1 if self._device.type == "cpu" else max(1, int(_ENCODE_AREA / area))
-            alike = [key for key in keys if missing[key].shape == first.shape][:most]
-            keys = [key for key in keys if key not in alike]
-            pictures = devices.moved(torch.cat([missing[key] for key in alike]), self._device)
-            encoded = self._networks.encode(pictures)
-            for place, key in enumerate(alike):
+        wanted = {_key(each, part): (each, part) for each in requests for part in self._parts(each)}
+        missing = [key for key in wanted if key not in self._kept]
+        most = 1
+        if self._device.type != "cpu" and requests:
+            area = requests[0].height * requests[0].width / self._scale**2
+            most = max(1, int(_ENCODE_AREA / area))
+        for start in range(0, len(missing), most):
+            keys = missing[start : start + most]
+            pictures = torch.cat([_part(*wanted[key]) for key in keys])
+            encoded = self._networks.encode(devices.moved(pictures, self._device))
+            for place, key in enumerate(keys):
                 # A copy, since a part of the batch's would keep all of it in memory.
                 self._kept[key] = encoded[place : place + 1].clone()
         for key in wanted:
@@ -171,10 +174,10 @@ class ImageEncoder:
         if request.image is None and not self._conditions:
             return None
         self.encode([request])
-        parts = {key[0]: self._kept[key] for key in self._parts(request)}
+        parts = {part: self._kept[_key(request, part)] for part in self._parts(request)}
         return Encoded(
-            parts.get("picture"),
-            parts.get("masked"),
+            parts.get(_PICTURE),
+            parts.get(_MASKED),
             self._mask(request),
             self._conditions,
             pure=self._is_pure(request),
@@ -186,20 +189,11 @@ class ImageEncoder:
         masked = self._conditions or (request.image is not None and request.image.mask is not None)
         return request.image is None or (masked and request.strength == 1.0)
 
-    def _parts(self, request: Request) -> dict[tuple[Any, ...], torch.Tensor]:
-        """What is encoded for a request, (1, 3, H, W) from -1 to 1, by what it is and whose."""
-        image = request.image
-        size = (request.height, request.width)
-        if image is None:
-            # Nothing of it is to be kept.
-            return {("masked", size): torch.zeros(1, 3, *size)} if self._conditions else {}
-        pixels = _pixels(image)
-        parts = {}
-        if not (self._conditions and self._is_pure(request)):
-            parts["picture", size, image.digest] = pixels
-        if self._conditions:
-            parts["masked", size, image.digest] = pixels * (_mask(request) < 1)
-        return parts
+    def _parts(self, request: Request) -> list[str]:
+        """What is encoded for a request: its picture, unless none of it stays, and that without what is masked."""
+        if not self._conditions:
+            return [] if request.image is None else [_PICTURE]
+        return [_MASKED] if self._is_pure(request) else [_PICTURE, _MASKED]
 
     def _mask(self, request: Request) -> torch.Tensor | None:
         """1 where it is drawn anew, (1, 1, h, w); of a network for inpainting everywhere, where no mask is."""
@@ -208,6 +202,19 @@ class ImageEncoder:
         sides = (request.height // self._scale, request.width // self._scale)
         shrunk = torch.nn.functional.interpolate(_mask(request), size=sides)
         return devices.moved(shrunk, self._device)
+
+
+def _key(request: Request, part: str) -> tuple[Any, ...]:
+    """What a part of a request's picture is kept by."""
+    return part, request.height, request.width, request.image and request.image.digest
+
+
+def _part(request: Request, part: str) -> torch.Tensor:
+    """(1, 3, H, W) from -1 to 1; without a picture all is masked, and gray."""
+    if request.image is None:
+        return torch.zeros(1, 3, request.height, request.width)
+    pixels = _pixels(request.image)
+    return pixels if part == _PICTURE else pixels * (_mask(request) < 1)
 
 
 def _pixels(image: InitImage) -> torch.Tensor:
