@@ -77,12 +77,15 @@ requests = st.builds(
 )
 
 
-# And those that begin from a picture.
+# And those that begin from a picture, or are enlarged.
 begun = st.builds(
     replace,
     requests,
-    image=st.sampled_from([init_image(), init_image(masked=True), init_image(seed=1)]),
+    image=st.sampled_from([None, init_image(), init_image(masked=True), init_image(seed=1)]),
     strength=st.sampled_from([0.5, 1.0]),
+    hires_scale=st.sampled_from([None, 1.5]),
+    hires_strength=st.sampled_from([None, 0.5]),
+    hires_steps=st.sampled_from([None, 4]),
 )
 
 

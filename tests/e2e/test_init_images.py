@@ -136,6 +136,20 @@ def test_openais_client_varies_a_picture_without_a_prompt(server: Server) -> Non
     assert np.abs(drawn - np.array(picture(SIZE))).max() > 2
 
 
+def test_a_picture_is_enlarged_and_drawn_on(server: Server, client: Client) -> None:
+    asked: dict[str, Any] = {"width": 64, "height": 64, "steps": 3, "seed": 5}
+    body = {"text": "a cat", **asked, "hires_scale": 2, "hires_strength": 0.7}
+    large = first(httpx.post(f"{server.url}/generate", json=body, timeout=SECONDS))
+    assert (
+        "Hires upscale: 2, Hires steps: 3, " in Image.open(io.BytesIO(large)).info[metadata.CHUNK]
+    )
+    (small,) = client.generate("a cat", **asked)
+    enlarged = Image.open(io.BytesIO(small.png)).resize(SIZE, Image.Resampling.LANCZOS)
+    on = {"image": file_of(enlarged), "strength": 0.7, "steps": 3, "seed": 5}
+    (by_hand,) = client.generate("a cat", **on)
+    assert np.abs(shown(large) - shown(by_hand.png)).max() <= 2
+
+
 def test_a_model_says_what_it_draws_from(server: Server, client: Client) -> None:
     assert client.model().inputs == tuple(Input)
     (model,) = httpx.get(f"{server.url}/v1/models").json()["data"]

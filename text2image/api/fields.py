@@ -60,6 +60,21 @@ STRENGTH = documented(
     minimum=0,
     maximum=1,
 )
+HIRES_SCALE = documented(
+    description="Enlarge the pictures by this, of a side, and draw on from there: small ones are composed better.",
+    exclusiveMinimum=1,
+    maximum=validation.MAX_HIRES_SCALE,
+)
+HIRES_STRENGTH = documented(
+    description=f"How much of the enlarged picture is to change; {validation.HIRES_STRENGTH} if left out.",
+    minimum=0,
+    maximum=1,
+)
+HIRES_STEPS = documented(
+    description="Of which the strength takes its share; as many as `steps` if left out.",
+    minimum=1,
+    maximum=validation.MAX_STEPS,
+)
 FILE: dict[str, Any] = {"contentMediaType": "application/octet-stream"}
 MASK = documented(
     description="What of the image is drawn anew: a file of its size, white there and black elsewhere.",

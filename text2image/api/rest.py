@@ -65,6 +65,9 @@ class GenerateRequest(BaseModel):
     image: str | None = fields.IMAGE
     strength: float | None = fields.STRENGTH
     mask: str | None = fields.MASK
+    hires_scale: float | None = fields.HIRES_SCALE
+    hires_strength: float | None = fields.HIRES_STRENGTH
+    hires_steps: fields.Integer | None = fields.HIRES_STEPS
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )

@@ -130,6 +130,9 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         image=_file("image", given.image),
         strength=given.strength,
         mask=_file("mask", given.mask),
+        hires_scale=given.hires_scale,
+        hires_strength=given.hires_strength,
+        hires_steps=given.hires_steps,
     )
 
 
@@ -197,6 +200,10 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--strength", "how much of the image is to change, from 0 to 1", type=_number)
     mask = "picture of the image's size, white where that is to be drawn anew"
     _add(picture, "--mask", mask, metavar="FILE")
+    enlarge = "enlarge the picture by this, of a side, and draw on from there"
+    _add(picture, "--hires-scale", enlarge, type=_number)
+    _add(picture, "--hires-strength", "how much of that is to change", type=_number)
+    _add(picture, "--hires-steps", "denoising steps of that", type=_whole)
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

@@ -165,6 +165,9 @@ class RequestParams:
     strength: float | None = None
     mask: bytes | None = field(default=None, repr=False)
     mask_by_alpha: bool = False
+    hires_scale: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +177,8 @@ class Request:
     Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
     `schedule` noise levels are those of the model's own configuration. What a fast one leaves out the model says.
     `model` is the name of one of a catalogue; empty, it is the default one. With an `image` drawing begins from that,
-    with as much noise as the `strength` says, 0 to 1; without one there is no strength either.
+    with as much noise as the `strength` says, 0 to 1; without one there is no strength either. With a `hires_scale` its
+    pictures are enlarged, by that of a side, and drawn on from there in so many steps and with that strength.
     """
 
     prompt: str
@@ -191,6 +195,19 @@ class Request:
     model: str = ""
     image: InitImage | None = None
     strength: float | None = None
+    hires_scale: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the finished picture."""
+        scale = self.hires_scale or 1.0
+        width, height = (
+            round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE
+            for side in (self.width, self.height)
+        )
+        return width, height
 
     @property
     def steps_drawn(self) -> int:

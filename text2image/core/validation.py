@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from text2image.core.errors import FieldViolation, InvalidRequest
@@ -33,6 +34,9 @@ MAX_SEED = 2**63 - 1
 # How much of a picture is to change where a request does not say, and of what its mask marks.
 STRENGTH = 0.8
 MASK_STRENGTH = 1.0
+# The same of a picture that was enlarged, and by how much it may be.
+HIRES_STRENGTH = 0.5
+MAX_HIRES_SCALE = 4.0
 # Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
 RANDOM_SEED_BITS = 32
 
@@ -92,7 +96,8 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         model=model.id,
         **checks.beginning(params, model),
     )
-    checks.steps_drawn(request)
+    request = checks.enlarged(request, params, model)
+    checks.steps_drawn("strength", request.strength, request.steps)
     if checks.violations:
         raise InvalidRequest(*checks.violations)
     return request
@@ -236,18 +241,56 @@ class _Checks:
         if not isinstance(image, InitImage):
             self.refuse("image", "is a file, and those are read by gateways alone")
             return {}
-        strength = _or(params.strength, STRENGTH if image.mask is None else MASK_STRENGTH)
-        if not (math.isfinite(strength) and 0 <= strength <= 1):
-            self.refuse("strength", f"is {strength}; it must be between 0 and 1")
-            strength = 1.0
-        return {"image": image, "strength": float(strength)}
+        default = STRENGTH if image.mask is None else MASK_STRENGTH
+        return {
+            "image": image,
+            "strength": self.strength("strength", _or(params.strength, default)),
+        }
 
-    def steps_drawn(self, request: Request) -> None:
-        if request.steps > 0 and not request.steps_drawn:
+    def enlarged(self, request: Request, params: RequestParams, model: ModelInfo) -> Request:
+        """The request with what it says of a second pass, if it asks for one."""
+        scale, steps = params.hires_scale, _or(params.hires_steps, request.steps)
+        if scale is None:
+            for name in ("hires_strength", "hires_steps"):
+                if getattr(params, name) is not None:
+                    self.refuse(name, "is of no use without hires_scale")
+            return request
+        if not (math.isfinite(scale) and 1 < scale <= MAX_HIRES_SCALE):
+            reason = f"is {scale}; it must be above 1 and at most {MAX_HIRES_SCALE:g}"
+            self.refuse("hires_scale", reason)
+            return request
+        if request.image is not None or Input.IMAGE not in model.inputs:
+            reason = "goes with a text alone" if request.image else "is not for this model"
+            self.refuse("hires_scale", f"{reason}; {model.id} draws from {', '.join(model.inputs)}")
+        strength = self.strength("hires_strength", _or(params.hires_strength, HIRES_STRENGTH))
+        self.integer("hires_steps", steps, 1, MAX_STEPS)
+        self.steps_drawn("hires_strength", strength, steps)
+        enlarged = replace(
+            request, hires_scale=float(scale), hires_strength=strength, hires_steps=steps
+        )
+        width, height = enlarged.final_size
+        if max(width, height) > model.max_side or any(
+            side % model.side_multiple for side in (width, height)
+        ):
             self.refuse(
-                "strength",
-                f"is {request.strength:g}, and of {request.steps} steps that leaves none; with so many it must be at "
-                f"least {math.ceil(1000 / request.steps) / 1000:g}",
+                "hires_scale",
+                f"is {scale:g}, which makes {width}x{height} pixels; {model.id} draws sides of at most "
+                f"{model.max_side} pixels that are multiples of {model.side_multiple}",
+            )
+        return enlarged
+
+    def strength(self, field: str, value: float) -> float:
+        if math.isfinite(value) and 0 <= value <= 1:
+            return float(value)
+        self.refuse(field, f"is {value}; it must be between 0 and 1")
+        return 1.0
+
+    def steps_drawn(self, field: str, strength: float | None, steps: int) -> None:
+        if strength is not None and steps > 0 and not int(steps * strength):
+            self.refuse(
+                field,
+                f"is {strength:g}, and of {steps} steps that leaves none; with so many it must be at least "
+                f"{math.ceil(1000 / steps) / 1000:g}",
             )
 
     def quality(self, value: str | None, model: ModelInfo) -> Quality:

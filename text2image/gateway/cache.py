@@ -85,8 +85,14 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         **asdict(replace(alone, image=None)),
         "model": model.id,
     }
-    # Without a picture to begin from, the keys of pictures are those of before there were any.
-    begun = {"image": request.image and request.image.digest, "strength": request.strength}
+    # Without these the keys of pictures are those of before there were any.
+    begun = {
+        "image": request.image and request.image.digest,
+        "strength": request.strength,
+        "hires_scale": request.hires_scale,
+        "hires_strength": request.hires_strength,
+        "hires_steps": request.hires_steps,
+    }
     for name, value in begun.items():
         identity.pop(name)
         identity |= {} if value is None else {name: value}

@@ -16,6 +16,7 @@ from text2image.core.limits import work_of
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Event,
     GeneratedImage,
     Loading,
     ModelInfo,
@@ -27,7 +28,7 @@ from text2image.core.messages import (
     StreamOptions,
 )
 from text2image.core.settings import get_settings
-from text2image.gateway import metadata
+from text2image.gateway import hires, metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
@@ -245,14 +246,18 @@ class Gateway:
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()
-            events = self.runners.generate(
-                context.request,
-                context.options,
-                flight.deadline - self._overhead.of(context.timeout),
-                context.caller.share,
-                patience=context.timeout,
-            )
-            async with aclosing(events):
+            deadline = flight.deadline - self._overhead.of(context.timeout)
+
+            def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+                return self.runners.generate(
+                    request,
+                    context.options,
+                    deadline,
+                    context.caller.share,
+                    patience=context.timeout,
+                )
+
+            async with aclosing(hires.drawn(context.request, generate)) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
@@ -265,7 +270,8 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        self._overhead.learn(clock() - asked - event.timings.total)
+                        if context.request.hires_scale is None:
+                            self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -30,7 +31,7 @@ COMPRESS_LEVEL = 3
 # Of the picture that it began from, as short as A1111 writes it.
 HASH_DIGITS = 10
 
-_STRENGTH = "Denoising strength"
+_STRENGTH, _SCALE = "Denoising strength", "Hires upscale"
 _NEGATIVE = "\nNegative prompt: "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
@@ -54,7 +55,7 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
         "Steps": str(request.steps),
         "Sampler": TITLES.get(request.sampler, request.sampler.value),
         **_schedule(request),
-        "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
+        "CFG scale": _number(request.guidance_scale),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
         **_beginning(request),
@@ -99,7 +100,7 @@ def parse(parameters: str) -> RequestParams:
             # Where nothing is said, as by other tools, nothing was left out.
             quality=settings.get("Quality", Quality.EXACT),
             model=settings.get("Model"),
-            strength=_strength(settings),
+            **_begun(settings),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None
@@ -107,16 +108,39 @@ def parse(parameters: str) -> RequestParams:
 
 def _beginning(request: Request) -> dict[str, str]:
     """What a picture began from. Its own pixels are not told, so whoever draws it again must have it."""
+    if request.hires_scale is not None:
+        return {
+            _STRENGTH: _number(request.hires_strength or 0.0),
+            _SCALE: _number(request.hires_scale),
+            "Hires steps": str(request.hires_steps),
+            "Hires upscaler": "Lanczos",
+        }
     if request.image is None:
         return {}
     hashed = {"Init image hash": request.image.digest[:HASH_DIGITS]}
-    return {_STRENGTH: f"{request.strength!r}".removesuffix(".0"), **hashed}
+    return {_STRENGTH: _number(request.strength or 0.0), **hashed}
 
 
-def _strength(settings: dict[str, str]) -> float | None:
-    """None where it is that of an upscaled picture, which began from nothing."""
-    upscaled = any(name.startswith("Hires") for name in settings)
-    return None if upscaled or _STRENGTH not in settings else float(settings[_STRENGTH])
+def _number(value: float) -> str:
+    return f"{value!r}".removesuffix(".0")
+
+
+def _begun(settings: dict[str, str]) -> dict[str, Any]:
+    """The strength, of the picture that it began from or of its second pass, and what else is told of that.
+
+    Other tools enlarge otherwise, so that from what they made the small picture alone is drawn again.
+    """
+    strength = float(settings[_STRENGTH]) if _STRENGTH in settings else None
+    if not any(name.startswith("Hires") for name in settings):
+        return {"strength": strength}
+    if settings.get("Hires upscaler") != "Lanczos" or _SCALE not in settings:
+        return {}
+    steps = int(settings.get("Hires steps", 0)) or None
+    return {
+        "hires_scale": float(settings[_SCALE]),
+        "hires_strength": strength,
+        "hires_steps": steps,
+    }
 
 
 def _schedule(request: Request) -> dict[str, str]:

@@ -54,6 +54,8 @@ _STATES = {
 }
 _STATES_BACK = {number: state for state, number in _STATES.items()}
 
+# For gateways, which draw in two passes then.
+_HIRES = ("hires_scale", "hires_strength", "hires_steps")
 _OPTIONAL_FIELDS = (
     "negative_prompt",
     "width",
@@ -67,6 +69,7 @@ _OPTIONAL_FIELDS = (
     "quality",
     "model",
     "strength",
+    *_HIRES,
 )
 # Of a model: names that a later version may know more of, and limits by such a name.
 _NAMES = {"sampler", "samplers", "schedules", "max_steps", "quality", "inputs"}
@@ -132,7 +135,11 @@ def options_from(message: pb.GenerateRequest) -> StreamOptions:
 def request_to(request: Request, options: StreamOptions) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         prompt=request.prompt,
-        **{name: getattr(request, name) for name in _OPTIONAL_FIELDS if name != "model"},
+        **{
+            name: getattr(request, name)
+            for name in _OPTIONAL_FIELDS
+            if name not in ("model", *_HIRES)
+        },
         progress_every=options.progress_every,
         preview_every=options.preview_every,
         # Runners of earlier versions have one model, and know no field that names it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.doubles import make_request
 from tests.init_images import HEIGHT, WIDTH, hole, init_image, picture
@@ -21,10 +22,11 @@ from tests.integration.engine.conftest import (
     harness_for,
     settings_for,
 )
-from text2image.core.messages import Input, Request, Sampler
+from text2image.core.messages import Event, GeneratedImage, Input, ModelInfo, Request, Sampler
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
 from text2image.engine.samplers.registry import scheduler_for
+from text2image.gateway import hires
 
 # One that draws noise of its own, one that asks the network twice, a multistep one, one that calls once more.
 SAMPLERS = (Sampler.EULER_ANCESTRAL, Sampler.HEUN, Sampler.UNIPC, Sampler.PNDM)
@@ -195,6 +197,41 @@ def test_only_the_steps_that_are_taken_are_planned_and_told(pipeline_folder: Fol
         harness.finish()
         assert harness.loop.counters["sample_steps"] == passes
         assert harness.images(generation)
+
+
+async def test_an_enlarged_picture_is_that_of_two_pipelines_one_after_the_other(
+    pipeline_folder: Folder,
+) -> None:
+    folder = pipeline_folder("sd1")
+    model = loaded(folder)
+
+    async def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+        harness = harness_for(model)
+        generation = harness.submit(request)
+        harness.finish()
+        for image in harness.images(generation):
+            yield image, model.info
+
+    request = make_request("a cat", width=WIDTH, height=HEIGHT, steps=4, sampler=Sampler.EULER)
+    asked_ = replace(request, hires_scale=1.5, hires_strength=0.5, hires_steps=6)
+    (image,) = [event async for event, _ in hires.drawn(asked_, generate)]
+    assert isinstance(image, GeneratedImage)
+    small = Image.fromarray(draw_alone(model, request).astype(np.uint8))
+    large = small.resize(asked_.final_size, Image.Resampling.LANCZOS)
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = scheduler_for(Sampler.EULER, pipeline.scheduler.config, None)
+    output = pipeline(
+        "a cat",
+        image=large,
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="np",
+    )
+    theirs = (output.images[0] * 255).round().astype(np.int16)
+    assert np.abs(array(image) - theirs).max() <= TOLERANCE
 
 
 def array_of(image: Any) -> np.ndarray:

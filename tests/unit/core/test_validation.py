@@ -131,3 +131,34 @@ def test_the_least_strength_that_is_told_leaves_a_step() -> None:
     for steps in range(1, MAX_STEPS + 1):
         least = math.ceil(1000 / steps) / 1000
         assert int(steps * least) >= 1
+
+
+def test_an_enlarged_picture_takes_as_many_steps_again() -> None:
+    params = RequestParams(prompt="a cat", steps=10, width=64, height=96, hires_scale=1.3)
+    request = resolve(params, PICTURES)
+    assert (request.hires_scale, request.hires_strength, request.hires_steps) == (1.3, 0.5, 10)
+    assert request.final_size == (80, 128)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"hires_strength": 0.5}, "hires_strength: is of no use without hires_scale"),
+        ({"hires_steps": 5}, "hires_steps: is of no use without hires_scale"),
+        ({"hires_scale": 1.0}, "hires_scale: is 1.0; it must be above 1 and at most 4"),
+        ({"hires_scale": float("nan")}, "hires_scale: is nan"),
+        ({"hires_scale": 2.5}, "hires_scale: is 2.5, which makes 320x320 pixels; .* at most 256"),
+        ({"hires_scale": 2, "hires_steps": 0}, "hires_steps: is 0"),
+        ({"hires_scale": 2, "hires_strength": 2.0}, "hires_strength: is 2.0"),
+        ({"hires_scale": 2, "hires_strength": 0.01}, "hires_strength: is 0.01, and of 20 steps"),
+        ({"hires_scale": 2, "image": init_image()}, "hires_scale: goes with a text alone"),
+    ],
+)
+def test_what_is_wrong_with_a_second_pass_is_told(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        resolve(RequestParams(**{"prompt": "a cat", "steps": 20, **fields}), PICTURES)
+
+
+def test_a_model_that_draws_from_a_text_alone_enlarges_nothing() -> None:
+    with pytest.raises(InvalidRequest, match="hires_scale: is not for this model; embedded draws"):
+        resolve(RequestParams(prompt="a cat", hires_scale=1.5), MODEL)

@@ -122,8 +122,17 @@ def test_what_a_picture_began_from_is_named_and_has_to_be_added_again() -> None:
     drawing = replace(MODEL, inputs=tuple(Input))
     again = resolve(replace(params, image=init_image()), drawing)
     assert again == request
-    # Of one that was upscaled it is that of a later step.
-    assert metadata.parse(f"{text}, Hires upscale: 2").strength is None
+    # Of one that was enlarged it is that of its second pass, and other tools enlarge otherwise.
+    other = metadata.parse(f"{text}, Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+")
+    assert (other.strength, other.hires_scale, other.hires_strength) == (None, None, None)
+
+
+def test_an_enlarged_picture_tells_its_second_pass_as_a1111_does() -> None:
+    request = replace(REQUEST, hires_scale=1.5, hires_strength=0.4, hires_steps=12)
+    text = metadata.describe(request, 7, MODEL)
+    told = "Denoising strength: 0.4, Hires upscale: 1.5, Hires steps: 12, Hires upscaler: Lanczos"
+    assert f"Size: 128x96, {told}, " in text
+    assert metadata.parse(text) == params_of(request)
 
 
 @pytest.mark.parametrize("text", ["", "a fox", "Steps: many"])
