@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from text2image.api.unread import Refusal, Unread
 
@@ -88,11 +88,10 @@ class RefusingProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        headers = [*self.server_state.default_headers, *refusal.headers]
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         if not keep_alive:
-            headers.append((b"connection", b"close"))
-        head = STATUS_LINE[refusal.status] + b"".join(b"%b: %b\r\n" % each for each in headers)
-        self.transport.write(head + b"\r\n" + refusal.body)
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join((refusal.head, *lines, b"\r\n", refusal.body)))
         if keep_alive:
             self.on_response_complete()
         else:
