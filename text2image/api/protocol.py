@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from time import sleep
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -15,16 +17,41 @@ from text2image.api.unread import Refusal, Unread
 
 logger = logging.getLogger(__name__)
 
+# Seconds in which those gather who come in a crowd and are refused. To wake for each of them would take longer than the
+# refusal, and each time a core from what draws: as network cards do, this lets some come first.
+GATHER = 0.005
+
 
 def refusing(unread: Unread) -> type[asyncio.Protocol]:
     """uvicorn's protocol, which asks `unread` before it begins a request."""
-    return type("Refusing", (RefusingProtocol,), {"unread": unread})
+    return type("Refusing", (RefusingProtocol,), {"unread": unread, "crowd": Crowd()})
+
+
+class Crowd:
+    """Has an event loop stand still for a moment, while more come, when refusals follow closely upon each other."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+        self._gathering = False
+
+    def refused(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Call it after each refusal."""
+        now = loop.time()
+        if now - self._last < GATHER and not self._gathering:
+            self._gathering = True
+            loop.call_soon(self._gather)
+        self._last = now
+
+    def _gather(self) -> None:
+        sleep(GATHER)
+        self._gathering = False
 
 
 class RefusingProtocol(HttpToolsProtocol):
     """Holds a request that may be refused until its body is there, for as long as one piece of data is parsed."""
 
     unread: Unread
+    crowd: Crowd
     _held: list[bytes] | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -92,6 +119,7 @@ class RefusingProtocol(HttpToolsProtocol):
         if not keep_alive:
             lines.append(b"connection: close\r\n")
         self.transport.write(b"".join((refusal.head, *lines, b"\r\n", refusal.body)))
+        self.crowd.refused(self.loop)
         if keep_alive:
             self.on_response_complete()
         else:
