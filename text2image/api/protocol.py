@@ -18,7 +18,8 @@ from text2image.api.unread import Refusal, Unread
 logger = logging.getLogger(__name__)
 
 # Seconds in which those gather who come in a crowd and are refused. To wake for each of them would take longer than the
-# refusal, and each time a core from what draws: as network cards do, this lets some come first.
+# refusal, and each time a core from what draws: as network cards do, this lets some come first. Nobody gathers when a
+# refusal is about to end, or somebody is on the way to find out: whoever is let in then should get there soon.
 GATHER = 0.005
 
 
@@ -119,7 +120,8 @@ class RefusingProtocol(HttpToolsProtocol):
         if not keep_alive:
             lines.append(b"connection: close\r\n")
         self.transport.write(b"".join((refusal.head, *lines, b"\r\n", refusal.body)))
-        self.crowd.refused(self.loop)
+        if refusal.lasts > GATHER:
+            self.crowd.refused(self.loop)
         if keep_alive:
             self.on_response_complete()
         else:

@@ -37,10 +37,14 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Refusal(NamedTuple):
-    """An answer as it is written; the head wants the headers of all answers of a connection, and then an empty line."""
+    """An answer as it is written; the head wants the headers of all answers of a connection, and then an empty line.
+
+    `lasts` is for how many seconds the same will be told to whoever comes with the like of it.
+    """
 
     head: bytes
     body: bytes
+    lasts: float = 0.0
 
 
 class Dialect(NamedTuple):
@@ -111,10 +115,11 @@ class Unread:
         except Text2ImageError as error:
             gateway.metrics.refused_unread(dialect.transport, error)
             told = _told(url, scope["scheme"], error)
+            lasts = error.lasts if isinstance(error, Unavailable) else 0.0
         else:
             return None
         trace = f"{_TRACE_HEADER}: {tracing.id_of(headers)}\r\n"
-        return Refusal(told.head + trace.encode(), told.body)
+        return Refusal(told.head + trace.encode(), told.body, lasts)
 
 
 def _credentials(scope: Mapping[str, Any], headers: Mapping[str, str]) -> Credentials:

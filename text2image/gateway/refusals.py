@@ -54,13 +54,13 @@ class _Refusal:
 
     Attributes:
         until: on the clock.
-        again: makes the error anew: one that was raised holds on to all that its request had.
+        again: makes the error anew, with how long it `lasts`: one that was raised holds on to all that its request had.
         probed: whether a request is on its way to find out if it still holds.
         claimed: until when one is on its way to be that request.
     """
 
     until: float
-    again: Callable[[], Unavailable]
+    again: Callable[..., Unavailable]
     probed: bool = False
     claimed: float = -math.inf
 
@@ -97,7 +97,7 @@ class Refusals:
 
         Args:
             claim: whether the like of this request is to be refused from now on as if it were at the runner. Of a crowd
-                that asks in the moment in which a refusal ends, one gets there.
+                that asks in the moment in which a refusal ends, one gets there. The error says how long it lasts then.
 
         Raises:
             Unavailable: in the words of that refusal.
@@ -107,7 +107,7 @@ class Refusals:
             return
         now = self._clock()
         if held.probed or now < held.until or (claim and now < held.claimed):
-            raise held.again()
+            raise held.again(lasts=max(0.0, held.until - now) if claim else 0.0)
         if now >= max(held.claimed, held.until + ONE_BY_ONE):
             del self._lasting[kind]
         elif claim:

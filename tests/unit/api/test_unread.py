@@ -294,13 +294,16 @@ async def test_a_crowd_that_is_refused_gathers_and_a_lone_client_does_not_wait(
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(protocol, "sleep", pauses.append)
-    monkeypatch.setattr(protocol, "GATHER", 60.0)
+    monkeypatch.setattr(protocol, "GATHER", 30.0)
     await service.refused()
     await service.post()
     assert not pauses
     for client in ("alice", "bob", "alice"):
         await service.post(client=client)
-    assert pauses == [60.0, 60.0]
+    assert pauses == [30.0, 30.0]
+    monkeypatch.setattr(protocol, "GATHER", 90.0)
+    await service.post()
+    assert len(pauses) == 2, "it would outlast the refusal"
 
 
 async def test_who_may_not_is_told_so_at_once_by_a_full_server(service: Service) -> None:
