@@ -11,7 +11,7 @@ import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import accumulate, count
+from itertools import count
 from typing import Any
 
 from text2image.core.errors import Cancelled, DeadlineExceeded, Text2ImageError
@@ -21,6 +21,7 @@ from text2image.engine.admission import Backlog
 from text2image.engine.attempts import Attempts
 from text2image.engine.costs import StepCosts
 from text2image.engine.decoding import Decoding
+from text2image.engine.encoding import encoded_at_once
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model
 from text2image.engine.reports import Reports
@@ -30,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 # While others step, encoding and decoding may each take this share of a step's time, or one chunk if that is more.
 SHARE_BESIDE_STEPS = 0.5
-# Most samples whose prompts are encoded at once.
-ENCODE_CHUNK = 8
 # When a pause makes a whole queue late, a tick tries no more batches than this for one that is in time: what has
 # started waits meanwhile.
 MOST_BATCHES_TRIED = 8
@@ -261,14 +260,14 @@ class StepLoop:
         """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
         while samples:
             each = self._costs.encode_seconds(samples[0].key)
-            count = _first_of(samples, min(ENCODE_CHUNK, budget / each if each else ENCODE_CHUNK))
+            count = encoded_at_once(samples, each, budget, self._model)
             chunk, samples = samples[:count], samples[count:]
             work = sum(sample.encoding for sample in chunk)
             self._predicted += work * each
             started = self._clock()
             encoded = self._attempt.all(chunk, self._model.encode)
             now = self._clock()
-            if len(encoded) == len(chunk):
+            if len(encoded) == len(chunk) and chunk[0].generation.request.image is None:
                 self._costs.observe_encode(chunk[0].key, work, now - started)
             for sample, unread in encoded:
                 sample.started_at, sample.encoded_at = started, now
@@ -385,12 +384,6 @@ class StepLoop:
                 # It must not keep its request from ending.
                 logger.exception("what a sample held could not be released")
         sample.state = None
-
-
-def _first_of(samples: Sequence[Sample], most: float) -> int:
-    """How many of the first samples take no more to encode than so many with short prompts; one at least."""
-    totals = accumulate(sample.encoding for sample in samples)
-    return max(1, sum(total <= most for total in totals))
 
 
 def _counter_of(outcome: Completed | Text2ImageError) -> str:

@@ -29,6 +29,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
+from tests.init_images import init_image
 from tests.samples import MODEL
 from text2image.client import AsyncClient, Client
 from text2image.core import errors
@@ -36,6 +37,7 @@ from text2image.core.messages import (
     Completed,
     Event,
     GeneratedImage,
+    Input,
     ModelInfo,
     Picture,
     Pixels,
@@ -96,7 +98,19 @@ def message_in(file: FileDescriptorProto, name: str) -> DescriptorProto:
 
 def lacking_what_came_last(file: FileDescriptorProto) -> None:
     lacks = {
-        "GenerateRequest": ["preview_every", "schedule", "quality", "model", "clip_skip"],
+        "GenerateRequest": [
+            "preview_every",
+            "schedule",
+            "quality",
+            "model",
+            "image",
+            "strength",
+            "mask",
+            "clip_skip",
+            "hires_scale",
+            "hires_strength",
+            "hires_steps",
+        ],
         "GenerateResponse": ["loading"],
         "GetModelRequest": ["model"],
         "Completed": ["left_out_negative"],
@@ -113,6 +127,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "aliases",
             "licence",
             "price",
+            "inputs",
             "embeddings",
             "clip_skip",
             "max_clip_skip",
@@ -362,6 +377,17 @@ async def test_only_layers_that_all_runners_have_are_asked_for(tmp_path: Path) -
         gateway_of(old, new) as runners,
     ):
         assert (runners.model.clip_skip, runners.model.max_clip_skip) == (0, 0)
+
+
+async def test_an_older_runner_is_asked_for_nothing_that_begins_from_a_picture(
+    tmp_path: Path,
+) -> None:
+    """It would draw from the text alone."""
+    async with Peer(OLDER, tmp_path / "0").serving() as peer, gateway_of(peer) as runners:
+        assert runners.model.inputs == (Input.TEXT,)
+        with pytest.raises(errors.InvalidRequest, match=r"image: .* draws from a text alone"):
+            await draw(runners, image=init_image())
+        assert not peer.requests
 
 
 async def test_a_runner_that_knows_nothing_of_fast_pictures_is_asked_for_the_exact_one(

@@ -6,8 +6,17 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffusers import AutoencoderKL, AutoencoderTiny
+
 from text2image.core.guidance import EVERYWHERE, parse_interval
-from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, PromptSyntax, Sampler, Schedule
+from text2image.core.messages import (
+    SIDE_MULTIPLE,
+    Input,
+    ModelInfo,
+    PromptSyntax,
+    Sampler,
+    Schedule,
+)
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
@@ -73,6 +82,8 @@ _PROFILES = {
         "scale as an input": Profile(28, 3.5),
     },
 }
+# Autoencoders whose encoder gives latents as these families have them.
+_ENCODING = (AutoencoderKL, AutoencoderTiny)
 _USUAL_CHUNKS: int = Settings.model_fields["max_prompt_chunks"].default
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
@@ -119,6 +130,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         quality=settings.quality,
         fast=_fast(pipeline, settings, family),
         side_multiple=multiple,
+        inputs=_inputs(pipeline, family),
         **_reading(pipeline, settings),
     )
 
@@ -195,6 +207,12 @@ def _max_tokens(pipeline: Any, settings: Settings) -> int:
     least = min(int(each.model_max_length) for each in tokenizers if each)
     marks = 2
     return settings.max_prompt_chunks * (least - marks) + marks if reads_chunks(pipeline) else least
+
+
+def _inputs(pipeline: Any, family: str) -> tuple[Input, ...]:
+    """What a request may give it beside a text."""
+    known = family in ("stable-diffusion", "stable-diffusion-xl")
+    return tuple(Input) if known and isinstance(pipeline.vae, _ENCODING) else (Input.TEXT,)
 
 
 def _fast(pipeline: Any, settings: Settings, family: str) -> str:

@@ -20,6 +20,7 @@ from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder, load_with
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder, Wording
 from text2image.engine.prompts.chunks import Language
@@ -105,14 +106,24 @@ class StableDiffusion:
         self._prompts = PromptEncoder(
             pipeline.tokenizer, pipeline.text_encoder, device, language, inversions
         )
-        self._projection = Projection(self._config.in_channels)
+        self._channels = int(pipeline.vae.config.latent_channels)
+        self._images = ImageEncoder(
+            networks,
+            device,
+            lambda each: each * self._scaling_factor,
+            scale=self._latent_scale,
+            conditions=self._config.in_channels != self._channels,
+        )
+        self._projection = Projection(self._channels)
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
         height, width = self._sides(request)
-        passes = self._passes(request, network_calls(request.sampler, request.steps))
+        self._images.prepare(request)
+        passes = self._passes(request, network_calls(request.sampler, request.steps_drawn))
         rows = max(each.rows for each in passes)
         load = work(passes, self._outer_load) / (rows * len(passes))
+        load = load_with(load, request, rows, len(passes))
         return Plan(
             BatchKey((height, width), size=height * width),
             rows,
@@ -140,6 +151,7 @@ class StableDiffusion:
         prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
         negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
         with devices.device_errors():
+            self._images.encode(requests)
             texts = self._prompts.encode(prompts + negatives)
         unread = []
         for sample, positive, negative in zip(
@@ -159,8 +171,11 @@ class StableDiffusion:
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
-        shape = (1, self._config.in_channels, *self._sides(request))
-        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
+        shape = (1, self._channels, *self._sides(request))
+        image = self._images.of(request)
+        trajectory = latents.trajectory(
+            sample, self._tables, shape, self._dtype, self._device, image=image
+        )
         return State(
             trajectory,
             embeddings=sample.state,
