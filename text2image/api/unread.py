@@ -110,7 +110,7 @@ class Unread:
         try:
             caller = gateway.authenticate(_credentials(scope, headers))
             patience = timeout_in(headers)
-            shape = dialect.shapes.of(body, gateway.runners) if is_json(headers) else None
+            shape = dialect.shapes.of(body, gateway) if is_json(headers) else None
             gateway.require_open(caller, patience, shape, claim=True)
         except Text2ImageError as error:
             gateway.metrics.refused_unread(dialect.transport, error)
