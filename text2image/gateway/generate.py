@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from text2image.core import validation
+from text2image.core.errors import Unavailable
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
@@ -132,28 +133,25 @@ class Gateway:
 
     @property
     def may_refuse_unread(self) -> bool:
-        """Whether it is worth asking `require_open`."""
+        """Whether it is worth asking `refusal`."""
         return self.work.draining or self.runners.may_refuse_anything
 
-    def require_open(
+    def refusal(
         self,
         caller: Caller,
         patience: float,
         shape: Request | None = None,
         *,
         claim: bool = False,
-    ) -> None:
-        """Does nothing if what has this shape, or else anything, might be drawn for a caller who gives it so long.
+    ) -> Unavailable | None:
+        """What a server that drains or is full tells a caller who waits for so long; None if it might draw.
 
-        A picture that is known is not drawn, so ask only for requests that leave the seed open. `patience` is in
-        seconds, `shape` as `shape_of` has it, `claim` as `Refusals.check` has it.
-
-        Raises:
-            Unavailable: the server is draining or full.
+        A picture that is known is not drawn, so ask only for requests that leave the seed open. `shape` as `shape_of`
+        has it, None if that is not known; `claim` as `Refusals.find` has it.
         """
         if self.work.draining:
-            raise draining()
-        self.runners.require_open(patience, caller.share, shape, claim=claim)
+            return draining()
+        return self.runners.refusal(patience, caller.share, shape, claim=claim)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.
@@ -163,8 +161,12 @@ class Gateway:
         """
         context.deadline = asyncio.get_running_loop().time() + context.timeout
         with self.work.admit(lambda: context.put(draining())):
-            if context.params.seed is None and self.may_refuse_unread:
-                self.require_open(context.caller, context.timeout)
+            if (
+                context.params.seed is None
+                and self.may_refuse_unread
+                and (refusal := self.refusal(context.caller, context.timeout))
+            ):
+                raise refusal
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
