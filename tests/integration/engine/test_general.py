@@ -271,4 +271,4 @@ async def test_a_pipeline_that_has_no_network_to_pause_at_is_drawn_whole_and_say
 def test_pipelines_that_draw_from_a_text_alone_are_told_from_all_others(
     named: Any, drawn_with: bool
 ) -> None:
-    assert (named in FAMILIES) is drawn_with
+    assert bool(FAMILIES.loader_of(named)) is drawn_with

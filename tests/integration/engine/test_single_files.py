@@ -34,7 +34,7 @@ from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.layouts.single_file import lay_out
 from text2image.engine.layouts.structure import CLIP_XL, OPEN_CLIP_XL
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
-from text2image.engine.models.loading import FAMILIES, load_model, revision_of
+from text2image.engine.models.loading import load_model, revision_of
 from text2image.engine.preflight.check import check
 
 REQUEST = make_request("a cat on a hill", steps=3, seed=5, width=64, height=64)
@@ -215,7 +215,6 @@ def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path
     assert (loaded.tokenizer.pad_token_id, loaded.tokenizer_2.pad_token_id) == (49407, 0)
 
 
-@pytest.mark.skipif("StableDiffusionXLPipeline" not in FAMILIES, reason="it is not drawn with")
 def test_a_stable_diffusion_xl_draws_the_picture_of_its_folder(tmp_path: Path) -> None:
     folder, file = tmp_path / "folder", tmp_path / "xl.safetensors"
     save_xl(folder, file)
