@@ -34,7 +34,7 @@ from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.layouts.single_file import lay_out
 from text2image.engine.layouts.structure import CLIP_XL, OPEN_CLIP_XL
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
-from text2image.engine.models.loading import load_model, revision_of
+from text2image.engine.models.loading import FAMILIES, load_model, revision_of
 from text2image.engine.preflight.check import check
 
 REQUEST = make_request("a cat on a hill", steps=3, seed=5, width=64, height=64)
@@ -206,7 +206,7 @@ def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path
     file = tmp_path / "xl.safetensors"
     saved = save_xl(tmp_path / "folder", file)
     folder = lay_out(file, tmp_path / "laid", silent)
-    assert check(folder, ["StableDiffusionXLPipeline"], torch.device("cpu"), torch.float32) == []
+    assert check(folder, FAMILIES, torch.device("cpu"), torch.float32) == []
     loaded = open_pipeline(StableDiffusionXLPipeline, folder, torch.float32)
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         state, expected = (getattr(each, name).state_dict() for each in (loaded, saved))
