@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -76,10 +77,17 @@ def drawn(events: list[Any]) -> np.ndarray:
     return np.frombuffer(picture.rgb, np.uint8).reshape(shape).astype(np.int16)
 
 
-def with_diffusers(folder: Path, model: General, request: Request) -> np.ndarray:
-    """What diffusers draws alone, of a pipeline that nothing here has touched."""
+@cache
+def untouched(folder: Path) -> Any:
+    """Diffusers' own pipeline, which nothing here draws with otherwise than diffusers does."""
     pipeline = getattr(diffusers, folder.name).from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def with_diffusers(folder: Path, model: General, request: Request) -> np.ndarray:
+    """What diffusers draws alone."""
+    pipeline = untouched(folder)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     picture = pipeline(**model._arguments(request), generator=generator).images[0]
     result: np.ndarray = (picture * 255).round().astype(np.int16)
