@@ -93,8 +93,9 @@ def theirs() -> Alone:
 def test_the_same_seed_gives_the_pipelines_picture_with_every_sampler(
     alone: Alone, theirs: Alone, sampler: Sampler, schedule: Schedule | None
 ) -> None:
+    side = {"width": 64, "height": 64}
     request = make_request(
-        "a cat on a blue background", steps=8, seed=5, sampler=sampler, schedule=schedule
+        "a cat on a blue background", steps=8, seed=5, sampler=sampler, schedule=schedule, **side
     )
     assert np.abs(alone(request) - theirs(request)).max() <= TOLERANCE
 
