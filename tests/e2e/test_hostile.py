@@ -157,8 +157,8 @@ def attack_prompts(server: Server, count: int, random: Random) -> Outcomes:
 
 
 ATTACKS: dict[str, tuple[Attack, int]] = {
-    "json": (attack_json, 4000),
-    "messages": (attack_messages, 5000),
+    "json": (attack_json, 2600),
+    "messages": (attack_messages, 2600),
     "methods": (attack_methods, 2000),
     "http": (attack_http, 2600),
     "http2": (attack_http2, 2600),

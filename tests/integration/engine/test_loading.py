@@ -97,6 +97,7 @@ def test_a_hub_model_is_found_by_its_id_and_revision(
         "HF_HUB_OFFLINE": "1",
         "T2I_MODEL": "somebody/small-sd",
         "T2I_MODEL_REVISION": "fp32",
+        "T2I_RUNTIME": "torch",
     }
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -148,7 +148,7 @@ async def serving(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> AsyncIterator[tuple[Engine, Toy]]:
     """An engine that has loaded the toy by the class that its folder names."""
-    monkeypatch.setitem(FAMILIES, "ToyPipeline", Toy)
+    monkeypatch.setitem(FAMILIES.own, "ToyPipeline", Toy)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline"}))
     settings = Settings(model=str(folder), device="cpu")
     engine = Engine(lambda report: load_model(settings, 0, report))

@@ -57,7 +57,7 @@ class GatedModel(TimedModel):
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for a condition, and fails if it does not come."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.005)
 
