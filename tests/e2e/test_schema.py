@@ -62,11 +62,18 @@ _CHEAP = {
     "schedule": "karras",
     "clip_skip": 2,
 }
-_WORDS_ALONE = {"image": None, "strength": None, "mask": None}
+_BEGINNING = ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps")
+_WORDS_ALONE = dict.fromkeys(_BEGINNING)
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
 KNOWN: dict[str, dict[str, Any]] = {
-    "/generate": {**CHEAP, **_WORDS_ALONE, "sampler": "euler", "schedule": "karras"},
+    "/generate": {
+        **CHEAP,
+        **_WORDS_ALONE,
+        "clip_skip": 2,
+        "sampler": "euler",
+        "schedule": "karras",
+    },
     "/v1/images/generations": _CHEAP,
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
