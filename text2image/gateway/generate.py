@@ -17,6 +17,7 @@ from text2image.core.limits import work_of
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Event,
     GeneratedImage,
     Loading,
     ModelInfo,
@@ -27,10 +28,12 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.gateway import metadata
+from text2image.core.settings import get_settings
+from text2image.gateway import hires, metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
@@ -83,6 +86,7 @@ class Gateway:
         locks: DrawingLocks | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
+        images: Limits | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.runners = runners
@@ -95,6 +99,7 @@ class Gateway:
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._images = Reader(images or Limits.of(get_settings()))
         self._flights = SingleFlight(self._answer, metrics)
 
     @property
@@ -165,6 +170,9 @@ class Gateway:
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
+                context.params = await self._images.read(
+                    context.params, context.model, context.deadline
+                )
                 context.request = validation.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
@@ -181,15 +189,15 @@ class Gateway:
             Text2ImageError: the request is invalid, refused or could not be finished.
         """
         pictures: list[Picture] = []
-        truncated = ""
+        completed = Completed()
         async with aclosing(self.stream(context)) as events:
             async for event in events:
                 if isinstance(event, Picture):
                     pictures.append(event)
                 elif isinstance(event, Completed):
-                    truncated = event.truncated
+                    completed = event
         pictures.sort(key=lambda picture: picture.index)
-        message = self.message(pictures, truncated)
+        message = self.message(pictures, completed)
         return Drawing(pictures, message, remembered=self._cache is not None)
 
     async def _answer(self, flight: Flight) -> None:
@@ -211,10 +219,10 @@ class Gateway:
                     self.metrics.cache.labels("shared").inc()
                     return
             self.metrics.cache.labels("miss").inc()
-            drawn, truncated = await self._draw(flight)
+            drawn, completed = await self._draw(flight)
             # Each by the model that drew it: a runner that began anew may serve another than the one that was asked.
             for picture, model in drawn:
-                await cache.keep(context.request, model, [picture], truncated)
+                await cache.keep(context.request, model, [picture], completed)
 
     async def _recall(self, cache: PictureCache, flight: Flight) -> bool:
         """Answers from the cache, if it has all pictures."""
@@ -227,27 +235,31 @@ class Gateway:
         flight.emit(Queued(0.0))
         for picture in recalled.pictures:
             flight.emit(await asyncio.to_thread(self._still_saved, context, picture))
-        flight.emit(Completed(recalled.truncated))
+        flight.emit(recalled.completed)
         return True
 
-    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], str]:
-        """Answers with what a runner draws, on the leader's account; returns that, and what the prompt was cut by."""
+    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], Completed]:
+        """Answers with what a runner draws, on the leader's account; returns that, and how it ended."""
         context = flight.leader
         drawn: list[tuple[Picture, ModelInfo]] = []
-        completed = Completed("")
+        completed = Completed()
         loaded = False
         work = round(work_of(context.request) * context.model.price)
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()
-            events = self.runners.generate(
-                context.request,
-                context.options,
-                flight.deadline - self._overhead.of(context.timeout),
-                context.caller.share,
-                patience=context.timeout,
-            )
-            async with aclosing(events):
+            deadline = flight.deadline - self._overhead.of(context.timeout)
+
+            def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+                return self.runners.generate(
+                    request,
+                    context.options,
+                    deadline,
+                    context.caller.share,
+                    patience=context.timeout,
+                )
+
+            async with aclosing(hires.drawn(context.request, generate)) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
@@ -260,7 +272,8 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        self._overhead.learn(clock() - asked - event.timings.total)
+                        if context.request.hires_scale is None:
+                            self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:
@@ -268,7 +281,7 @@ class Gateway:
                         flight.emit(event)
         # Now that the caller's place is free, since its next request may follow at once.
         flight.emit(completed)
-        return drawn, completed.truncated
+        return drawn, completed
 
     def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
         """The picture where it was saved, or saved again if this gateway has no such file.
@@ -314,10 +327,10 @@ class Gateway:
         self.metrics.pictures.labels("yes").inc()
         return path
 
-    def message(self, pictures: list[Picture], truncated: str) -> str:
-        """How it went, for people; `truncated` as in `Completed`."""
+    def message(self, pictures: list[Picture], completed: Completed) -> str:
+        """How it went, for people."""
         lost = self._store is not None and not all(picture.path for picture in pictures)
-        return message_of(len(pictures), truncated, lost=lost)
+        return message_of(len(pictures), completed, lost=lost)
 
     def _log(self, what: str, request: Request) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.
@@ -344,13 +357,13 @@ def _identity(context: RequestContext) -> Hashable:
     return context.model, context.request, context.options, context.caller
 
 
-def message_of(count: int, truncated: str, *, lost: bool = False) -> str:
+def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:
     """What is told of `count` finished pictures; `lost` are those that could not be saved."""
     message = (
         f"{count} images generated successfully" if count > 1 else "Image generated successfully"
     )
     if lost:
         message += "; it could not be saved on the server"
-    if truncated:
-        message += f"; the prompt was too long, left out: {truncated}"
+    for name, end in completed.unread:
+        message += f"; the {name} was too long, left out: {end}"
     return message

@@ -17,6 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from text2image.core.errors import Unavailable
+from text2image.core.hires import passes
 from text2image.core.messages import Request, Share
 
 # Seconds after a refusal has ended in which a crowd is let through one by one. In a crowd the next one comes at once.
@@ -27,7 +28,8 @@ CLAIM = 0.1
 
 def shape_of(request: Request) -> Request:
     """What a runner goes by when it admits or refuses: all of a request but what it shows."""
-    return replace(request, prompt="", negative_prompt="", seed=0)
+    first, _ = passes(request)
+    return replace(first, prompt="", negative_prompt="", seed=0, image=None)
 
 
 class Kind(NamedTuple):
