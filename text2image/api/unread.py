@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from text2image.api import openai, rest
 from text2image.api.asgi import caller_of, require_json, timeout_of
-from text2image.api.headers import secured
+from text2image.api.headers import REQUEST_ID_HEADER, secured
 from text2image.api.openai_messages import ImagesRequest, Named
 from text2image.core import validation
 from text2image.core.errors import Text2ImageError, Unavailable
@@ -29,6 +29,7 @@ from text2image.gateway.generate import Gateway
 from text2image.observe import tracing
 
 _TRACE_HEADER = tracing.TRACE_HEADER.lower().encode()
+_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 _SEED = b'"seed"'
 # Whoever asks before sending is told to send when the body is waited for; a body in chunks is for those who read it.
 _LEFT_ALONE = frozenset((b"origin", b"expect", b"transfer-encoding"))
@@ -99,7 +100,8 @@ class Unread:
         gateway: Gateway = self.state.gateway
         gateway.metrics.refused_unread(dialect.transport, error)
         response = _told(url, str(scope["scheme"]), error)
-        headers = [*response.raw_headers, (_TRACE_HEADER, tracing.id_of(request.headers).encode())]
+        own_id = tracing.id_of(request.headers).encode()
+        headers = [*response.raw_headers, (_TRACE_HEADER, own_id), (_ID_HEADER, own_id)]
         return Refusal(response.status_code, headers, bytes(response.body))
 
     def _error(self, request: Request, dialect: Dialect, body: bytes) -> Text2ImageError | None:

@@ -26,7 +26,7 @@ from text2image.core.samplers import (
 MAX_PROMPT_CHARS = 4000
 MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
-MAX_IMAGES = 8
+MAX_IMAGES = 10
 MAX_SEED = 2**63 - 1
 # Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
 RANDOM_SEED_BITS = 32
