@@ -38,7 +38,7 @@ os.environ["T2I_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 # Where all tests of a folder share what takes long to start; elsewhere those of a file stay together. So do these two
 # files: the ports that clients know are there but once.
-TOGETHER = ("container", "cluster", "faults", "page")
+TOGETHER = ("clients", "container", "cluster", "faults", "page")
 KNOWN_PORTS = ("e2e/test_first_contract.py", "e2e/test_readme.py")
 # What takes longest begins first, so that no process is left with it at the end.
 ORDER = (*TOGETHER, "deploy", "e2e", "model", "integration", "unit")

@@ -14,6 +14,8 @@ from text2image.client import Client
 
 # Where clients that are told nothing look for the server.
 KNOWN_HTTP_PORT, KNOWN_GRPC_PORT = 3000, 50051
+# What clients call models that know OpenAI's alone.
+ALIASES = "gpt-image-1=embedded,dall-e-2=embedded"
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     It remembers no picture, so that what two tests ask for alike is drawn for each.
     """
-    with _shared(Server(tmp_path_factory.mktemp("server"), T2I_CACHE_BYTES="0")) as running:
+    settings = {"T2I_CACHE_BYTES": "0", "T2I_MODEL_ALIASES": ALIASES}
+    with _shared(Server(tmp_path_factory.mktemp("server"), **settings)) as running:
         yield running
 
 

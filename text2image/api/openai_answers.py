@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
+from text2image.core.addresses import address_of
 from text2image.core.errors import Text2ImageError
 from text2image.core.messages import (
     ClientEvent,
@@ -65,18 +66,18 @@ async def _url_of(
 ) -> str | None:
     if gateway.urls is None:
         return None
-    base = address_of(http) + FILES
+    base = reached_at(http) + FILES
     return await gateway.urls.url_of(picture.file, context.encoding.format, picture.path, base)
 
 
-def address_of(http: HttpRequest) -> str:
+def reached_at(http: HttpRequest) -> str:
     """Where the client of a request reaches this server, without a slash behind it."""
     public = get_settings().public_url
     if public:
         return public.rstrip("/")
     host, port = http.scope.get("server") or ("localhost", None)
-    host = f"{host}:{port}" if port else host
-    return f"{http.scope.get('scheme', 'http')}://{http.headers.get('Host') or host}"
+    own = address_of(host, port) if port else host
+    return f"{http.scope.get('scheme', 'http')}://{http.headers.get('Host') or own}"
 
 
 async def events(

@@ -67,7 +67,7 @@ def test_limits_belong_to_what_is_allowed(fields: dict[str, Any]) -> None:
 
 
 def test_all_violations_come_in_one_answer() -> None:
-    assert violations(prompt="", steps=0, n=9) == ["prompt", "steps", "n"]
+    assert violations(prompt="", steps=0, n=11) == ["prompt", "steps", "n"]
 
 
 @given(requests)
