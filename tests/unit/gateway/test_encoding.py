@@ -93,14 +93,14 @@ async def test_a_picture_is_saved_as_it_is_answered_and_kept_without_loss(
 ) -> None:
     """So that the next who asks for it may have any other form."""
     runner = ScriptedRunner(tmp_path / "socket")
-    await runner.start()
     metrics = GatewayMetrics(CollectorRegistry())
     runners = Runners([runner.address], 0, metrics)
-    runners.start()
-    await until(lambda: runners.is_ready)
     cache = PictureCache(DiskBackend(tmp_path / "cache", 1 << 20))
     gateway = Gateway(runners, Store(tmp_path / "saved"), metrics, Work(), cache=cache)
+    await runner.start()
     try:
+        runners.start()
+        await until(runners, lambda: runners.is_ready)
         drawn = (await gateway.draw(asking(encoding=Encoding(form)))).pictures
         await gateway.close()
         known = (await gateway.draw(asking(encoding=Encoding(form)))).pictures
