@@ -58,6 +58,10 @@ KNOWN = {
         "n": 1,
         "sampler": "euler",
         "schedule": "karras",
+        # What a request must not say twice, or not of a stream.
+        "num_inference_steps": None,
+        "cfg_scale": None,
+        "response_format": None,
     },
 }
 

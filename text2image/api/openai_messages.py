@@ -251,11 +251,18 @@ class ErrorEnvelope(BaseModel):
     error: Error
 
 
+def _described(event: type[_Event]) -> dict[str, Any]:
+    """The schema of an event; what it refers to is described with the whole answers."""
+    described = event.model_json_schema(ref_template="#/components/schemas/{model}")
+    described.pop("$defs", None)
+    return described
+
+
 # What the events of a streamed answer hold.
 EVENTS = {
     "anyOf": [
-        PartialImage.model_json_schema(),
-        CompletedImage.model_json_schema(),
+        _described(PartialImage),
+        _described(CompletedImage),
         {
             "title": "Failure",
             "type": "object",

@@ -31,7 +31,9 @@ class RemoteStore:
             ImportError: what it takes for one is not installed; the text says what that is.
         """
         self._url = url.rstrip("/")
-        self._files, root = fsspec.core.url_to_fs(self._url)
+        # The older form of a signature, which is the default for URLs, is not taken everywhere.
+        signing = {"config_kwargs": {"signature_version": "s3v4"}} if _is_s3(self._url) else {}
+        self._files, root = fsspec.core.url_to_fs(self._url, **signing)
         self._root = str(root).rstrip("/")
 
     def save(self, file: bytes, title: str, suffix: str = ".png") -> str:
@@ -82,6 +84,10 @@ class RemoteStore:
         """What a method of the file system does, within `PATIENCE` where it can be held to that."""
         limit = {"timeout": PATIENCE} if isinstance(self._files, AsyncFileSystem) else {}
         return work(*arguments, **limit)
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
 
 
 def store_of(settings: Settings) -> Storage | None:

@@ -214,9 +214,17 @@ bodies = st.fixed_dictionaries({"prompt": st.just("a fox") | values}, optional=f
 )
 
 
-async def test_no_body_makes_it_fail_or_speak_of_fields_that_nobody_sent(served: Served) -> None:
+@pytest.fixture(scope="module")
+def asked_for() -> list[dict[str, Any]]:
+    """Made before there is a runner, which would be waited for in vain meanwhile."""
+    return examples(bodies, EXAMPLES, 0)
+
+
+async def test_no_body_makes_it_fail_or_speak_of_fields_that_nobody_sent(
+    asked_for: list[dict[str, Any]], served: Served
+) -> None:
     statuses = set()
-    for body in examples(bodies, EXAMPLES, 0):
+    for body in asked_for:
         call = await served.call().make("POST", PATH, json.dumps(body).encode())
         statuses.add(call.status)
         assert call.status in {200, 400}, (body, call.text)
