@@ -23,7 +23,13 @@ SECONDS = 240
 
 def environment(server: Server) -> dict[str, str]:
     """Of a program that draws with a server."""
-    own = {"BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
+    own = {
+        "BASE_URL": f"{server.url}/v1",
+        "OPENAI_API_KEY": "none",
+        "NO_PROXY": "127.0.0.1",
+        # Prices are of no matter here, and are looked up elsewhere.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
     return {**os.environ, **own}
 
 

@@ -12,7 +12,7 @@ import pytest
 from openai import OpenAI
 
 from tests.clients.harness import HERE, PYTHON, environment, kind_of, printed
-from tests.e2e.harness import Server, eventually, free_port
+from tests.e2e.harness import START_SECONDS, Server, eventually, free_port
 
 pytestmark = pytest.mark.clients
 SCRIPTS = HERE / "python"
@@ -61,13 +61,14 @@ def proxy(server: Server, tmp_path: Path) -> Iterator[str]:
             return False
 
     try:
-        eventually(ready, "LiteLLM's proxy serves")
+        eventually(ready, "LiteLLM's proxy serves", START_SECONDS)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         running.terminate()
         running.wait(60)
 
 
+@pytest.mark.timeout(600)
 def test_litellm_as_a_proxy(proxy: str) -> None:
     with OpenAI(base_url=proxy, api_key="none", max_retries=0) as client:
         answer = client.images.generate(model="pictures", prompt="a fox", size="64x64", n=2)

@@ -17,7 +17,9 @@ ASKED = {
 }
 
 whole = litellm.image_generation(n=2, **ASKED)
-hosted = asyncio.run(litellm.aimage_generation(response_format="url", **ASKED))
+# It passes this field on for models alone that it knows to have it.
+by_url = {**ASKED, "model": "openai/dall-e-2", "response_format": "url"}
+hosted = asyncio.run(litellm.aimage_generation(**by_url))
 print(
     json.dumps(
         {
