@@ -1,4 +1,4 @@
-"""The dialect of OpenAI's image API: `POST /v1/images/generations` and `GET /v1/models`, and pictures by their URLs.
+"""The dialect of OpenAI's image API: `POST` to `/v1/images/` `generations`, `edits` and `variations`, `GET /v1/models`.
 
 Beyond it a request may name seed, steps, guidance_scale, negative_prompt, sampler and schedule, and as quality `exact`
 or `fast`. What has no meaning here (other qualities, style, moderation, user) is taken and ignored, so that existing
@@ -26,18 +26,22 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
+from text2image.api.forms import read_form
 from text2image.api.openai_messages import (
     EVENTS,
+    EditRequest,
     ErrorEnvelope,
     ImagesRequest,
     ImagesResponse,
     Model,
     ModelList,
+    VariationRequest,
     error_body,
 )
 from text2image.api.pictures import PictureResponse
-from text2image.core.errors import InvalidRequest, Text2ImageError
-from text2image.core.messages import Loading, ModelInfo, StreamOptions
+from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError
+from text2image.core.messages import Loading, ModelInfo, RequestParams, StreamOptions
+from text2image.gateway.auth import Caller
 from text2image.gateway.context import RequestContext
 from text2image.gateway.generate import Gateway
 from text2image.gateway.runners import Runners
@@ -61,12 +65,18 @@ def _options(body: ImagesRequest, model: ModelInfo) -> StreamOptions:
     return StreamOptions(progress_every=every, preview_every=every)
 
 
-async def _streamed(gateway: Gateway, context: RequestContext, partial_images: int) -> Response:
-    """Server-sent events. The runner's word is waited for, so that a refusal still gets its own status."""
+async def _streamed(
+    gateway: Gateway, context: RequestContext, partial_images: int, kind: str
+) -> Response:
+    """Server-sent events. The runner's word is waited for, so that a refusal still gets its own status.
+
+    Args:
+        kind: what their names begin with.
+    """
     stream = gateway.stream(context)
     while isinstance(await anext(stream), Loading):
         pass
-    lines = answers.events(gateway, context, stream, partial_images)
+    lines = answers.events(gateway, context, stream, partial_images, kind)
     return EventStream(lines, lambda error: answers.failure(error, error_body(error)))
 
 
@@ -132,25 +142,107 @@ async def create_image(request: Request) -> Response:
         timeout = timeout_of(request)
         body = await read_json(request, ImagesRequest)
         params = body.params(gateway.runners.named)
-        context = context_of(
-            request,
-            caller=caller,
-            params=params,
-            title=body.prompt,
-            timeout=timeout,
-            options=_options(body, gateway.runners.named(params.model)),
-            encoding=body.encoding,
-        )
-        try:
-            if body.stream:
-                return await _streamed(gateway, context, body.partial_images or 0)
-            drawing = await unless_gone(request, gateway.draw(context))
-        except InvalidRequest as error:
-            raise body.renamed(error) from None
-        told = await answers.images(request, gateway, context, drawing, urls=body.wants_urls)
-        return marked(PictureResponse(told), context, drawing)
+        return await _drawn(request, caller, timeout, body, params, "image_generation")
 
     return await answer(request, TRANSPORT, work, error_response)
+
+
+async def _drawn(
+    request: Request,
+    caller: Caller,
+    timeout: float,  # noqa: ASYNC109 - the deadline is the gateway's
+    body: ImagesRequest,
+    params: RequestParams,
+    kind: str,
+) -> Response:
+    """The pictures, or events whose names begin with `kind`."""
+    gateway = gateway_of(request)
+    context = context_of(
+        request,
+        caller=caller,
+        params=params,
+        title=body.prompt,
+        timeout=timeout,
+        options=_options(body, gateway.runners.named(params.model)),
+        encoding=body.encoding,
+    )
+    try:
+        if body.stream:
+            return await _streamed(gateway, context, body.partial_images or 0, kind)
+        drawing = await unless_gone(request, gateway.draw(context))
+    except InvalidRequest as error:
+        raise body.renamed(error) from None
+    told = await answers.images(request, gateway, context, drawing, urls=body.wants_urls)
+    return marked(PictureResponse(told), context, drawing)
+
+
+async def _changed(request: Request, kind: type[EditRequest]) -> Response:
+    """The pictures that a form asks for, which begin from one in it."""
+
+    async def work() -> Response:
+        gateway, caller = gateway_of(request), caller_of(request)
+        timeout = timeout_of(request)
+        form = await read_form(request)
+        body = form.parsed(kind)
+        params = form.added_to(body.params(gateway.runners.named))
+        # What is read is not held twice until the answer.
+        del form
+        if params.image is None:
+            raise InvalidRequest(FieldViolation("image", "is missing; send it as a file"))
+        return await _drawn(request, caller, timeout, body, params, "image_edit")
+
+    return await answer(request, TRANSPORT, work, error_response)
+
+
+@router.post(
+    "/images/edits",
+    summary="Draw on from a picture, in the dialect of OpenAI",
+    tags=["pictures"],
+    response_model=ImagesResponse,
+    responses={
+        **schema.success(
+            "The pictures, or events with `stream`.",
+            schema.json(_EXAMPLE)
+            | schema.events(EVENTS, {**_EVENT_EXAMPLE, "type": "image_edit.completed"}),
+            schema.DRAWN_HEADERS,
+        ),
+        **schema.refusals((*schema.DRAWING, schema.NOT_FOUND), ErrorEnvelope, error_body),
+    },
+    openapi_extra={
+        "parameters": [schema.TIMEOUT_PARAMETER],
+        "requestBody": schema.form_of(
+            EditRequest,
+            {"image": schema.PNG_EXAMPLE, "prompt": "a red apple", "strength": 0.7},
+            ("image", "prompt"),
+        ),
+    },
+)
+async def edit_image(request: Request) -> Response:
+    """Draws anew what is transparent in a form's mask, or else in its image; where nothing is, all of it."""
+
+    return await _changed(request, EditRequest)
+
+
+@router.post(
+    "/images/variations",
+    summary="Draw pictures that are like another one, in the dialect of OpenAI",
+    tags=["pictures"],
+    response_model=ImagesResponse,
+    responses={
+        **schema.success("The pictures.", schema.json(_EXAMPLE), schema.DRAWN_HEADERS),
+        **schema.refusals((*schema.DRAWING, schema.NOT_FOUND), ErrorEnvelope, error_body),
+    },
+    openapi_extra={
+        "parameters": [schema.TIMEOUT_PARAMETER],
+        "requestBody": schema.form_of(
+            VariationRequest, {"image": schema.PNG_EXAMPLE, "n": 2}, ("image",)
+        ),
+    },
+)
+async def vary_image(request: Request) -> Response:
+    """Draws pictures that begin from another one; `strength` says how far they go from there."""
+
+    return await _changed(request, VariationRequest)
 
 
 # Clients follow these URLs, and make none of their own, so that they are no part of the description.
@@ -204,6 +296,7 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         id=model.id,
         aliases=list(model.aliases),
         licence=model.licence,
+        inputs=[each.value for each in model.inputs],
         state=states[model.id],
         default=model.id == runners.model.id,
     )

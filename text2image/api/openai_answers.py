@@ -85,15 +85,16 @@ async def events(
     context: RequestContext,
     stream: AsyncGenerator[ClientEvent, None],
     partial_images: int,
+    kind: str,
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events: at most so many previews, then each picture."""
+    """Server-sent events, whose names begin with `kind`: at most so many previews, then each picture."""
     sent = 0
     pictures = []
     async with aclosing(stream) as events:
         async for event in events:
             if isinstance(event, Progress) and event.preview and sent < partial_images:
                 file = await asyncio.to_thread(_preview, event.preview, context)
-                yield _event("partial_image", file, context, partial_image_index=sent)
+                yield _event(f"{kind}.partial_image", file, context, partial_image_index=sent)
                 sent += 1
             elif isinstance(event, Picture):
                 pictures.append(event)
@@ -103,7 +104,7 @@ async def events(
                 for picture in pictures:
                     more = {"seed": picture.seed, "message": message, "cached": picture.cached}
                     usage = usage_of(context.request)
-                    yield _event("completed", picture.file, context, usage=usage, **more)
+                    yield _event(f"{kind}.completed", picture.file, context, usage=usage, **more)
 
 
 def failure(error: Text2ImageError, body: dict[str, Any]) -> str:
@@ -114,14 +115,14 @@ def failure(error: Text2ImageError, body: dict[str, Any]) -> str:
 def usage_of(request: Request) -> dict[str, Any]:
     """The tokens of a request: those of its prompts are estimated, those of its pictures are counted by their size."""
     text = _tokens(request.prompt) + _tokens(request.negative_prompt)
-    each = math.ceil(request.width / TOKEN_SIDE) * math.ceil(request.height / TOKEN_SIDE)
-    drawn = each * request.n
+    begun = _pixel_tokens(request.image.width, request.image.height) if request.image else 0
+    drawn = _pixel_tokens(*request.final_size) * request.n
     return {
-        "input_tokens": text,
-        "input_tokens_details": {"text_tokens": text, "image_tokens": 0},
+        "input_tokens": text + begun,
+        "input_tokens_details": {"text_tokens": text, "image_tokens": begun},
         "output_tokens": drawn,
         "output_tokens_details": {"text_tokens": 0, "image_tokens": drawn},
-        "total_tokens": text + drawn,
+        "total_tokens": text + begun + drawn,
     }
 
 
@@ -129,23 +130,26 @@ def _tokens(text: str) -> int:
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
+def _pixel_tokens(width: int, height: int) -> int:
+    return math.ceil(width / TOKEN_SIDE) * math.ceil(height / TOKEN_SIDE)
+
+
 def _told(context: RequestContext) -> dict[str, str]:
     """What is said of the pictures of a request, alike in answers and events."""
-    request = context.request
+    width, height = context.request.final_size
     return {
         "output_format": context.encoding.format.value,
         "background": "opaque",
-        "quality": _QUALITIES.get(request.quality, "auto"),
-        "size": f"{request.width}x{request.height}",
+        "quality": _QUALITIES.get(context.request.quality, "auto"),
+        "size": f"{width}x{height}",
     }
 
 
 def _preview(pixels: Pixels, context: RequestContext) -> bytes:
-    return encoding.preview(pixels, context.request.width, context.request.height, context.encoding)
+    return encoding.preview(pixels, *context.request.final_size, context.encoding)
 
 
 def _event(kind: str, file: bytes, context: RequestContext, **more: Any) -> str:
-    kind = f"image_generation.{kind}"
     body = {
         "type": kind,
         "b64_json": base64.b64encode(file).decode(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +18,7 @@ from text2image.core.errors import (
     Text2ImageError,
 )
 from text2image.core.formats import MAX_QUALITY, Encoding, FileFormat
-from text2image.core.messages import ModelInfo, ModelState, Quality, RequestParams
+from text2image.core.messages import Input, ModelInfo, ModelState, Quality, RequestParams
 from text2image.core.settings import get_settings
 
 # Finds a model by its name, or the default one.
@@ -25,6 +26,8 @@ Named = Callable[[str | None], ModelInfo]
 T = TypeVar("T")
 
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
+# How much of a picture is to change where another is asked for that is like it.
+VARIATION_STRENGTH = 0.6
 # What our fields are called in this dialect, where it is not the same.
 _NAMES = {"width": "size", "height": "size"}
 # Fields that other servers of this dialect call otherwise, and their clients too.
@@ -148,6 +151,38 @@ class ImagesRequest(BaseModel):
         )
 
 
+class EditRequest(ImagesRequest):
+    """OpenAI's CreateImageEditRequest: a form, with image and mask as files."""
+
+    image: bytes | None = Field(
+        None,
+        description="The picture to change: a PNG, JPEG or WebP file, or one as base64. What is transparent is drawn "
+        "anew, unless there is a mask.",
+        json_schema_extra=fields.FILE,
+    )
+    mask: bytes | None = Field(
+        None,
+        description="A file of the image's size, transparent where it is drawn anew.",
+        json_schema_extra=fields.FILE,
+    )
+    strength: float | None = fields.STRENGTH
+    input_fidelity: str | None = Field(None, description="Ignored; see strength.")
+
+    def params(self, named: Named) -> RequestParams:
+        params = super().params(named)
+        return replace(params, strength=self.strength, mask_by_alpha=True)
+
+
+class VariationRequest(EditRequest):
+    """OpenAI's CreateImageVariationRequest, which needs no prompt."""
+
+    prompt: str = Field("", description="What to draw, beside what is there.")
+
+    def params(self, named: Named) -> RequestParams:
+        strength = VARIATION_STRENGTH if self.strength is None else self.strength
+        return replace(super().params(named), strength=strength)
+
+
 class ImageData(BaseModel):
     """One picture: its file as base64, or a URL of it, and the seed that draws it again."""
 
@@ -199,14 +234,14 @@ class _Event(BaseModel):
 class PartialImage(_Event):
     """A preview, as large as its picture and in the same form."""
 
-    type: Literal["image_generation.partial_image"]
+    type: Literal["image_generation.partial_image", "image_edit.partial_image"]
     partial_image_index: int
 
 
 class CompletedImage(_Event):
     """A picture, as `ImageData` and `ImagesResponse` have it."""
 
-    type: Literal["image_generation.completed"]
+    type: Literal["image_generation.completed", "image_edit.completed"]
     usage: Usage
     seed: int
     message: str
@@ -222,6 +257,9 @@ class Model(BaseModel):
     owned_by: str = "text2image"
     aliases: list[str] = Field([], description="Other names that requests may give it.")
     licence: str = ""
+    inputs: list[str] = Field(
+        [Input.TEXT.value], description=f"What it draws from: {', '.join(Input)}."
+    )
     state: str = Field(
         ModelState.LOADED.value,
         description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",

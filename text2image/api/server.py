@@ -13,6 +13,7 @@ from text2image.gateway.auth import authenticator_of
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.cache_backends import DiskBackend
 from text2image.gateway.generate import Gateway
+from text2image.gateway.init_images import Limits
 from text2image.gateway.quota import Quotas
 from text2image.gateway.remote_store import RemoteStore, store_of
 from text2image.gateway.runners import Runners
@@ -49,6 +50,7 @@ class GatewayServer:
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
             urls=_urls(settings, self._shared, store),
+            images=Limits.of(settings),
             log_prompts=settings.log_prompts,
         )
         self._grpc = GrpcServer(self.gateway, settings)

@@ -3,8 +3,8 @@
 Beyond capacity most of a server's requests are refused, and each takes time from the cores that draw. So this asks only
 who calls and how long they wait; where that does not decide it, what they ask for is parsed, and compared with what was
 refused a moment ago. It leaves alone whatever might be answered all the same: a request that names a seed, since its
-picture may be known; one of a browser's page, whose answer needs more headers than are made here; one with an error in
-it.
+picture may be known; one that begins from a picture, which is read apart; one of a browser's page, whose answer needs
+more headers than are made here; one with an error in it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from text2image.observe import tracing
 
 _TRACE_HEADER = tracing.TRACE_HEADER.lower().encode()
 _ID_HEADER = REQUEST_ID_HEADER.lower().encode()
-_SEED = b'"seed"'
+# Whose picture may be known, and who begins from one, which is read apart.
+_UNDECIDED = (b'"seed"', b'"image"')
 # Whoever asks before sending is told to send when the body is waited for; a body in chunks is for those who read it.
 _LEFT_ALONE = frozenset((b"origin", b"expect", b"transfer-encoding"))
 
@@ -90,7 +91,7 @@ class Unread:
         Args:
             scope: as ASGI has it; the names of its headers in lower case.
         """
-        if _SEED in body:
+        if any(word in body for word in _UNDECIDED):
             return None
         dialect = _DIALECTS[url]
         request = Request({**scope, "app": self})

@@ -17,6 +17,7 @@ from text2image.core.limits import work_of
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Event,
     GeneratedImage,
     Loading,
     ModelInfo,
@@ -27,10 +28,12 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.gateway import encoding, metadata
+from text2image.core.settings import get_settings
+from text2image.gateway import encoding, hires, metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
@@ -85,6 +88,7 @@ class Gateway:
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
         urls: PictureUrls | None = None,
+        images: Limits | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.runners = runners
@@ -98,6 +102,7 @@ class Gateway:
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._images = Reader(images or Limits.of(get_settings()))
         self._flights = SingleFlight(self._answer, metrics)
 
     @property
@@ -167,6 +172,9 @@ class Gateway:
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
+                context.params = await self._images.read(
+                    context.params, context.model, context.deadline
+                )
                 context.request = validation.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
@@ -242,14 +250,18 @@ class Gateway:
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()
-            events = self.runners.generate(
-                context.request,
-                context.options,
-                flight.deadline - self._overhead.of(context.timeout),
-                context.caller.share,
-                patience=context.timeout,
-            )
-            async with aclosing(events):
+            deadline = flight.deadline - self._overhead.of(context.timeout)
+
+            def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+                return self.runners.generate(
+                    request,
+                    context.options,
+                    deadline,
+                    context.caller.share,
+                    patience=context.timeout,
+                )
+
+            async with aclosing(hires.drawn(context.request, generate)) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
@@ -262,7 +274,8 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        self._overhead.learn(clock() - asked - event.timings.total)
+                        if context.request.hires_scale is None:
+                            self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from text2image.core.errors import Unavailable
+from text2image.core.hires import passes
 from text2image.core.messages import Request, Share
 
 # Seconds after a refusal has ended in which a crowd is let through one by one. In a crowd the next one comes at once.
@@ -35,7 +36,8 @@ class Kind:
     @classmethod
     def of(cls, request: Request, patience: float, share: Share) -> Kind:
         """The kind of a request that waits for at most `patience` seconds; what it shows is of no matter."""
-        shape = replace(request, prompt="", negative_prompt="", seed=0)
+        first, _ = passes(request)
+        shape = replace(first, prompt="", negative_prompt="", seed=0, image=None)
         return cls(shape, share.owner, round(patience, 1))
 
     @classmethod

@@ -176,6 +176,7 @@ async def test_whom_a_runner_refuses_whatever_they_ask_is_refused_unread(service
         {"client": "bob"},
         {"x-request-timeout": "60"},
         {"chunks": (b'{"text": "a fox", "seed": 7}',)},
+        {"chunks": (b'{"text": "a fox", "image": "iVBORw0"}',)},
         {"chunks": (BODY[:5], BODY[5:])},
         {"origin": "http://elsewhere"},
         {"expect": "100-continue", "chunks": (b"", BODY)},
@@ -187,7 +188,18 @@ async def test_whom_a_runner_refuses_whatever_they_ask_is_refused_unread(service
             "chunks": (b"3\r\nfox\r\n0\r\n\r\n",),
         },
     ],
-    ids=["caller", "patience", "seed", "pieces", "page", "asks first", "path", "query", "chunked"],
+    ids=[
+        "caller",
+        "patience",
+        "seed",
+        "picture",
+        "pieces",
+        "page",
+        "asks first",
+        "path",
+        "query",
+        "chunked",
+    ],
 )
 async def test_whatever_might_be_answered_goes_through_whole(
     service: Service, post: dict[str, Any]

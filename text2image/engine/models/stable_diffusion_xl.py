@@ -20,6 +20,7 @@ from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked, unread_ends
 from text2image.engine.runtimes.choice import networks_of
@@ -79,15 +80,24 @@ class StableDiffusionXL:
         self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
-        self._unscale = _Unscale(pipeline.vae.config, device)
+        self._scale = _Scale(pipeline.vae.config, device)
         self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
         self._prompts = DualPromptEncoder(pipeline, device)
         self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
-        self._projection = Projection(self._config.in_channels)
+        self._channels = int(pipeline.vae.config.latent_channels)
+        self._images = ImageEncoder(
+            networks,
+            device,
+            self._scale.done,
+            scale=self._latent_scale,
+            conditions=self._config.in_channels != self._channels,
+        )
+        self._projection = Projection(self._channels)
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
+        self._images.prepare(request)
         return latents.plan(request, *self._sides(request), self._guided_in)
 
     def _sides(self, request: Request) -> tuple[int, int]:
@@ -105,6 +115,7 @@ class StableDiffusionXL:
         negatives = [request.negative_prompt for request in requests]
         texts = prompts + [text for text in negatives if text or not self._zeros_for_none]
         with devices.device_errors():
+            self._images.encode(requests)
             encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
                 sample.state = encoded[prompt]
@@ -126,8 +137,11 @@ class StableDiffusionXL:
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
-        shape = (1, self._config.in_channels, *self._sides(request))
-        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
+        shape = (1, self._channels, *self._sides(request))
+        image = self._images.of(request)
+        trajectory = latents.trajectory(
+            sample, self._tables, shape, self._dtype, self._device, image=image
+        )
         size = (request.height, request.width)
         return State(
             trajectory,
@@ -165,7 +179,9 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
-        return latents.decode(self._networks, samples, self._unscale, self._projection, self._side)
+        return latents.decode(
+            self._networks, samples, self._scale.undone, self._projection, self._side
+        )
 
     def decode_limit(self, sample: Sample) -> int:
         return latents.decode_limit(self._device, sample)
@@ -181,8 +197,8 @@ class StableDiffusionXL:
         self._networks.free_memory()
 
 
-class _Unscale:
-    """From latents as they are drawn to latents as the decoder takes them."""
+class _Scale:
+    """From latents as the autoencoder has them to latents as they are drawn, and back."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
         """Takes an autoencoder's configuration; some have a mean and a standard deviation for each channel."""
@@ -194,8 +210,13 @@ class _Unscale:
             for numbers in ((mean, deviation) if known else ([0.0], [1.0]))
         )
 
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+    def done(self, latents: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) in fp32 to the same."""
+        scaled: torch.Tensor = (latents - self._mean) * self._factor / self._deviation
+        return scaled
+
+    def undone(self, latents: torch.Tensor) -> torch.Tensor:
+        """The way back."""
         unscaled: torch.Tensor = latents * self._deviation / self._factor + self._mean
         return unscaled
 
