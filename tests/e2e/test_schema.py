@@ -65,7 +65,8 @@ _CHEAP = {
     "cfg_scale": None,
     "response_format": None,
 }
-_WORDS_ALONE = {"image": None, "strength": None, "mask": None}
+# Of a single step a second pass might take none.
+_WORDS_ALONE = {"image": None, "strength": None, "mask": None, "hires_scale": None}
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
 KNOWN: dict[str, dict[str, Any]] = {

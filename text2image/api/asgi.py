@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -33,6 +33,7 @@ from text2image.gateway.generate import Drawing, Gateway
 from text2image.net.rpc import as_ours
 
 TIMEOUT_HEADER = "X-Request-Timeout"
+_TIMEOUT = TIMEOUT_HEADER.lower()
 # What the RateLimit headers count.
 WORK_UNIT = "megapixel-steps"
 CACHE_HEADER = "X-Cache"
@@ -195,14 +196,20 @@ async def read_json(request: Request, kind: type[B], *, pictures: bool = False) 
         raise invalid(error) from None
 
 
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Whether a body is called JSON by its headers, whose names are in lower case."""
+    kind = headers.get("content-type", "").partition(";")[0]
+    return _JSON.fullmatch(kind.strip()) is not None
+
+
 def require_json(request: Request) -> None:
     """Does nothing if a body is called JSON.
 
     Raises:
         UnsupportedMediaType: it is not.
     """
-    sent = request.headers.get("Content-Type", "")
-    if not _JSON.fullmatch(sent.partition(";")[0].strip()):
+    if not is_json(request.headers):
+        sent = request.headers.get("Content-Type", "")
         # A browser sends other kinds for any page, without asking first.
         said = f"not {sent[:80]!r}" if sent else "which is missing"
         raise UnsupportedMediaType(
@@ -317,13 +324,18 @@ def _violation(detail: Any) -> FieldViolation:
 
 
 def timeout_of(request: Request) -> float:
-    """Seconds the client gives us: what its header names, else the setting.
+    """As `timeout_in` has it."""
+    return timeout_in(request.headers)
+
+
+def timeout_in(headers: Mapping[str, str]) -> float:
+    """Seconds the client gives us: what its header names, else the setting; names of headers are in lower case.
 
     Raises:
         InvalidRequest: the header holds anything but a number in range.
     """
     settings = get_settings()
-    named = request.headers.get(TIMEOUT_HEADER)
+    named = headers.get(_TIMEOUT)
     if named is None:
         return settings.request_timeout
     try:

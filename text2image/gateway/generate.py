@@ -143,21 +143,21 @@ class Gateway:
         self,
         caller: Caller,
         patience: float,
-        request: Request | None = None,
+        shape: Request | None = None,
         *,
         claim: bool = False,
     ) -> None:
-        """Does nothing if this request, or else anything, might be drawn for a caller who gives it so many seconds.
+        """Does nothing if what has this shape, or else anything, might be drawn for a caller who gives it so long.
 
-        A picture that is known is not drawn, so ask only for requests that leave the seed open. `claim` as
-        `Refusals.check` has it.
+        A picture that is known is not drawn, so ask only for requests that leave the seed open. `patience` is in
+        seconds, `shape` as `shape_of` has it, `claim` as `Refusals.check` has it.
 
         Raises:
             Unavailable: the server is draining or full.
         """
         if self.work.draining:
             raise draining()
-        self.runners.require_open(patience, caller.share, request, claim=claim)
+        self.runners.require_open(patience, caller.share, shape, claim=claim)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.
