@@ -97,6 +97,25 @@ def test_the_official_client_streams(official: OpenAI) -> None:
         assert opened(event.b64_json).format == "WEBP"
 
 
+def test_the_official_client_edits_as_it_generates(official: OpenAI) -> None:
+    """In every form, by URL, and in events of their own name."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 96), "red").save(file, "PNG")
+    asked = {"image": ("red.png", file.getvalue()), "prompt": "a fox", "extra_body": OWN}
+    whole = official.images.edit(output_format="webp", **asked)
+    image = opened((whole.data or [])[0].b64_json)
+    assert (image.format, image.size, whole.size) == ("WEBP", (64, 96), "64x96")
+    assert whole.usage
+    assert whole.usage.input_tokens_details.image_tokens == 6
+    hosted = official.images.edit(response_format="url", **asked)
+    assert opened(httpx.get((hosted.data or [])[0].url or "").content).size == (64, 96)
+    (completed,) = official.images.edit(stream=True, **asked)
+    assert (completed.type, completed.size) == ("image_edit.completed", "64x96")
+    with pytest.raises(openai.BadRequestError) as raised:
+        official.images.edit(**{**asked, "extra_body": {"num_inference_steps": 0}})
+    assert raised.value.param == "num_inference_steps"
+
+
 async def test_the_official_client_draws_and_streams_asynchronously(server: Server) -> None:
     async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         answer = await client.images.generate(prompt="a fox", extra_body=OWN)

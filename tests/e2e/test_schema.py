@@ -66,11 +66,13 @@ _CHEAP = {
     "response_format": None,
 }
 # Of a single step a second pass might take none.
-_WORDS_ALONE = {"image": None, "strength": None, "mask": None, "hires_scale": None}
+_ALONE = dict.fromkeys(
+    ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps")
+)
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
 KNOWN: dict[str, dict[str, Any]] = {
-    "/generate": {**CHEAP, **_WORDS_ALONE, "sampler": "euler", "schedule": "karras"},
+    "/generate": {**CHEAP, **_ALONE, "sampler": "euler", "schedule": "karras"},
     "/v1/images/generations": _CHEAP,
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from tests.unit.gateway.scripted import image
 from tests.unit.gateway.test_urls import urls
 from text2image.api import openai_answers
 from text2image.api.openai_messages import ImagesRequest
+from text2image.core.init_image import InitImage
 from text2image.core.messages import Completed, Pixels, Progress, Queued
 from text2image.core.settings import get_settings
 
 PATH = "/v1/images/generations"
 PREVIEW = Progress(0, 1, 1, Pixels(2, 2, bytes(range(12))))
-EXAMPLES = 300
+EXAMPLES = 150
 
 
 @pytest.fixture
@@ -186,6 +188,10 @@ def test_tokens_are_counted_by_the_rule_that_is_documented() -> None:
     usage = openai_answers.usage_of(REQUEST)
     assert usage["input_tokens"] == 3, "'a red fox', 9 letters"
     assert usage["output_tokens"] == 4 * 3, "128 x 96 pixels"
+    image = InitImage.of(40, 8, bytes(40 * 8 * 3))
+    usage = openai_answers.usage_of(replace(REQUEST, image=image, strength=0.5, n=2))
+    assert usage["input_tokens_details"] == {"text_tokens": 3, "image_tokens": 2}
+    assert usage["total_tokens"] == 3 + 2 + 2 * 12
 
 
 async def test_fields_are_named_as_they_were_sent(served: Served) -> None:
