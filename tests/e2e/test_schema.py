@@ -60,6 +60,7 @@ _CHEAP = {
     "n": 1,
     "sampler": "euler",
     "schedule": "karras",
+    "clip_skip": 2,
     # What a request must not say twice, or not of a stream.
     "num_inference_steps": None,
     "cfg_scale": None,

@@ -100,7 +100,7 @@ async def events(
                 pictures.append(event)
             elif isinstance(event, Completed):
                 # Only now is it known what to say of the pictures.
-                message = gateway.message(pictures, event.truncated)
+                message = gateway.message(pictures, event)
                 for picture in pictures:
                     more = {"seed": picture.seed, "message": message, "cached": picture.cached}
                     usage = usage_of(context.request)

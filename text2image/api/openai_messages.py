@@ -96,6 +96,8 @@ class ImagesRequest(BaseModel):
         description=f"`{Quality.EXACT}` or `{Quality.FAST}`; what OpenAI's models know is ignored.",
     )
 
+    clip_skip: fields.Integer | None = fields.CLIP_SKIP
+
     style: str | None = Field(None, description="Ignored.")
     moderation: str | None = Field(None, description="Ignored.")
     complexity: str | None = Field(None, description="Ignored.")
@@ -148,6 +150,7 @@ class ImagesRequest(BaseModel):
             schedule=self.schedule,
             quality=_quality(self.quality),
             model=self.model or None,
+            clip_skip=self.clip_skip,
         )
 
 
@@ -265,6 +268,7 @@ class Model(BaseModel):
         description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",
     )
     default: bool = Field(True, description="It is that of requests that name none.")
+    embeddings: list[str] = Field([], description="Textual inversions that prompts may name.")
 
 
 class ModelList(BaseModel):
