@@ -52,15 +52,15 @@ FITTING = {
     GenerationMode.POSITIVE: positive_data_acceptance,
     GenerationMode.NEGATIVE: negative_data_rejection,
 }
-# What depends on the model, and makes the request a cheap one.
+# What depends on the model.
+_MODELS = {"sampler": "euler", "schedule": "karras", "clip_skip": 2}
+# That, and what makes the request a cheap one.
 _CHEAP = {
+    **_MODELS,
     "model": "embedded",
     "size": "64x64",
     "steps": 1,
     "n": 1,
-    "sampler": "euler",
-    "schedule": "karras",
-    "clip_skip": 2,
     # What a request must not say twice, or not of a stream.
     "num_inference_steps": None,
     "cfg_scale": None,
@@ -73,7 +73,7 @@ _ALONE = dict.fromkeys(
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
 KNOWN: dict[str, dict[str, Any]] = {
-    "/generate": {**CHEAP, **_ALONE, "sampler": "euler", "schedule": "karras"},
+    "/generate": {**CHEAP, **_ALONE, **_MODELS},
     "/v1/images/generations": _CHEAP,
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
