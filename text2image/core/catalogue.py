@@ -62,6 +62,7 @@ class _Table(BaseModel):
     max_side: int | None = Field(None, ge=64, le=4096)
     precision: Literal["auto", "float32", "float16", "bfloat16"] | None = None
     revision: str | None = None
+    loras: Path | None = None
 
 
 # What these are called among the settings.
@@ -72,6 +73,7 @@ _SETTINGS = {
     "max_side": "max_side",
     "precision": "dtype",
     "revision": "model_revision",
+    "loras": "loras",
 }
 
 
@@ -164,6 +166,8 @@ def _in_file(path: Path) -> list[Entry]:
             for field, setting in _SETTINGS.items()
             if getattr(table, field) is not None
         }
+        if table.loras:
+            changes["loras"] = path.parent / table.loras.expanduser()
         entries.append(
             _entry(
                 name,

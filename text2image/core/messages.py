@@ -69,6 +69,36 @@ class Quality(_Open):
     FAST = "fast"
 
 
+@dataclass(frozen=True, slots=True)
+class LoraWeight:
+    """An adapter that a picture is drawn with: the layers' low-rank changes (Hu et al. 2021) times `weight`.
+
+    `hash` names the file's content as `LoraInfo` does; empty, whatever has the name.
+    """
+
+    name: str
+    weight: float = 1.0
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraInfo:
+    """An adapter's file that a model has, named after it without suffix.
+
+    Attributes:
+        hash: the first digits of the file's SHA-256, as Civitai's AutoV2 has it.
+        base: the family that it was made for, as its metadata or else its shapes tell.
+        trigger_words: what its metadata says of words that call for it, the most frequent first.
+        fault: why this model cannot be drawn with it; empty if it can.
+    """
+
+    name: str
+    hash: str
+    base: str = ""
+    trigger_words: tuple[str, ...] = ()
+    fault: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What a served model can do, and the defaults of what a request leaves out.
@@ -78,6 +108,7 @@ class ModelInfo:
     `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
     `side_multiple`: what a latent pixel stands for, where that is more than 8. `aliases` are other names that requests
     may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
+    `loras` are the adapters in its folder, those that it cannot be drawn with among them.
     """
 
     id: str
@@ -102,6 +133,7 @@ class ModelInfo:
     licence: str = ""
     price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
+    loras: tuple[LoraInfo, ...] = ()
 
 
 class ModelState(_Open):
@@ -118,7 +150,7 @@ class ModelStatus:
     """How a model of an engine's catalogue is.
 
     `detail` says what is being loaded, or why that failed; `seconds` is the predicted time until it is loaded if it is
-    asked for now, 0 if it is, and None where that is not known.
+    asked for now, 0 if it is, and None where that is not known. `offers` changes with the adapters that it has.
     """
 
     name: str
@@ -126,6 +158,7 @@ class ModelStatus:
     state: ModelState
     detail: str = ""
     seconds: float | None = 0.0
+    offers: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +177,7 @@ class RequestParams:
     schedule: str | None = None
     quality: str | None = None
     model: str | None = None
+    loras: tuple[LoraWeight, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +186,8 @@ class Request:
 
     Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
     `schedule` noise levels are those of the model's own configuration. What a fast one leaves out the model says.
-    `model` is the name of one of a catalogue; empty, it is the default one.
+    `model` is the name of one of a catalogue; empty, it is the default one. `loras` are ordered by their names, each
+    once, with its hash.
     """
 
     prompt: str
@@ -167,6 +202,7 @@ class Request:
     schedule: Schedule | None = None
     quality: Quality = Quality.EXACT
     model: str = ""
+    loras: tuple[LoraWeight, ...] = ()
 
     def seed_of(self, index: int) -> int:
         """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""

@@ -6,8 +6,10 @@ import math
 import secrets
 from typing import TypeVar
 
+from text2image.core import loras
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import (
+    LoraWeight,
     ModelInfo,
     Quality,
     Request,
@@ -84,6 +86,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         schedule=checks.schedule(params.schedule, ending, sampler, model),
         quality=checks.quality(params.quality, model),
         model=model.id,
+        loras=checks.loras(params.loras, model),
     )
     if checks.violations:
         raise InvalidRequest(*checks.violations)
@@ -194,6 +197,15 @@ class _Checks:
             )
             return model.quality
         return Quality.EXACT if quality is Quality.FAST and not model.fast else quality
+
+    def loras(
+        self, named: tuple[LoraWeight, ...] | None, model: ModelInfo
+    ) -> tuple[LoraWeight, ...]:
+        try:
+            return loras.chosen(named, model)
+        except InvalidRequest as error:
+            self.violations += error.violations
+            return ()
 
 
 def _schedules(sampler: Sampler, model: ModelInfo) -> tuple[Schedule, ...]:

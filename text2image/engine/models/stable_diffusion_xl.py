@@ -8,8 +8,9 @@ the picture's size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
+from text2image.engine.adapters.model import ModelAdapters, adapters_of
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe, rescale_of, vae_factor
@@ -63,12 +65,14 @@ class StableDiffusionXL:
         device: torch.device,
         interval: Interval = EVERYWHERE,
         rescale: float = 0.0,
+        adapters: ModelAdapters[DualPromptEncoder] | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
         Args:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
+            adapters: that pictures may be drawn with.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -77,6 +81,7 @@ class StableDiffusionXL:
         self._interval = interval
         self._rescale = rescale
         self._networks = networks
+        self.adapters = adapters
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._unscale = _Unscale(pipeline.vae.config, device)
@@ -88,7 +93,16 @@ class StableDiffusionXL:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        return latents.plan(request, *self._sides(request), self._guided_in)
+        plan = latents.plan(request, *self._sides(request), self._guided_in)
+        return replace(plan, load=plan.load * self._load_of(request))
+
+    def _load_of(self, request: Request) -> float:
+        """What its rows take against plain ones."""
+        return self.adapters.load_of(request) if self.adapters else 1.0
+
+    def _set_next(self, sample: Sample) -> None:
+        latents.set_rows(sample)
+        sample.load = self._load_of(sample.generation.request)
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -100,19 +114,24 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[str]:
+        if self.adapters is None:
+            return self._encode(samples, self._prompts)
+        return self.adapters.encode(samples, self._prompts, self._encode)
+
+    def _encode(self, samples: Sequence[Sample], encoder: DualPromptEncoder) -> list[str]:
         requests = [sample.generation.request for sample in samples]
         prompts = [request.prompt for request in requests]
         negatives = [request.negative_prompt for request in requests]
         texts = prompts + [text for text in negatives if text or not self._zeros_for_none]
         with devices.device_errors():
-            encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
+            encoded = dict(zip(texts, encoder.encode(texts), strict=True))
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
                 sample.state = encoded[prompt]
                 if sample.rows == 2:
                     sample.state = stacked(
                         self._negative(negative, encoded, prompt), encoded[prompt]
                     )
-        return unread_ends(self._prompts.truncated, prompts)
+        return unread_ends(encoder.truncated, prompts)
 
     def _negative(self, negative: str, encoded: Mapping[str, Encoded], prompt: str) -> Encoded:
         """Zeros in place of an empty text, if the model is made so: as diffusers has it without a negative prompt."""
@@ -122,7 +141,7 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        latents.start(samples, self._initial)
+        latents.start(samples, self._initial, self._set_next)
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
@@ -145,7 +164,10 @@ class StableDiffusionXL:
         states: list[State] = [sample.state for sample in samples]
         with devices.device_errors():
             inputs, timesteps, owners = latents.rows_of(samples, self._device)
-            output = self._networks.predict(
+            predict: Callable[..., torch.Tensor] = self._networks.predict
+            if self.adapters and self.adapters.are_worn(samples):
+                predict = partial(self.adapters.predict, samples)
+            output = predict(
                 inputs,
                 timesteps,
                 torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
@@ -161,7 +183,7 @@ class StableDiffusionXL:
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        return latents.advance(samples, predictions)
+        return latents.advance(samples, predictions, self._set_next)
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
@@ -214,7 +236,13 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     info = describe(pipeline, checkpoint, FAMILY)
     interval = parse_interval(checkpoint.settings.guidance_interval)
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
-    return StableDiffusionXL(pipeline, networks, info, checkpoint.device, interval, rescale)
+    adapters = adapters_of(
+        checkpoint, pipeline, networks, lambda: DualPromptEncoder(pipeline, checkpoint.device)
+    )
+    info = replace(info, loras=adapters.folder.look()) if adapters else info
+    return StableDiffusionXL(
+        pipeline, networks, info, checkpoint.device, interval, rescale, adapters
+    )
 
 
 def _check(pipeline: Any, name: str) -> None:
