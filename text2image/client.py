@@ -32,10 +32,13 @@ from text2image.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from text2image.core.loras import parse_lora
 from text2image.core.messages import (
     ClientEvent,
     Completed,
     Loading,
+    LoraInfo,
+    LoraWeight,
     ModelInfo,
     ModelState,
     ModelStatus,
@@ -58,6 +61,8 @@ __all__ = [
     "Internal",
     "InvalidRequest",
     "Loading",
+    "LoraInfo",
+    "LoraWeight",
     "ModelInfo",
     "ModelNotFound",
     "ModelState",
@@ -90,7 +95,8 @@ class Client:
     """A blocking client. Safe to use from several threads; one connection is enough for all of them.
 
     Every call takes the optional fields of a request by name: negative_prompt, width, height (pixels), steps,
-    guidance_scale, seed, n, sampler, schedule, quality, model. `timeout` is in seconds; None leaves it to the server.
+    guidance_scale, seed, n, sampler, schedule, quality, model, loras (a list of `LoraWeight`, or of words as in
+    "ink:0.8"). `timeout` is in seconds; None leaves it to the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:
@@ -330,8 +336,14 @@ def _pem(source: str | Path | bytes) -> bytes:
 def _request(
     prompt: str, progress_every: int, preview_every: int, fields: dict[str, Any]
 ) -> pb.GenerateRequest:
+    named = [
+        parse_lora(each) if isinstance(each, str) else each for each in fields.get("loras") or ()
+    ]
     return pb.GenerateRequest(
-        prompt=prompt, progress_every=progress_every, preview_every=preview_every, **fields
+        prompt=prompt,
+        progress_every=progress_every,
+        preview_every=preview_every,
+        **{**fields, "loras": wire.loras_to(named)},
     )
 
 

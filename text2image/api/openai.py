@@ -33,6 +33,7 @@ from text2image.api.asgi import (
 )
 from text2image.api.openai_messages import (
     EVENTS,
+    Adapter,
     ErrorEnvelope,
     ImagesRequest,
     ImagesResponse,
@@ -234,6 +235,16 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         licence=model.licence,
         state=states[model.id],
         default=model.id == runners.model.id,
+        loras=[
+            Adapter(
+                name=each.name,
+                hash=each.hash,
+                base=each.base,
+                trigger_words=list(each.trigger_words),
+            )
+            for each in model.loras
+            if not each.fault
+        ],
     )
 
 

@@ -60,6 +60,7 @@ class GenerateRequest(BaseModel):
     schedule: str | None = fields.SCHEDULE
     quality: str | None = fields.QUALITY
     model: str | None = fields.MODEL
+    loras: list[fields.Lora] | None = fields.LORAS
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )
@@ -73,7 +74,8 @@ class GenerateRequest(BaseModel):
         validation.check_context(self.text, self.context)
         return RequestParams(
             prompt=validation.compose_prompt(self.text, self.context),
-            **self.model_dump(exclude={"text", "context", "images_only"}),
+            **self.model_dump(exclude={"text", "context", "images_only", "loras"}),
+            loras=fields.weights_of(self.loras),
         )
 
 

@@ -46,6 +46,7 @@ class GatewayServer:
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
             log_prompts=settings.log_prompts,
+            prompt_loras=settings.prompt_loras,
         )
         self._grpc = GrpcServer(self.gateway, settings)
 

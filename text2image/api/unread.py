@@ -22,7 +22,6 @@ from text2image.api import openai, rest
 from text2image.api.asgi import caller_of, require_json, timeout_of
 from text2image.api.headers import secured
 from text2image.api.openai_messages import ImagesRequest, Named
-from text2image.core import validation
 from text2image.core.errors import Text2ImageError, Unavailable
 from text2image.core.messages import RequestParams
 from text2image.gateway.generate import Gateway
@@ -113,7 +112,7 @@ class Unread:
         try:
             require_json(request)
             params = dialect.parse(body, gateway.runners.named)
-            asked = validation.resolve(params, gateway.runners.named(params.model))
+            asked = gateway.resolve(params, gateway.runners.named(params.model))
         except (Text2ImageError, pydantic.ValidationError):
             return None
         try:

@@ -6,12 +6,14 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.loras import parse_lora
 from text2image.core.messages import (
     SIDE_MULTIPLE,
+    LoraWeight,
     ModelInfo,
     Quality,
     RequestParams,
@@ -28,7 +30,7 @@ _NAMES = {
     name: "-n" if name == "n" else f"--{name.replace('_', '-')}"
     for name in (*RequestParams.__slots__, "context", "size", "output", "timeout")
     if name != "prompt"
-}
+} | {"loras": "--lora"}
 # As wide as any model's limits, so that what none draws is refused before one is loaded or asked.
 _ANY_MODEL = ModelInfo(
     id="a model",
@@ -79,7 +81,8 @@ def parse(arguments: Sequence[str]) -> Options:
     try:
         check_context(text, given.context)
         params = _params(given, text)
-        resolve(params, _ANY_MODEL)
+        # Which adapters there are only the model knows.
+        resolve(replace(params, loras=None), _ANY_MODEL)
     except InvalidRequest as error:
         raise as_typed(error) from None
     return Options(
@@ -123,6 +126,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         schedule=given.schedule,
         quality=given.quality,
         model=given.model,
+        loras=tuple(given.lora) if given.lora else None,
     )
 
 
@@ -151,6 +155,15 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
 
 
+def _lora(text: str) -> LoraWeight:
+    try:
+        return parse_lora(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a name, or a name and a weight as in ink:0.8"
+        ) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m text2image",
@@ -177,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     qualities = f"{Quality.EXACT}, or {Quality.FAST}, which leaves out work that changes little"
     _add(picture, "--quality", qualities)
     _add(picture, "--model", "one of the server's; T2I_MODEL in this process", metavar="NAME")
+    adapter = "an adapter of the model, and how much of it, as in ink:0.8; may be given again"
+    _add(picture, "--lora", adapter, type=_lora, action="append", metavar="NAME[:WEIGHT]")
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

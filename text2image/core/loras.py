@@ -62,7 +62,9 @@ def take_tags(prompt: str) -> Tagged:
         try:
             weight = 1.0 if written is None else float(written)
         except ValueError:
-            reason = f"holds {match[0][:80]!r}; write one number behind the name, as in <lora:name:0.8>"
+            reason = (
+                f"holds {match[0][:80]!r}; write one number behind the name, as in <lora:name:0.8>"
+            )
             violations.append(FieldViolation("prompt", reason))
             return ""
         loras.append(LoraWeight(name, weight))

@@ -7,14 +7,13 @@ engine's thread keeps (`worker.py`); which models that thread draws with the man
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
 from text2image.core.catalogue import Entry
-from text2image.core.errors import DeadlineExceeded, Text2ImageError, Unavailable
+from text2image.core.errors import Text2ImageError, Unavailable
 from text2image.core.limits import MEGA
 from text2image.core.messages import (
     Completed,
@@ -36,7 +35,7 @@ from text2image.engine.loop import Observer, Outcome
 from text2image.engine.manager import ModelManager, Source, beside
 from text2image.engine.memory import MemoryReading
 from text2image.engine.sample import Generation
-from text2image.engine.streams import OutcomeStream
+from text2image.engine.streams import OutcomeStream, before
 from text2image.engine.warmup import usual_request
 from text2image.engine.worker import Load, Worker
 
@@ -193,8 +192,8 @@ class Engine:
     ) -> AsyncGenerator[Event, None]:
         """Draws a request's pictures; leaving the iteration early cancels what is left of them.
 
-        While its model or its adapters have yet to be loaded, it tells of that. A reader that is slow misses progress and previews,
-        never a picture.
+        While its model or its adapters have yet to be loaded, it tells of that. A reader that is slow misses progress
+        and previews, never a picture.
 
         Args:
             time_limit: seconds from now in which all pictures must be finished.
@@ -300,7 +299,7 @@ class Engine:
                         told = loading
                         yield loading
                     else:
-                        await _before(deadline, changed, slot)
+                        await before(deadline, changed, slot.name)
         except Text2ImageError:
             self._refused += 1
             raise
@@ -377,7 +376,12 @@ class Engine:
         slot.shelf = models.adapters_of(info.id)
         if source:
             self._manager = ModelManager(
-                self._catalogue, source, self._worker, self._memory_reserve, self._notify, self._adapters.store
+                self._catalogue,
+                source,
+                self._worker,
+                self._memory_reserve,
+                self._notify,
+                self._adapters.store,
             )
             self._manager.start()
         if slot.shelf or source:
@@ -394,20 +398,3 @@ class Engine:
             if stream is not None:
                 stream.put(outcome)
         self._notify()
-
-
-async def _before(deadline: float, changed: asyncio.Event, slot: Slot) -> None:
-    """Waits for a change of a model that is not loaded.
-
-    Raises:
-        DeadlineExceeded: there was none in time.
-    """
-    left = deadline - time.monotonic()
-    try:
-        # `wait_for` would lose a cancellation that comes together with the change.
-        async with asyncio.timeout(None if left == math.inf else left):
-            await changed.wait()
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"the model {slot.name} was not loaded within the time that the request allows"
-        ) from None

@@ -75,14 +75,17 @@ class PictureCache:
 
 def key_of(request: Request, index: int, model: ModelInfo) -> str:
     """The key of picture `index` of a request; all that a picture depends on is in it."""
-    alone = replace(request, n=1, seed=request.seed_of(index))
+    alone = asdict(replace(request, n=1, seed=request.seed_of(index)))
+    if not request.loras:
+        # As it was before there were any, so that what is kept since then is found.
+        del alone["loras"]
     identity = {
         "revision": model.revision,
         "dtype": model.dtype,
         "version": __version__,
         # What it was spared, which a setting decides.
         "fast": "" if request.quality is Quality.EXACT else model.fast,
-        **asdict(alone),
+        **alone,
         "model": model.id,
     }
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from text2image.core import validation
+from text2image.core import loras, validation
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
@@ -22,6 +22,7 @@ from text2image.core.messages import (
     Picture,
     Queued,
     Request,
+    RequestParams,
     State,
     Status,
     StreamOptions,
@@ -68,7 +69,7 @@ class Gateway:
     """What every transport calls: `authenticate`, then `stream` or `draw`.
 
     `store` is None where pictures are not to be saved, `cache` where none are kept; prompts are written to the log only
-    with `log_prompts`.
+    with `log_prompts`. With `prompt_loras` tags of prompts are adapters.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Gateway:
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
         log_prompts: bool = False,
+        prompt_loras: bool = True,
     ) -> None:
         self.runners = runners
         self.metrics = metrics
@@ -94,6 +96,7 @@ class Gateway:
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._prompt_loras = prompt_loras
         self._flights = SingleFlight(self._answer, metrics)
 
     @property
@@ -163,7 +166,7 @@ class Gateway:
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
-                context.request = validation.resolve(context.params, context.model)
+                context.request = self.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
                 async for event in events:
@@ -171,6 +174,15 @@ class Gateway:
                         # Known, or drawn for another request: it cost nothing.
                         context.standing = await self._quotas.standing(context.caller)
                     yield event
+
+    def resolve(self, params: RequestParams, model: ModelInfo) -> Request:
+        """The request that a client's words ask a model for, adapters that its prompt names among them.
+
+        Raises:
+            InvalidRequest: with one violation for each bad field.
+        """
+        params = loras.without_tags(params) if self._prompt_loras else params
+        return validation.resolve(params, model)
 
     async def draw(self, context: RequestContext) -> Drawing:
         """Draws a request to its end; being cancelled ends the work within one step.

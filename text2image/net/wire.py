@@ -13,6 +13,8 @@ from text2image.core.messages import (
     Event,
     GeneratedImage,
     Loading,
+    LoraInfo,
+    LoraWeight,
     ModelInfo,
     ModelState,
     ModelStatus,
@@ -64,7 +66,7 @@ _OPTIONAL_FIELDS = (
     "model",
 )
 # Of a model: names that a later version may know more of, and limits by such a name.
-_NAMES = {"sampler", "samplers", "schedules", "max_steps", "quality"}
+_NAMES = {"sampler", "samplers", "schedules", "max_steps", "quality", "loras"}
 
 
 def stub(channel: Any) -> Any:
@@ -91,7 +93,20 @@ def optional_fields(message: MessageWithPresence) -> dict[str, Any]:
 
 
 def params_from(message: pb.GenerateRequest) -> RequestParams:
-    return RequestParams(prompt=message.prompt, **optional_fields(message))
+    return RequestParams(
+        prompt=message.prompt,
+        **optional_fields(message),
+        loras=tuple(_lora_from(each) for each in message.loras) or None,
+    )
+
+
+def loras_to(loras: Iterable[LoraWeight]) -> list[pb.Lora]:
+    return [pb.Lora(name=each.name, weight=each.weight, hash=each.hash) for each in loras]
+
+
+def _lora_from(message: pb.Lora) -> LoraWeight:
+    weight = message.weight if message.HasField("weight") else 1.0
+    return LoraWeight(message.name, weight, message.hash)
 
 
 def options_from(message: pb.GenerateRequest) -> StreamOptions:
@@ -108,6 +123,7 @@ def request_to(request: Request, options: StreamOptions) -> pb.GenerateRequest:
         preview_every=options.preview_every,
         # Runners of earlier versions have one model, and know no field that names it.
         model=request.model or None,
+        loras=loras_to(request.loras),
     )
 
 
@@ -257,6 +273,16 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
         schedules=[schedule.value for schedule in model.schedules],
         max_steps={sampler.value: steps for sampler, steps in model.max_steps},
         quality=model.quality.value,
+        loras=[
+            pb.LoraInfo(
+                name=each.name,
+                hash=each.hash,
+                base=each.base,
+                trigger_words=each.trigger_words,
+                fault=each.fault,
+            )
+            for each in model.loras
+        ],
     )
 
 
@@ -276,6 +302,10 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     values["price"] = message.price or 1.0
     # One of before this was told draws multiples of 8.
     values["side_multiple"] = message.side_multiple or SIDE_MULTIPLE
+    values["loras"] = tuple(
+        LoraInfo(each.name, each.hash, each.base, tuple(each.trigger_words), each.fault)
+        for each in message.loras
+    )
     return ModelInfo(**values)
 
 
@@ -301,6 +331,7 @@ def status_to(status: Status) -> pb.WatchStatusResponse:
                 state=model.state.value,
                 detail=model.detail,
                 seconds=model.seconds,
+                offers=model.offers,
             )
             for model in status.models
         ],
@@ -331,6 +362,7 @@ def status_from(message: pb.WatchStatusResponse) -> Status:
                 state=ModelState.named(model.state),
                 detail=model.detail,
                 seconds=_seconds_in(model),
+                offers=model.offers,
             )
             for model in message.models
         ),

@@ -1,6 +1,6 @@
-"""Adapters' files: which layers of a model they change, by their headers alone, and the numbers when they are wanted.
+"""Adapters' files: which layers of a model they change, by their headers alone, and their numbers.
 
-Whatever format diffusers reads is read, by its own converters: diffusers' and PEFT's names, kohya's with alphas, LoCon's
+What diffusers reads is read, by its own converters: diffusers' and PEFT's names, kohya's with alphas, LoCon's
 convolutions, both text encoders. Only safetensors, which holds numbers and no code.
 """
 
@@ -61,7 +61,7 @@ class LowRank(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The layers of a model that adapters may change, with the shapes of their weights, and its U-Net's configuration."""
+    """The layers of a model that adapters may change, by the shapes of their weights, and its U-Net's configuration."""
 
     shapes: Mapping[Place, torch.Size]
     unet_config: Any
@@ -252,7 +252,9 @@ def _peft_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
         told = None
     if not isinstance(told, dict):
         raise NotAnAdapter(f"has a {_PEFT_METADATA} that is no JSON object")
-    if foreign := [mark for mark in _FOREIGN_PEFT for part in (UNET, *TEXTS) if told.get(f"{part}.{mark}")]:
+    if foreign := [
+        mark for mark in _FOREIGN_PEFT for part in (UNET, *TEXTS) if told.get(f"{part}.{mark}")
+    ]:
         raise NotAnAdapter(f"is no plain LoRA: its configuration has {', '.join(foreign)}")
     return told
 

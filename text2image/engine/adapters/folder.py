@@ -173,7 +173,9 @@ def _objects_in(text: str) -> list[dict[str, Any]]:
         told = json.loads(text)
     except (ValueError, RecursionError):
         return []
-    return [each for each in told.values() if isinstance(each, dict)] if isinstance(told, dict) else []
+    return (
+        [each for each in told.values() if isinstance(each, dict)] if isinstance(told, dict) else []
+    )
 
 
 def _plain(text: str) -> str:

@@ -14,7 +14,14 @@ from torch import nn
 
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import LoraWeight, Request
-from text2image.engine.adapters.files import TEXTS, UNET, Layers, NotAnAdapter, layers_of_model, read
+from text2image.engine.adapters.files import (
+    TEXTS,
+    UNET,
+    Layers,
+    NotAnAdapter,
+    layers_of_model,
+    read,
+)
 from text2image.engine.adapters.folder import LoraFolder
 from text2image.engine.adapters.rows import Adapter, AdapterRows, Weights
 from text2image.engine.runtimes.networks import Networks
@@ -154,7 +161,9 @@ class ModelAdapters(Generic[E]):
         if self._rows is None:
             self._rows = AdapterRows({UNET: opened.network})
         weights = [self._weights_of(sample.generation.request, UNET) for sample in samples]
-        rows = [own for own, sample in zip(weights, samples, strict=True) for _ in range(sample.rows)]
+        rows = [
+            own for own, sample in zip(weights, samples, strict=True) for _ in range(sample.rows)
+        ]
         self._rows.wear(rows, inputs[0].device, opened.dtype)
         return opened.predict(*inputs, **more)
 

@@ -1,4 +1,4 @@
-"""Which adapters are in memory: read when a request needs them, beside the steps of others, and kept while there is room.
+"""Which adapters are in memory: read when a request needs them, beside others' steps, and kept while there is room.
 
 Plain Python, called from the event loop alone; what it keeps is read in threads, and put into a model and taken out by
 the engine's.
