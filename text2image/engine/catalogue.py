@@ -15,16 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
 
 from text2image.core.catalogue import Entry
 from text2image.core.errors import ModelNotFound, Unavailable
 from text2image.core.loras import digest_of
 from text2image.core.messages import Loading, LoraInfo, ModelInfo, ModelState, ModelStatus
-
-if TYPE_CHECKING:
-    from text2image.engine.adapters.folder import LoraFolder
-    from text2image.engine.adapters.model import ModelAdapters
+from text2image.engine.adapters.store import Folder, Shelf
 
 # Requests that wait for one model; so many it will hardly be worth while to have more of in memory.
 MOST_WAITING = 256
@@ -57,8 +53,8 @@ class Slot:
     info: ModelInfo | None = None
     size: int = 0
     beside: int = 0
-    folder: LoraFolder | None = None
-    shelf: ModelAdapters[object] | None = None
+    folder: Folder | None = None
+    shelf: Shelf | None = None
     state: ModelState = ModelState.IDLE
     detail: str = ""
     why: str = ""

@@ -10,18 +10,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from text2image.core.catalogue import Entry
 from text2image.core.messages import ModelInfo, ModelState
 from text2image.engine import failures
-from text2image.engine.adapters.store import AdapterStore
+from text2image.engine.adapters.store import AdapterStore, Folder
 from text2image.engine.catalogue import Catalogue, Slot
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.worker import Report, Worker
-
-if TYPE_CHECKING:
-    from text2image.engine.adapters.folder import LoraFolder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +41,7 @@ class Inspected:
 
     info: ModelInfo
     size: int
-    loras: LoraFolder | None = None
+    loras: Folder | None = None
 
 
 class Source(Protocol):

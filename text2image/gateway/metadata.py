@@ -104,7 +104,7 @@ def parse(parameters: str) -> RequestParams:
             # Where nothing is said, as by other tools, nothing was left out.
             quality=settings.get("Quality", Quality.EXACT),
             model=settings.get("Model"),
-            loras=loras,
+            loras=loras or None,
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None

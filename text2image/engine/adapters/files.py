@@ -21,7 +21,7 @@ from diffusers.utils import state_dict_utils as formats
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from text2image.engine.layouts.headers import Header
+from text2image.engine.layouts.headers import Header, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +88,17 @@ def inspect(path: Path, header: Header, layers: Layers) -> None:
     """
     # Opened in any case, which checks that shapes and data fit each other.
     alphas = _tensors(path, [name for name in header.tensors if name.endswith(".alpha")])
-    state = {name: torch.empty(each.shape, device="meta") for name, each in header.tensors.items()}
+    try:
+        state = {name: _outline(each) for name, each in header.tensors.items()}
+    except (RuntimeError, TypeError) as error:
+        raise NotAnAdapter(f"holds what is not read here: {str(error)[:_MOST_CHARS]}") from None
     _converted(state | alphas, header.metadata, layers)
+
+
+def _outline(stored: Stored) -> torch.Tensor:
+    """A tensor of the same shape without numbers; whole ones stay such."""
+    is_whole = stored.dtype.startswith(("I", "U", "B")) and stored.dtype != "BF16"
+    return torch.empty(stored.shape, dtype=torch.int8 if is_whole else None, device="meta")
 
 
 def read(

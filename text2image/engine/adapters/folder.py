@@ -28,7 +28,6 @@ LOOK_SECONDS = 2.0
 _CHUNK_BYTES = 1 << 22
 # Trigger words that are told of an adapter, and characters of each.
 _MOST_WORDS, _MOST_CHARS = 10, 60
-# What a tag that is a whole caption is not.
 _MOST_FAULT_CHARS = 400
 
 
@@ -118,11 +117,17 @@ class LoraFolder:
             )
             inspect(path, header, self.layers)
         except (NotAnAdapter, Unreadable) as error:
-            fault = str(error)[:_MOST_FAULT_CHARS]
+            fault = _plain(str(error), _MOST_FAULT_CHARS)
             logger.warning("adapter %s %s", path, fault)
             return File(path, stamp, replace(info, fault=fault))
-        except RecursionError:
-            return File(path, stamp, replace(info, fault="is no safetensors file"))
+        except OSError:
+            raise
+        except Exception:
+            # Whatever else a stranger's file brings about keeps no model from being loaded.
+            logger.exception("adapter %s cannot be read", path)
+            return File(
+                path, stamp, replace(info, fault="cannot be read; the server's log says why")
+            )
         return File(path, stamp, info, header)
 
 
@@ -178,6 +183,6 @@ def _objects_in(text: str) -> list[dict[str, Any]]:
     )
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, most: int = _MOST_CHARS) -> str:
     """A few printable characters of a text that a stranger wrote."""
-    return "".join(each for each in " ".join(text.split()) if each.isprintable())[:_MOST_CHARS]
+    return "".join(each for each in " ".join(text.split()) if each.isprintable())[:most]

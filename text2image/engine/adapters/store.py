@@ -14,13 +14,41 @@ from itertools import count
 from typing import Any, Protocol
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import LoraWeight
+from text2image.core.messages import LoraInfo, LoraWeight
 
 _MIB = 1 << 20
 
 
+class Folder(Protocol):
+    """The adapters of one model on disk."""
+
+    def look(self) -> tuple[LoraInfo, ...]:
+        """What there is now; in any thread."""
+        ...
+
+
+class Opening(Protocol):
+    """The network that adapters need, beside the one that a model is drawn with else.
+
+    Attributes:
+        nbytes: bytes of weights that it has taken so far; missing: that it has yet to take.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def missing(self) -> int: ...
+
+
 class Shelf(Protocol):
     """The adapters of one model."""
+
+    @property
+    def folder(self) -> Folder: ...
+
+    @property
+    def opening(self) -> Opening: ...
 
     def size_of(self, lora: LoraWeight) -> int:
         """Bytes that one takes; 0 if it is gone."""
