@@ -41,8 +41,8 @@ def text(figures: Figures) -> str:
         for rows, adapters in ((1, 1), (ROWS, 1), (ROWS, ADAPTERS))
     )
     return (
-        f"CPU time of a pass of the embedded U-Net by torch, in one thread, in which every row has one of so many adapters of "
-        f"rank {RANK}, against one without. Median of {figures['turns']} turns, lowest to highest.\n\n"
+        "CPU time of a pass of the embedded U-Net by torch, in one thread, in which every row has one of so many "
+        f"adapters of rank {RANK}, against one without. Median of {figures['turns']} turns, lowest to highest.\n\n"
         f"| rows | adapters | with ÷ without |\n|---|---|---|\n{rows}"
     )
 
