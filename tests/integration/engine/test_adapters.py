@@ -9,14 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from tests import loras
 from tests.doubles import make_request
-from tests.integration.engine.conftest import TOLERANCE, array, harness_for, settings_for
+from tests.integration.engine.conftest import (
+    TOLERANCE,
+    array,
+    draw_alone,
+    harness_for,
+    settings_for,
+)
 from tests.integration.engine.pipelines import draw_with_pipeline
+from text2image.core.errors import InvalidRequest
 from text2image.core.loras import chosen
 from text2image.core.messages import GeneratedImage, LoraWeight, Request, Sampler
+from text2image.engine.models.inspection import inspect_loras
 from text2image.engine.models.loading import load_model
 from text2image.engine.samplers.registry import scheduler_for
 
@@ -38,7 +47,7 @@ ASKED: list[tuple[dict[str, float], dict[str, Any]]] = [
 class Case:
     """A tiny model with a folder of adapters, here and in diffusers."""
 
-    def __init__(self, kind: str, folder: Path, adapters: Path, **settings: Any) -> None:
+    def __init__(self, kind: str, folder: Path, adapters: Path) -> None:
         self._make = PIPELINES[kind]
         self._folder = folder
         plain = self._make.from_pretrained(folder)
@@ -50,10 +59,8 @@ class Case:
         }
         for name, file in self.files.items():
             loras.save(adapters, name, file)
-        chosen_settings = settings_for(str(folder)).model_copy(
-            update={"loras": adapters, **settings}
-        )
-        self.model: Any = load_model(chosen_settings, 0, lambda detail: None)
+        self.settings = settings_for(str(folder)).model_copy(update={"loras": adapters})
+        self.model: Any = load_model(self.settings, 0, lambda detail: None)
         for info in self.model.info.loras:
             lora = LoraWeight(info.name, 1.0, info.hash)
             self.model.adapters.put(lora, self.model.adapters.read(lora))
@@ -119,3 +126,57 @@ def test_invariant_1_rows_with_none_one_or_several_adapters_are_the_pipelines(ca
         if request.loras:
             plain.scheduler = pipeline.scheduler
             assert off(drawn(harness, generation), draw_with_pipeline(plain, request)) > 10
+
+
+def test_adapters_leave_weights_and_batches_without_them_as_they_were(case: Case) -> None:
+    plain, adapted = case.requests()[0], case.requests()[1]
+    network = case.model.adapters.opening().network
+    weights = {name: each.clone() for name, each in network.state_dict().items()}
+    before = draw_alone(case.model, plain)
+    assert off(draw_alone(case.model, adapted), before) > 10
+    assert off(draw_alone(case.model, plain), before) == 0
+    assert all(torch.equal(each, weights[name]) for name, each in network.state_dict().items())
+    # What executes batches without adapters has the same weights, and no hook of these.
+    own = case.model._networks._unet
+    assert any(module._forward_hooks for module in network.modules())
+    assert not any(module._forward_hooks for module in own.modules())
+    shared = {each.data_ptr() for each in own.parameters()}
+    assert all(each.data_ptr() in shared for each in network.parameters())
+
+
+def test_a_row_with_adapters_is_planned_as_more_work(case: Case) -> None:
+    plain, adapted = (
+        replace(case.requests()[1], loras=named) for named in ((), case.requests()[1].loras)
+    )
+    assert case.model.plan(adapted).load > case.model.plan(plain).load
+    assert case.model.plan(adapted).key == case.model.plan(plain).key
+    harness = harness_for(case.model)
+    (sample,) = harness.submit(adapted).samples
+    harness.loop.tick()
+    assert sample.load > 1
+    harness.finish()
+
+
+def test_an_adapter_that_leaves_takes_its_hooks_along(case: Case) -> None:
+    request = case.requests()[1]
+    (lora,) = request.loras
+    first = draw_alone(case.model, request)
+    case.model.adapters.drop(lora)
+    network = case.model.adapters.opening().network
+    assert not any(module._forward_hooks for module in network.modules())
+    case.model.adapters.put(lora, case.model.adapters.read(lora))
+    assert off(draw_alone(case.model, request), first) == 0
+
+
+def test_a_family_that_takes_no_adapters_says_so(pipeline_folder: Folders, tmp_path: Path) -> None:
+    settings = settings_for(str(pipeline_folder("flux-schnell")))
+    model = load_model(settings.model_copy(update={"loras": tmp_path}), 0, lambda detail: None)
+    assert model.info.loras == ()
+    with pytest.raises(InvalidRequest, match="flux-schnell has no adapters"):
+        chosen([LoraWeight("ink")], model.info)
+
+
+def test_adapters_are_known_before_the_model_is_loaded(case: Case) -> None:
+    folder = inspect_loras(case.settings)
+    assert folder
+    assert folder.look() == case.model.info.loras
