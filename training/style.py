@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import StableDiffusionPipeline
-from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -100,9 +99,7 @@ def train(pipeline: Any, steps: int) -> None:
 
 def write(pipeline: Any, folder: Path) -> Path:
     """Writes the adapter in half precision, with what its metadata should say."""
-    state = convert_state_dict_to_diffusers(
-        get_peft_model_state_dict(pipeline.unet, adapter_name=NAME)
-    )
+    state = get_peft_model_state_dict(pipeline.unet, adapter_name=NAME)
     StableDiffusionPipeline.save_lora_weights(folder, state, weight_name=f"{NAME}.safetensors")
     path = folder / f"{NAME}.safetensors"
     metadata = {

@@ -350,8 +350,10 @@ def _identity(context: RequestContext) -> Hashable:
     if context.params.seed is None:
         # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
         return context
+    # The request says which of its adapters it means, of which there may be a thousand.
+    model = replace(context.model, loras=()) if context.model.loras else context.model
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-    return context.model, context.request, context.options, context.caller
+    return model, context.request, context.options, context.caller
 
 
 def message_of(count: int, truncated: str, *, lost: bool = False) -> str:

@@ -125,7 +125,7 @@ class ModelAdapters(Generic[E]):
             violation = FieldViolation("loras", f"name {lora.name!r}: it {reason}")
             raise InvalidRequest(violation) from error
         adapter = Adapter(lora.name, layers)
-        if adapter.has(UNET):
+        if UNET in adapter.parts:
             self.opening()
         return adapter
 
@@ -143,8 +143,8 @@ class ModelAdapters(Generic[E]):
             del self._kept[variant]
 
     def are_worn(self, samples: Sequence[Sample]) -> bool:
-        """Whether a pass over these samples needs `predict`."""
-        return any(sample.generation.request.loras for sample in samples)
+        """Whether a pass over these samples needs `predict`: some row has an adapter that changes the U-Net."""
+        return any(self._weights_of(sample.generation.request, UNET) for sample in samples)
 
     def _weights_of(self, request: Request, *parts: str) -> Weights:
         """The adapters of a request that change one of these parts."""
@@ -152,7 +152,7 @@ class ModelAdapters(Generic[E]):
         return {
             adapter: weight
             for adapter, weight in found.items()
-            if any(adapter.has(part) for part in parts)
+            if not adapter.parts.isdisjoint(parts)
         }
 
     def predict(self, samples: Sequence[Sample], *inputs: Any, **more: Any) -> torch.Tensor:

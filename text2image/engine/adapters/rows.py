@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -22,20 +22,17 @@ from text2image.engine.adapters.files import LowRank, Place
 from text2image.engine.runtimes.packing import PackedConv2d
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """A loaded adapter, compared by identity: what it adds to each layer that it changes."""
 
     name: str
     layers: Mapping[Place, LowRank]
 
-    @property
-    def nbytes(self) -> int:
-        return sum(each.nbytes for low in self.layers.values() for each in low)
-
-    def has(self, part: str) -> bool:
-        """Whether it changes a part of the pipeline."""
-        return any(place.part == part for place in self.layers)
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """The parts of the pipeline that it changes."""
+        return frozenset(place.part for place in self.layers)
 
 
 # What a row takes.
