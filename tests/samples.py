@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
+from tests.init_images import init_image
 from text2image.core.loras import HASH_DIGITS, is_writable
 from text2image.core.messages import (
     LoraWeight,
@@ -93,8 +94,21 @@ requests = st.builds(
     seed=st.integers(0, MAX_SEED),
     n=st.just(1),
     quality=st.sampled_from(Quality),
+    clip_skip=st.integers(0, 12),
     model=st.just(MODEL.id),
     loras=loras,
+)
+
+
+# And those that begin from a picture, or are enlarged.
+begun = st.builds(
+    replace,
+    requests,
+    image=st.sampled_from([None, init_image(), init_image(masked=True), init_image(seed=1)]),
+    strength=st.sampled_from([0.5, 1.0]),
+    hires_scale=st.sampled_from([None, 1.5]),
+    hires_strength=st.sampled_from([None, 0.5]),
+    hires_steps=st.sampled_from([None, 4]),
 )
 
 

@@ -63,6 +63,8 @@ class _Table(BaseModel):
     precision: Literal["auto", "float32", "float16", "bfloat16"] | None = None
     revision: str | None = None
     loras: Path | None = None
+    clip_skip: int | None = Field(None, ge=1, le=64)
+    embeddings: str | None = Field(None, min_length=1)
 
 
 # What these are called among the settings.
@@ -74,6 +76,7 @@ _SETTINGS = {
     "precision": "dtype",
     "revision": "model_revision",
     "loras": "loras",
+    "clip_skip": "default_clip_skip",
 }
 
 
@@ -168,6 +171,8 @@ def _in_file(path: Path) -> list[Entry]:
         }
         if table.loras:
             changes["loras"] = path.parent / table.loras.expanduser()
+        if table.embeddings is not None:
+            changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(
             _entry(
                 name,

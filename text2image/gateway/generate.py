@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from text2image.core import loras, validation
+from text2image.core.errors import Unavailable
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Event,
     GeneratedImage,
     Loading,
     ModelInfo,
@@ -27,10 +29,12 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.gateway import metadata
+from text2image.core.settings import get_settings
+from text2image.gateway import hires, metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
@@ -83,6 +87,7 @@ class Gateway:
         locks: DrawingLocks | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
+        images: Limits | None = None,
         log_prompts: bool = False,
         prompt_loras: bool = True,
     ) -> None:
@@ -97,6 +102,7 @@ class Gateway:
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
         self._prompt_loras = prompt_loras
+        self._images = Reader(images or Limits.of(get_settings()))
         self._flights = SingleFlight(self._answer, metrics)
 
     @property
@@ -130,28 +136,25 @@ class Gateway:
 
     @property
     def may_refuse_unread(self) -> bool:
-        """Whether it is worth asking `require_open`."""
+        """Whether it is worth asking `refusal`."""
         return self.work.draining or self.runners.may_refuse_anything
 
-    def require_open(
+    def refusal(
         self,
         caller: Caller,
         patience: float,
-        request: Request | None = None,
+        shape: Request | None = None,
         *,
         claim: bool = False,
-    ) -> None:
-        """Does nothing if this request, or else anything, might be drawn for a caller who gives it so many seconds.
+    ) -> Unavailable | None:
+        """What a server that drains or is full tells a caller who waits for so long; None if it might draw.
 
-        A picture that is known is not drawn, so ask only for requests that leave the seed open. `claim` as
-        `Refusals.check` has it.
-
-        Raises:
-            Unavailable: the server is draining or full.
+        A picture that is known is not drawn, so ask only for requests that leave the seed open. `shape` as `shape_of`
+        has it, None if that is not known; `claim` as `Refusals.find` has it.
         """
         if self.work.draining:
-            raise draining()
-        self.runners.require_open(patience, caller.share, request, claim=claim)
+            return draining()
+        return self.runners.refusal(patience, caller.share, shape, claim=claim)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.
@@ -161,11 +164,18 @@ class Gateway:
         """
         context.deadline = asyncio.get_running_loop().time() + context.timeout
         with self.work.admit(lambda: context.put(draining())):
-            if context.params.seed is None and self.may_refuse_unread:
-                self.require_open(context.caller, context.timeout)
+            if (
+                context.params.seed is None
+                and self.may_refuse_unread
+                and (refusal := self.refusal(context.caller, context.timeout))
+            ):
+                raise refusal
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
+                context.params = await self._images.read(
+                    context.params, context.model, context.deadline
+                )
                 context.request = self.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
@@ -191,15 +201,15 @@ class Gateway:
             Text2ImageError: the request is invalid, refused or could not be finished.
         """
         pictures: list[Picture] = []
-        truncated = ""
+        completed = Completed()
         async with aclosing(self.stream(context)) as events:
             async for event in events:
                 if isinstance(event, Picture):
                     pictures.append(event)
                 elif isinstance(event, Completed):
-                    truncated = event.truncated
+                    completed = event
         pictures.sort(key=lambda picture: picture.index)
-        message = self.message(pictures, truncated)
+        message = self.message(pictures, completed)
         return Drawing(pictures, message, remembered=self._cache is not None)
 
     async def _answer(self, flight: Flight) -> None:
@@ -221,10 +231,10 @@ class Gateway:
                     self.metrics.cache.labels("shared").inc()
                     return
             self.metrics.cache.labels("miss").inc()
-            drawn, truncated = await self._draw(flight)
+            drawn, completed = await self._draw(flight)
             # Each by the model that drew it: a runner that began anew may serve another than the one that was asked.
             for picture, model in drawn:
-                await cache.keep(context.request, model, [picture], truncated)
+                await cache.keep(context.request, model, [picture], completed)
 
     async def _recall(self, cache: PictureCache, flight: Flight) -> bool:
         """Answers from the cache, if it has all pictures."""
@@ -237,27 +247,31 @@ class Gateway:
         flight.emit(Queued(0.0))
         for picture in recalled.pictures:
             flight.emit(await asyncio.to_thread(self._still_saved, context, picture))
-        flight.emit(Completed(recalled.truncated))
+        flight.emit(recalled.completed)
         return True
 
-    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], str]:
-        """Answers with what a runner draws, on the leader's account; returns that, and what the prompt was cut by."""
+    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], Completed]:
+        """Answers with what a runner draws, on the leader's account; returns that, and how it ended."""
         context = flight.leader
         drawn: list[tuple[Picture, ModelInfo]] = []
-        completed = Completed("")
+        completed = Completed()
         loaded = False
         work = round(work_of(context.request) * context.model.price)
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()
-            events = self.runners.generate(
-                context.request,
-                context.options,
-                flight.deadline - self._overhead.of(context.timeout),
-                context.caller.share,
-                patience=context.timeout,
-            )
-            async with aclosing(events):
+            deadline = flight.deadline - self._overhead.of(context.timeout)
+
+            def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+                return self.runners.generate(
+                    request,
+                    context.options,
+                    deadline,
+                    context.caller.share,
+                    patience=context.timeout,
+                )
+
+            async with aclosing(hires.drawn(context.request, generate)) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
@@ -270,7 +284,8 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        self._overhead.learn(clock() - asked - event.timings.total)
+                        if context.request.hires_scale is None:
+                            self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:
@@ -278,7 +293,7 @@ class Gateway:
                         flight.emit(event)
         # Now that the caller's place is free, since its next request may follow at once.
         flight.emit(completed)
-        return drawn, completed.truncated
+        return drawn, completed
 
     def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
         """The picture where it was saved, or saved again if this gateway has no such file.
@@ -324,10 +339,10 @@ class Gateway:
         self.metrics.pictures.labels("yes").inc()
         return path
 
-    def message(self, pictures: list[Picture], truncated: str) -> str:
-        """How it went, for people; `truncated` as in `Completed`."""
+    def message(self, pictures: list[Picture], completed: Completed) -> str:
+        """How it went, for people."""
         lost = self._store is not None and not all(picture.path for picture in pictures)
-        return message_of(len(pictures), truncated, lost=lost)
+        return message_of(len(pictures), completed, lost=lost)
 
     def _log(self, what: str, request: Request) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.
@@ -356,13 +371,13 @@ def _identity(context: RequestContext) -> Hashable:
     return model, context.request, context.options, context.caller
 
 
-def message_of(count: int, truncated: str, *, lost: bool = False) -> str:
+def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:
     """What is told of `count` finished pictures; `lost` are those that could not be saved."""
     message = (
         f"{count} images generated successfully" if count > 1 else "Image generated successfully"
     )
     if lost:
         message += "; it could not be saved on the server"
-    if truncated:
-        message += f"; the prompt was too long, left out: {truncated}"
+    for name, end in completed.unread:
+        message += f"; the {name} was too long, left out: {end}"
     return message

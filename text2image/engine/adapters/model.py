@@ -39,6 +39,7 @@ LOAD, LOAD_APART = 1.2, 1.6
 _MOST_ENCODERS = 4
 
 E = TypeVar("E")
+R = TypeVar("R")
 Key = tuple[str, str]
 
 
@@ -171,8 +172,8 @@ class ModelAdapters(Generic[E]):
         self,
         samples: Sequence[Sample],
         encoder: E,
-        encode: Callable[[Sequence[Sample], E], list[str]],
-    ) -> list[str]:
+        encode: Callable[[Sequence[Sample], E], list[R]],
+    ) -> list[R]:
         """Encodes the prompts of samples, those together whose adapters change the text encoders alike.
 
         Args:
@@ -183,12 +184,12 @@ class ModelAdapters(Generic[E]):
         for sample in samples:
             weights = self._weights_of(sample.generation.request, *TEXTS)
             groups.setdefault(tuple(weights.items()), []).append(sample)
-        truncated: dict[Sample, str] = {}
+        unread: dict[Sample, R] = {}
         for variant, group in groups.items():
             with self._worn_by_text(variant):
                 ends = encode(group, self._encoder_for(variant, encoder))
-            truncated.update(zip(group, ends, strict=True))
-        return [truncated[sample] for sample in samples]
+            unread.update(zip(group, ends, strict=True))
+        return [unread[sample] for sample in samples]
 
     def _encoder_for(self, variant: tuple[tuple[Adapter, float], ...], plain: E) -> E:
         if not variant:
