@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from diffusers import DiffusionPipeline
 
 from tests.doubles import make_request
 from tests.e2e.dialects import SECONDS
 from tests.e2e.harness import Server, serving
 from tests.e2e.test_pictures import image_of
-from tests.integration.engine.pipelines import draw_with_pipeline, save_pipeline
+from tests.integration.engine.pipelines import Reference, save_pipeline
 from text2image.core.messages import Request, Sampler
-from text2image.engine.samplers.registry import scheduler_for
 
 TOLERANCE = 2
 FLOW = {"sampler": Sampler.FLOW_EULER}
@@ -63,22 +61,9 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield running
 
 
-@pytest.fixture(scope="module")
-def expected(folder: Path) -> Callable[[Request], np.ndarray]:
-    pipeline: Any = DiffusionPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    config = pipeline.scheduler.config
-
-    def draw(request: Request) -> np.ndarray:
-        pipeline.scheduler = scheduler_for(request.sampler, config, None)
-        return draw_with_pipeline(pipeline, request)
-
-    return draw
-
-
-def drawn(server: Server, request: Request) -> np.ndarray:
+def drawn(server: Server, request: Request, **more: Any) -> np.ndarray:
     names = ("negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "sampler")
-    body = {"text": request.prompt, **{name: getattr(request, name) for name in names}}
+    body = {"text": request.prompt, **{name: getattr(request, name) for name in names}, **more}
     answer = httpx.post(f"{server.url}/generate", json=body, timeout=SECONDS)
     assert answer.status_code == 200, answer.text
     png = base64.b64decode(answer.json()["images"][0]["image_base64"])
@@ -86,13 +71,13 @@ def drawn(server: Server, request: Request) -> np.ndarray:
 
 
 def test_a_server_draws_the_pipelines_pictures_in_a_crowd(
-    kind: str, server: Server, expected: Callable[[Request], np.ndarray]
+    kind: str, server: Server, folder: Path
 ) -> None:
-    requests = REQUESTS[kind]
+    requests, reference = REQUESTS[kind], Reference(folder)
     with ThreadPoolExecutor(len(requests)) as clients:
         pictures = list(clients.map(lambda request: drawn(server, request), requests))
     for request, picture in zip(requests, pictures, strict=True):
-        assert np.abs(picture - expected(request)).max() <= TOLERANCE, request
+        assert np.abs(picture - reference.draw(request)).max() <= TOLERANCE, request
 
 
 def test_a_server_says_what_it_draws_with(kind: str, server: Server) -> None:

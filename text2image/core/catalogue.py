@@ -56,6 +56,7 @@ class _Table(BaseModel):
     price: float = Field(1.0, gt=0, le=1000)
     steps: int | None = Field(None, ge=1, le=150)
     guidance_scale: float | None = Field(None, ge=0, le=30)
+    true_cfg_scale: float | None = Field(None, gt=1, le=30)
     sampler: Annotated[
         Sampler | None, BeforeValidator(lambda name: sampler_of(str(name)) or name)
     ] = None
@@ -68,6 +69,7 @@ class _Table(BaseModel):
 _SETTINGS = {
     "steps": "default_steps",
     "guidance_scale": "default_guidance_scale",
+    "true_cfg_scale": "true_cfg_scale",
     "sampler": "default_sampler",
     "max_side": "max_side",
     "precision": "dtype",

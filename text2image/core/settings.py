@@ -150,6 +150,13 @@ class Settings(BaseSettings):
         description="How far guided predictions are brought back to their size without guidance, against pictures that "
         "are burnt by it: 0 is not at all, 1 altogether; if unset what suits the model.",
     )
+    true_cfg_scale: float | None = Field(
+        None,
+        gt=1,
+        le=30,
+        description="Scale of the guidance away from a negative prompt by Flux, whose own `guidance_scale` is another; "
+        "its pictures with one take twice the time, and if unset it is refused.",
+    )
     max_side: int | None = Field(
         None,
         ge=64,

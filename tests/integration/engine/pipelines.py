@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -37,6 +38,7 @@ from transformers import (
 
 from text2image.core.messages import Request
 from text2image.engine.models.loading import EMBEDDED_PATH
+from text2image.engine.samplers.registry import scheduler_for
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -263,6 +265,19 @@ def _text_encoder(kind: Any, tokenizer: Any) -> Any:
         eos_token_id=tokenizer.eos_token_id,
     )
     return kind(config)
+
+
+class Reference:
+    """A folder's own pipeline of diffusers, drawing one request after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pipeline: Any = DiffusionPipeline.from_pretrained(folder)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._config = self.pipeline.scheduler.config
+
+    def draw(self, request: Request, **more: Any) -> np.ndarray:
+        self.pipeline.scheduler = scheduler_for(request.sampler, self._config, request.schedule)
+        return draw_with_pipeline(self.pipeline, request, **more)
 
 
 def draw_with_pipeline(pipeline: Any, request: Request, **more: Any) -> np.ndarray:

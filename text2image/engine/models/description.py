@@ -88,13 +88,14 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     settings = checkpoint.settings
     scale = vae_factor(pipeline.vae.config)
     multiple = max(SIDE_MULTIPLE, scale * patch_size(network_of(pipeline).config))
-    side = sample_size(network_of(pipeline).config) * scale
+    most = settings.max_side or MAX_SIDE
+    side = min(sample_size(network_of(pipeline).config) * scale, most // multiple * multiple)
     profile = _profile(pipeline, settings.model, family)
     samplers = _samplers(pipeline)
     limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
         id=checkpoint.name,
-        revision=_revision(checkpoint, profile),
+        revision=_revision(checkpoint, profile, family),
         family=family,
         width=side,
         height=side,
@@ -180,12 +181,16 @@ def rescale_of(pipeline: Any, settings: Settings, family: str) -> float:
     return _profile(pipeline, settings.model, family).rescale
 
 
-def _revision(checkpoint: Checkpoint, profile: Profile) -> str:
+def _revision(checkpoint: Checkpoint, profile: Profile, family: str) -> str:
     """The revision of the files, or another where a setting has the same request give another picture."""
-    rescale = checkpoint.settings.guidance_rescale
-    if rescale is None or rescale == profile.rescale:
+    settings, changes = checkpoint.settings, ""
+    if settings.guidance_rescale not in (None, profile.rescale):
+        changes += f" {settings.guidance_rescale}"
+    if settings.true_cfg_scale is not None and family == "flux":
+        changes += f" true cfg {settings.true_cfg_scale}"
+    if not changes:
         return checkpoint.revision
-    return hashlib.sha256(f"{checkpoint.revision} {rescale}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{checkpoint.revision}{changes}".encode()).hexdigest()[:12]
 
 
 def _profile(pipeline: Any, name: str, family: str) -> Profile:
