@@ -105,6 +105,20 @@ class Settings(BaseSettings):
         "the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    transformer: Path | None = Field(
+        None,
+        description="GGUF file whose weights the model's transformer has in place of its own.",
+    )
+    refiner: str | None = Field(
+        None,
+        description="Refiner that an SDXL model hands its pictures to: a folder in diffusers format, or a hub id.",
+    )
+    refiner_switch: float = Field(
+        0.8,
+        gt=0,
+        lt=1,
+        description="Share of the noise that the model takes away before the refiner goes on.",
+    )
     models: str | None = Field(
         None,
         description="Models that requests may name beside `T2I_MODEL`, which may be one of them: a folder whose "

@@ -22,6 +22,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     TCDScheduler,
     UNet2DConditionModel,
@@ -152,6 +153,34 @@ def _xl(kind: str) -> Any:
         force_zeros_for_empty_prompt=not alone,
         add_watermarker=False,
     )
+
+
+def save_refiner(base: Path, folder: Path) -> Path:
+    """Writes a refiner of SDXL, which decodes with the base's autoencoder."""
+    torch.manual_seed(1)
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer_2")
+    unet = _unet(
+        cross_attention_dim=_WIDTH,
+        attention_head_dim=[1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=_TIME_WIDTH,
+        projection_class_embeddings_input_dim=_WIDTH + 5 * _TIME_WIDTH,
+    )
+    torch.nn.init.normal_(unet.conv_out.weight, std=0.2)
+    StableDiffusionXLImg2ImgPipeline(
+        vae=AutoencoderKL.from_pretrained(base / "vae"),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, tokenizer),
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**SD_BETAS, steps_offset=1, timestep_spacing="leading"),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    ).save_pretrained(folder / "refiner")
+    return folder / "refiner"
 
 
 def _sd3(kind: str) -> Any:

@@ -11,6 +11,7 @@ from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
+from text2image.engine.models import refiner
 from text2image.engine.models.prompts import FLUX_TOKENS, T5_TOKENS
 from text2image.engine.runtimes.choice import network_of, sample_size
 from text2image.engine.runtimes.forward import is_flux, is_sd3, patch_size
@@ -92,6 +93,9 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     side = min(sample_size(network_of(pipeline).config) * scale, most // multiple * multiple)
     profile = _profile(pipeline, settings.model, family)
     samplers = _samplers(pipeline)
+    if checkpoint.refiner is not None:
+        both = offered(refiner.config_of(checkpoint.refiner.folder))
+        samplers = tuple(each for each in samplers if each in both)
     limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
         id=checkpoint.name,
@@ -186,6 +190,8 @@ def _revision(checkpoint: Checkpoint, profile: Profile, family: str) -> str:
     settings, changes = checkpoint.settings, ""
     if settings.guidance_rescale not in (None, profile.rescale):
         changes += f" {settings.guidance_rescale}"
+    if checkpoint.refiner is not None:
+        changes += f" refiner {checkpoint.refiner.revision} {settings.refiner_switch}"
     if settings.true_cfg_scale is not None and family == "flux":
         changes += f" true cfg {settings.true_cfg_scale}"
     if not changes:

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
-from text2image.engine.models import latents
+from text2image.engine.models import latents, refiner
 from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe, rescale_of, vae_factor
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked, unread_ends
+from text2image.engine.models.refiner import Refiner
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
-from text2image.engine.sample import Plan, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
 from text2image.engine.samplers.tables import Tables
 from text2image.engine.samplers.update import Trajectory
 
@@ -41,7 +43,9 @@ class State:
     Attributes:
         embeddings: of the prompts, (rows, tokens, width).
         pooled: of the prompts, (rows, D).
-        time_ids: (1, 6): height and width of the original, top and left of the crop, height and width of the picture.
+        time_ids: (1, 6): height and width of the original, top and left of the crop, height and width of the picture;
+            with the refiner what that is told, (rows, 5).
+        refined: what the refiner reads, as long as its turn has yet to come; None without one.
     """
 
     trajectory: Trajectory
@@ -50,6 +54,7 @@ class State:
     pooled: torch.Tensor
     time_ids: torch.Tensor
     guidance_embedding: torch.Tensor | None
+    refined: Encoded | None = None
 
 
 class StableDiffusionXL:
@@ -63,12 +68,14 @@ class StableDiffusionXL:
         device: torch.device,
         interval: Interval = EVERYWHERE,
         rescale: float = 0.0,
+        refiner: Refiner | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
         Args:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
+            refiner: takes the last steps, if there is one.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -76,6 +83,7 @@ class StableDiffusionXL:
         self._device = device
         self._interval = interval
         self._rescale = rescale
+        self._refiner = refiner
         self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
@@ -112,6 +120,9 @@ class StableDiffusionXL:
                     sample.state = stacked(
                         self._negative(negative, encoded, prompt), encoded[prompt]
                     )
+            if self._refiner:
+                for sample, refined in zip(samples, self._refiner.encode(samples), strict=True):
+                    sample.state = (sample.state, refined)
         return unread_ends(self._prompts.truncated, prompts)
 
     def _negative(self, negative: str, encoded: Mapping[str, Encoded], prompt: str) -> Encoded:
@@ -122,12 +133,16 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        latents.start(samples, self._initial)
+        latents.start(samples, self._initial, self._set_next)
 
     def _initial(self, sample: Sample) -> State:
-        request, encoded = sample.generation.request, sample.state
+        request, encoded, refined = sample.generation.request, sample.state, None
+        if self._refiner:
+            encoded, refined = sample.state
         shape = (1, self._config.in_channels, *self._sides(request))
         trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
+        if self._refiner:
+            trajectory = self._until_switch(sample, trajectory, self._refiner)
         size = (request.height, request.width)
         return State(
             trajectory,
@@ -138,20 +153,56 @@ class StableDiffusionXL:
             guidance_embedding=latents.embedded_scale(
                 request.guidance_scale, self._config.time_cond_proj_dim, self._dtype, self._device
             ),
+            refined=refined,
         )
+
+    @staticmethod
+    def _until_switch(sample: Sample, trajectory: Trajectory, refiner: Refiner) -> Trajectory:
+        """A sample's way as far as the base goes; sets its `passes` to those of both."""
+        calls = refiner.base_calls(trajectory.table)
+        try:
+            rest = refiner.table(sample.generation.request)
+        except ValueError as error:
+            raise InvalidRequest(FieldViolation("sampler", str(error))) from error
+        sample.passes = calls + (rest.calls if rest else 0)
+        return trajectory.along(trajectory.table.until(calls))
+
+    def _set_next(self, sample: Sample) -> None:
+        """Sets what the next pass takes, and hands the sample to the refiner where the base is through with it."""
+        state: State = sample.state
+        if self._refiner and state.refined is not None and state.trajectory.done:
+            self._hand_over(sample, state, state.refined, self._refiner)
+        latents.set_rows(sample)
+
+    def _hand_over(self, sample: Sample, state: State, refined: Encoded, refiner: Refiner) -> None:
+        request, begun = sample.generation.request, state.trajectory.table.calls
+        table = refiner.table(request)
+        sample.done = table is None
+        if table is None:
+            return
+        state.trajectory = state.trajectory.along(table)
+        guided = latents.guided_calls(request, sample.passes, self._guided_in)
+        state.guided = range(max(0, guided.start - begun), max(0, guided.stop - begun))
+        state.embeddings, state.pooled = refined
+        state.refined = None
+        state.time_ids = refiner.time_ids(request, len(refined.pooled))
+        sample.key = BatchKey((*self._sides(request), "refiner"), size=sample.key.size)
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
+        networks = self._networks
+        if self._refiner and states[0].refined is None:
+            networks = self._refiner.networks
         with devices.device_errors():
-            inputs, timesteps, owners = latents.rows_of(samples, self._device)
-            output = self._networks.predict(
+            inputs, timesteps, _ = latents.rows_of(samples, self._device)
+            output = networks.predict(
                 inputs,
                 timesteps,
                 torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 latents.joined([state.guidance_embedding for state in states]),
                 pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
-                time_ids=torch.cat([states[owner].time_ids for owner in owners]),
+                time_ids=torch.cat([_told(sample) for sample in samples]),
             )
             predictions = latents.guided(output.float(), samples, self._rescale)
             devices.wait(self._device)
@@ -161,7 +212,7 @@ class StableDiffusionXL:
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        return latents.advance(samples, predictions)
+        return latents.advance(samples, predictions, self._set_next)
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
@@ -179,6 +230,14 @@ class StableDiffusionXL:
 
     def free_memory(self) -> None:
         self._networks.free_memory()
+        if self._refiner:
+            self._refiner.networks.free_memory()
+
+
+def _told(sample: Sample) -> torch.Tensor:
+    """What the rows of a sample's next pass tell the network of the picture: (rows, numbers)."""
+    told: torch.Tensor = sample.state.time_ids
+    return told.expand(sample.rows, -1) if len(told) == 1 else told[-sample.rows :]
 
 
 class _Unscale:
@@ -214,7 +273,10 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     info = describe(pipeline, checkpoint, FAMILY)
     interval = parse_interval(checkpoint.settings.guidance_interval)
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
-    return StableDiffusionXL(pipeline, networks, info, checkpoint.device, interval, rescale)
+    second = None
+    if checkpoint.refiner:
+        second = refiner.load(checkpoint.refiner, channels=pipeline.unet.config.in_channels)
+    return StableDiffusionXL(pipeline, networks, info, checkpoint.device, interval, rescale, second)
 
 
 def _check(pipeline: Any, name: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from text2image.engine import devices
-from text2image.engine.layouts.folder import INDEX, read_json
+from text2image.engine.layouts.folder import GGUF, INDEX, read_json
 from text2image.engine.layouts.opening import is_usable
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, listed
@@ -114,9 +115,17 @@ def _highest_token(files: Files, encoder: str) -> int | None:
 
 
 def check_device(
-    files: Files, networks: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    files: Files,
+    networks: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    beside: int = 0,
 ) -> None:
-    """Tells in `files` of a precision that the device does not compute in, and of weights that it has no room for."""
+    """Tells in `files` of a precision that the device does not compute in, and of weights that it has no room for.
+
+    Args:
+        beside: bytes of weights that are loaded besides.
+    """
     name = str(dtype).removeprefix("torch.")
     if reason := devices.why_not(device, dtype):
         works = [each for each in ("float32", "float16", "bfloat16") if each != name]
@@ -124,14 +133,31 @@ def check_device(
         files.findings.append(Finding("T2I_DTYPE", what))
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    needed = sum(
-        each.numel() for network in networks.values() for each in network.state_dict().values()
+    # Quantized ones stay so.
+    kept = {part: path.stat().st_size for part, path in _quantized(files).items()}
+    numbers = sum(
+        each.numel()
+        for part, network in networks.items()
+        if part not in kept
+        for each in network.state_dict().values()
     )
-    if free is None or needed * dtype.itemsize <= free:
+    needed = numbers * dtype.itemsize + sum(kept.values()) + beside
+    if free is None or needed <= free:
         return
-    what = f"the weights take {_gib(needed * dtype.itemsize)} in {name}, and {device} has {_gib(free)} free"
-    half = f", or T2I_DTYPE=float16 ({_gib(needed * 2)})" if dtype.itemsize > 2 else ""
+    what = f"the weights take {_gib(needed)} in {name}, and {device} has {_gib(free)} free"
+    less = numbers * 2 + sum(kept.values())
+    half = f", or T2I_DTYPE=float16 ({_gib(less)})" if dtype.itemsize > 2 else ""
     files.findings.append(Finding("T2I_DEVICE", f"{what}; free some, take a smaller model{half}"))
+
+
+def _quantized(files: Files) -> dict[str, Path]:
+    """By part, the GGUF file with its weights."""
+    return {
+        part: files.folder / place
+        for part, found in files.headers.items()
+        for place in found
+        if place.endswith(GGUF)
+    }
 
 
 def _gib(count: int) -> str:
