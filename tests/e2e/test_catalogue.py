@@ -116,7 +116,7 @@ def mixed() -> list[Request]:
     own = {
         "embedded": [
             {"sampler": Sampler.DPMPP_2M, "negative_prompt": "blue"},
-            {"sampler": Sampler.EULER_ANCESTRAL, "guidance_scale": 1.0},
+            {"sampler": Sampler.DDIM, "guidance_scale": 1.0},
         ],
         "flux-dev": [
             {"sampler": Sampler.FLOW_EULER, "guidance_scale": 3.5},

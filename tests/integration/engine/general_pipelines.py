@@ -440,18 +440,17 @@ def _kandinsky3() -> Any:
         time_embedding_dim=16,
         groups=4,
         attention_head_dim=4,
-        layers_per_block=1,
-        block_out_channels=(16, 16, 16, 16),
+        layers_per_block=3,
+        block_out_channels=(32, 64),
         cross_attention_dim=16,
         encoder_hid_dim=_WIDTH,
     )
     movq = diffusers.VQModel(
-        block_out_channels=(8, 8, 16, 16),
+        block_out_channels=(32, 32, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
         up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
         latent_channels=4,
         num_vq_embeddings=12,
-        norm_num_groups=4,
         norm_type="spatial",
         vq_embed_dim=4,
     )

@@ -300,7 +300,11 @@ class Reference:
     """A folder's own pipeline of diffusers, drawing one request after another."""
 
     def __init__(self, folder: Path) -> None:
-        self.pipeline: Any = DiffusionPipeline.from_pretrained(folder)
+        parts = DiffusionPipeline.load_config(folder)
+        absent = {name: None for name, of in parts.items() if of == [None, None]}
+        self.pipeline: Any = DiffusionPipeline.from_pretrained(
+            folder, dtype=torch.float32, **absent
+        )
         self.pipeline.set_progress_bar_config(disable=True)
         self._config = self.pipeline.scheduler.config
 

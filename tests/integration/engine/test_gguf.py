@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, GGUFQuantizationConfig
+from diffusers import GGUFQuantizationConfig
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import TOLERANCE, draw_alone, settings_for
@@ -32,6 +32,10 @@ BLOCK = 32
 BLOCKS = {
     "attn.to_out.0": "x_block.attn.proj",
     "attn.to_add_out": "context_block.attn.proj",
+    "attn.norm_q": "x_block.attn.ln_q",
+    "attn.norm_k": "x_block.attn.ln_k",
+    "attn.norm_added_q": "context_block.attn.ln_q",
+    "attn.norm_added_k": "context_block.attn.ln_k",
     "norm1.linear": "x_block.adaLN_modulation.1",
     "norm1_context.linear": "context_block.adaLN_modulation.1",
     "ff.net.0.proj": "x_block.mlp.fc1",
@@ -103,7 +107,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Pat
 
     def file(kind: str, folder: Path) -> Path:
         if kind not in made:
-            transformer = DiffusionPipeline.from_pretrained(folder).transformer
+            transformer = Reference(folder).pipeline.transformer
             weights = {name: each.detach() for name, each in transformer.state_dict().items()}
             # diffusers reads Flux's original names at the width of the published models alone.
             named = original_sd3(weights) if kind.startswith("sd3") else weights
@@ -198,7 +202,7 @@ def test_what_is_wrong_with_a_file_is_told_by_its_name(
 ) -> None:
     folder = pipeline_folder("flux-dev")
     whole = files("flux-dev", folder)
-    weights = DiffusionPipeline.from_pretrained(folder).transformer.state_dict()
+    weights = Reference(folder).pipeline.transformer.state_dict()
 
     def told(file: Path, *, deep: bool = False) -> str:
         around = locate(settings(folder, tmp_path, transformer=file), lambda detail: None)

@@ -127,6 +127,7 @@ def test_invariant_1_pictures_of_a_crowd_that_join_mid_flight_are_the_two_pipeli
     assert off(draw_alone(model, told), reference.draw(told)) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_openvino_draws_what_torch_draws(
     base: Path, refiner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

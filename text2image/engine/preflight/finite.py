@@ -34,7 +34,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         from gguf import GGUFReader, dequantize
 
         for each in GGUFReader(path).tensors:
-            yield each.name, torch.from_numpy(dequantize(each.data, each.tensor_type))
+            yield each.name, torch.from_numpy(dequantize(each.data, each.tensor_type).copy())
         return
     if path.suffix != ".safetensors":
         yield from load_pickle(path).items()
