@@ -281,25 +281,7 @@ def _chroma() -> Any:
     )
 
 
-def _qwen_image() -> Any:
-    transformer = diffusers.QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(8, 4, 4),
-    )
-    vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
+def _qwen_vl() -> Any:
     config = transformers.Qwen2_5_VLConfig(
         text_config={
             "hidden_size": 16,
@@ -323,11 +305,33 @@ def _qwen_image() -> Any:
         },
         vocab_size=300,
     )
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen_image() -> Any:
+    transformer = diffusers.QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+    )
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
     return diffusers.QwenImagePipeline(
         transformer=transformer,
         vae=vae,
         scheduler=_FLOW(use_dynamic_shifting=True),
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
+        text_encoder=_qwen_vl(),
         tokenizer=qwen_tokenizer(),
     )
 
@@ -475,6 +479,44 @@ def _lumina() -> Any:
     )
 
 
+def _hunyuan_image() -> Any:
+    transformer = diffusers.HunyuanImageTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=16,
+        text_embed_2_dim=_WIDTH,
+        rope_axes_dim=(8, 8),
+    )
+    vae = diffusers.AutoencoderKLHunyuanImage(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32, 32, 32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=8,
+        sample_size=64,
+        scaling_factor=0.75,
+    )
+    letters = transformers.T5Config(
+        vocab_size=384, d_model=_WIDTH, d_kv=8, d_ff=37, num_layers=1, num_heads=4
+    )
+    return diffusers.HunyuanImagePipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=_FLOW(shift=5.0),
+        text_encoder=_qwen_vl(),
+        tokenizer=qwen_tokenizer(),
+        text_encoder_2=transformers.T5EncoderModel(letters),
+        tokenizer_2=transformers.ByT5Tokenizer(),
+        guider=diffusers.AdaptiveProjectedMixGuidance(),
+    )
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "PixArtAlphaPipeline": lambda: _pixart(diffusers.PixArtAlphaPipeline),
     "PixArtSigmaPipeline": lambda: _pixart(diffusers.PixArtSigmaPipeline),
@@ -498,4 +540,5 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "BriaPipeline": _bria,
     "Kandinsky3Pipeline": _kandinsky3,
     "LuminaPipeline": _lumina,
+    "HunyuanImagePipeline": _hunyuan_image,
 }

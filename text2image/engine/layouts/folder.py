@@ -27,7 +27,14 @@ WEIGHTS = frozenset({".safetensors", ".bin", ".ckpt", GGUF})
 # Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
 NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
 # Classes of parts that have no weights, by the end of their name.
-_WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
+_WEIGHTLESS = (
+    "Scheduler",
+    "Tokenizer",
+    "TokenizerFast",
+    "Processor",
+    "FeatureExtractor",
+    "Guidance",
+)
 # Names of weights in diffusers and in transformers, safe ones first.
 _STEMS = (
     ("diffusion_pytorch_model", ".safetensors"),
