@@ -129,6 +129,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Bytes of weights that are loaded at once, as in `6GiB`; only the free memory limits it if unset.",
     )
+    model_host_memory: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes of weights of models that left a GPU, as in `32GiB`, that are kept in the host's memory, "
+        "so that they come back without the disk; 0 keeps none, and half of what is free if unset.",
+    )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
     )
@@ -349,7 +355,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{error.filename}: {error.strerror}") from None
         return value
 
-    @field_validator("model_memory", mode="before")
+    @field_validator("model_memory", "model_host_memory", mode="before")
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)

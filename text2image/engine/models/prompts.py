@@ -23,7 +23,7 @@ FLUX_TOKENS = 512
 E = TypeVar("E")
 
 
-class _Cache(Generic[E]):
+class Cache(Generic[E]):
     """What prompts were encoded to, those used last; new ones in one forward pass."""
 
     def __init__(
@@ -45,6 +45,10 @@ class _Cache(Generic[E]):
             self._kept.popitem(last=False)
         return [found[prompt] for prompt in prompts]
 
+    def clear(self) -> None:
+        """Forgets them all."""
+        self._kept.clear()
+
 
 class PromptEncoder:
     """A CLIP tokenizer and text encoder, as diffusers' Stable Diffusion pipelines use them."""
@@ -54,7 +58,7 @@ class PromptEncoder:
         self._text_encoder = text_encoder
         self._device = device
         self._use_mask = bool(getattr(text_encoder.config, "use_attention_mask", False))
-        self._cache = _Cache(self._forward)
+        self._cache = Cache(self._forward)
 
     def encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
         """Embeddings of shape (1, tokens, width), one for each prompt; new ones in one forward pass."""
@@ -99,7 +103,7 @@ class DualPromptEncoder:
         first = [(pipeline.tokenizer, pipeline.text_encoder)] if pipeline.text_encoder else []
         self._encoders = [*first, (pipeline.tokenizer_2, pipeline.text_encoder_2)]
         self._device = device
-        self._cache = _Cache(self._forward)
+        self._cache = Cache(self._forward)
 
     def encode(self, prompts: Sequence[str]) -> list[Encoded]:
         """One result for each prompt; new ones in one forward pass of each encoder."""
@@ -143,7 +147,7 @@ class TriplePromptEncoder:
         self._width = width
         self._device = device
         self._most = int(pipeline.tokenizer.model_max_length)
-        self._cache = _Cache(self._forward, _MAX_CACHED_T5)
+        self._cache = Cache(self._forward, _MAX_CACHED_T5)
 
     def encode(self, prompts: Sequence[str]) -> list[Encoded]:
         """One result for each prompt; new ones in one forward pass of each encoder."""
@@ -186,7 +190,7 @@ class FluxPromptEncoder:
         self._clip = (pipeline.tokenizer, pipeline.text_encoder)
         self._t5 = (pipeline.tokenizer_2, pipeline.text_encoder_2)
         self._device = device
-        self._cache = _Cache(self._forward, _MAX_CACHED_T5)
+        self._cache = Cache(self._forward, _MAX_CACHED_T5)
 
     def encode(self, prompts: Sequence[str]) -> list[Encoded]:
         """One result for each prompt; new ones in one forward pass of each encoder."""
