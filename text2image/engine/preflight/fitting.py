@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from text2image.engine import devices
-from text2image.engine.layouts.folder import GGUF, INDEX, read_json
+from text2image.engine.layouts.folder import GGUF, INDEX, parts_of, read_json
 from text2image.engine.layouts.opening import is_usable
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, listed
@@ -18,12 +19,21 @@ from text2image.engine.samplers.registry import KINDS, own_sampler
 from text2image.engine.samplers.tables import can_be_drawn
 
 _GIB = 1 << 30
+# Processors of transformers that read films too, for which they need torchvision, also where they read words alone.
+_SEEING = frozenset({"Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor"})
 # Schedulers of diffusers that need a package, and the package.
 _NEEDS = {"DPMSolverSDEScheduler": "torchsde", "CosineDPMSolverMultistepScheduler": "torchsde"}
 
 
 def check_parts(files: Files) -> None:
-    """Tells in `files` which parts the pipeline's class asks for that model_index.json does not name."""
+    """Tells in `files` which parts the pipeline's class asks for that model_index.json does not name, and which need a
+    package that is not installed."""
+    for name, (_, named) in parts_of(files.index).items():
+        if named in _SEEING and find_spec("torchvision") is None:
+            what = (
+                f"names a {named} as its {name}, which needs torchvision; pip install torchvision"
+            )
+            files.findings.append(Finding(INDEX, what))
     kind = class_of("diffusers", str(files.index.get("_class_name")))
     if kind is None:
         return
