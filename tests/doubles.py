@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from text2image.core.init_image import InitImage
 from text2image.core.messages import ModelInfo, Pixels, Quality, Request, Sampler, Schedule
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import OutOfMemory
@@ -52,6 +53,8 @@ def make_request(
     negative_prompt: str = "",
     quality: Quality = Quality.EXACT,
     model: str = "",
+    image: InitImage | None = None,
+    strength: float | None = None,
 ) -> Request:
     return Request(
         prompt=prompt,
@@ -66,6 +69,8 @@ def make_request(
         schedule=schedule,
         quality=quality,
         model=model,
+        image=image,
+        strength=strength,
     )
 
 

@@ -1,4 +1,4 @@
-"""The dialect of OpenAI's image API: `POST /v1/images/generations` and `GET /v1/models`.
+"""The dialect of OpenAI's image API: `POST` to `/v1/images/` `generations`, `edits` and `variations`, `GET /v1/models`.
 
 Beyond it a request may name seed, steps, guidance_scale, negative_prompt, sampler and schedule, and as quality `exact`
 or `fast`. What has no meaning here (other qualities, style, moderation, user) is taken and ignored, so that existing
@@ -31,17 +31,20 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
+from text2image.api.forms import read_form
 from text2image.api.openai_messages import (
     EVENTS,
+    EditRequest,
     ErrorEnvelope,
     ImagesRequest,
     ImagesResponse,
     Model,
     ModelList,
+    VariationRequest,
     error_body,
 )
 from text2image.api.pictures import PictureResponse
-from text2image.core.errors import Text2ImageError
+from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError
 from text2image.core.messages import (
     ClientEvent,
     Completed,
@@ -49,9 +52,11 @@ from text2image.core.messages import (
     ModelInfo,
     Picture,
     Progress,
+    RequestParams,
     StreamOptions,
 )
 from text2image.gateway import metadata
+from text2image.gateway.auth import Caller
 from text2image.gateway.context import RequestContext
 from text2image.gateway.generate import Drawing, Gateway
 from text2image.gateway.runners import Runners
@@ -90,16 +95,22 @@ def _options(body: ImagesRequest, model: ModelInfo) -> StreamOptions:
     return StreamOptions(progress_every=every, preview_every=every)
 
 
-async def _streamed(gateway: Gateway, context: RequestContext, partial_images: int) -> Response:
-    """Server-sent events. The runner's word is waited for, so that a refusal still gets its own status."""
+async def _streamed(
+    gateway: Gateway, context: RequestContext, partial_images: int, kind: str
+) -> Response:
+    """Server-sent events. The runner's word is waited for, so that a refusal still gets its own status.
+
+    Args:
+        kind: what their names begin with.
+    """
     events = gateway.stream(context)
     while isinstance(await anext(events), Loading):
         pass
-    return EventStream(_sse(gateway, events, partial_images), _sse_error)
+    return EventStream(_sse(gateway, events, partial_images, kind), _sse_error)
 
 
 async def _sse(
-    gateway: Gateway, events: AsyncGenerator[ClientEvent, None], partial_images: int
+    gateway: Gateway, events: AsyncGenerator[ClientEvent, None], partial_images: int, kind: str
 ) -> AsyncGenerator[str, None]:
     sent = 0
     pictures = []
@@ -107,7 +118,7 @@ async def _sse(
         async for event in events:
             if isinstance(event, Progress) and event.preview and sent < partial_images:
                 png = metadata.encode(event.preview)
-                yield _event("image_generation.partial_image", png, partial_image_index=sent)
+                yield _event(f"{kind}.partial_image", png, partial_image_index=sent)
                 sent += 1
             elif isinstance(event, Picture):
                 pictures.append(event)
@@ -116,7 +127,7 @@ async def _sse(
                 message = gateway.message(pictures, event.truncated)
                 for picture in pictures:
                     more = {"seed": picture.seed, "message": message, "cached": picture.cached}
-                    yield _event("image_generation.completed", picture.png, **more)
+                    yield _event(f"{kind}.completed", picture.png, **more)
 
 
 def _sse_error(error: Text2ImageError) -> str:
@@ -186,20 +197,102 @@ async def create_image(request: Request) -> Response:
         timeout = timeout_of(request)
         body = await read_json(request, ImagesRequest)
         params = body.params(gateway.runners.named)
-        context = context_of(
-            request,
-            caller=caller,
-            params=params,
-            title=body.prompt,
-            timeout=timeout,
-            options=_options(body, gateway.runners.named(params.model)),
-        )
-        if body.stream:
-            return await _streamed(gateway, context, body.partial_images or 0)
-        drawing = await unless_gone(request, gateway.draw(context))
-        return marked(PictureResponse(_images(drawing)), context, drawing)
+        return await _drawn(request, caller, timeout, body, params, "image_generation")
 
     return await answer(request, TRANSPORT, work, error_response)
+
+
+async def _drawn(
+    request: Request,
+    caller: Caller,
+    timeout: float,  # noqa: ASYNC109 - the deadline is the gateway's
+    body: ImagesRequest,
+    params: RequestParams,
+    kind: str,
+) -> Response:
+    """The pictures, or events whose names begin with `kind`."""
+    gateway = gateway_of(request)
+    context = context_of(
+        request,
+        caller=caller,
+        params=params,
+        title=body.prompt,
+        timeout=timeout,
+        options=_options(body, gateway.runners.named(params.model)),
+    )
+    if body.stream:
+        return await _streamed(gateway, context, body.partial_images or 0, kind)
+    drawing = await unless_gone(request, gateway.draw(context))
+    return marked(PictureResponse(_images(drawing)), context, drawing)
+
+
+async def _changed(request: Request, kind: type[EditRequest]) -> Response:
+    """The pictures that a form asks for, which begin from one in it."""
+
+    async def work() -> Response:
+        gateway, caller = gateway_of(request), caller_of(request)
+        timeout = timeout_of(request)
+        form = await read_form(request)
+        body = form.parsed(kind)
+        params = form.added_to(body.params(gateway.runners.named))
+        # What is read is not held twice until the answer.
+        del form
+        if params.image is None:
+            raise InvalidRequest(FieldViolation("image", "is missing; send it as a file"))
+        return await _drawn(request, caller, timeout, body, params, "image_edit")
+
+    return await answer(request, TRANSPORT, work, error_response)
+
+
+@router.post(
+    "/images/edits",
+    summary="Draw on from a picture, in the dialect of OpenAI",
+    tags=["pictures"],
+    response_model=ImagesResponse,
+    responses={
+        **schema.success(
+            "The pictures, or events with `stream`.",
+            schema.json(_EXAMPLE)
+            | schema.events(EVENTS, {**_EVENT_EXAMPLE, "type": "image_edit.completed"}),
+            schema.DRAWN_HEADERS,
+        ),
+        **schema.refusals((*schema.DRAWING, schema.NOT_FOUND), ErrorEnvelope, error_body),
+    },
+    openapi_extra={
+        "parameters": [schema.TIMEOUT_PARAMETER],
+        "requestBody": schema.form_of(
+            EditRequest,
+            {"image": schema.PNG_EXAMPLE, "prompt": "a red apple", "strength": 0.7},
+            ("image", "prompt"),
+        ),
+    },
+)
+async def edit_image(request: Request) -> Response:
+    """Draws anew what is transparent in a form's mask, or else in its image; where nothing is, all of it."""
+
+    return await _changed(request, EditRequest)
+
+
+@router.post(
+    "/images/variations",
+    summary="Draw pictures that are like another one, in the dialect of OpenAI",
+    tags=["pictures"],
+    response_model=ImagesResponse,
+    responses={
+        **schema.success("The pictures.", schema.json(_EXAMPLE), schema.DRAWN_HEADERS),
+        **schema.refusals((*schema.DRAWING, schema.NOT_FOUND), ErrorEnvelope, error_body),
+    },
+    openapi_extra={
+        "parameters": [schema.TIMEOUT_PARAMETER],
+        "requestBody": schema.form_of(
+            VariationRequest, {"image": schema.PNG_EXAMPLE, "n": 2}, ("image",)
+        ),
+    },
+)
+async def vary_image(request: Request) -> Response:
+    """Draws pictures that begin from another one; `strength` says how far they go from there."""
+
+    return await _changed(request, VariationRequest)
 
 
 @router.get(
@@ -232,6 +325,7 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         id=model.id,
         aliases=list(model.aliases),
         licence=model.licence,
+        inputs=[each.value for each in model.inputs],
         state=states[model.id],
         default=model.id == runners.model.id,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,12 +16,14 @@ from text2image.core.errors import (
     ModelNotFound,
     Text2ImageError,
 )
-from text2image.core.messages import ModelInfo, ModelState, Quality, RequestParams
+from text2image.core.messages import Input, ModelInfo, ModelState, Quality, RequestParams
 
 # Finds a model by its name, or the default one.
 Named = Callable[[str | None], ModelInfo]
 
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
+# How much of a picture is to change where another is asked for that is like it.
+VARIATION_STRENGTH = 0.6
 # What our fields are called in this dialect, where it is not the same.
 _NAMES = {"width": "size", "height": "size"}
 
@@ -93,6 +96,38 @@ class ImagesRequest(BaseModel):
         )
 
 
+class EditRequest(ImagesRequest):
+    """OpenAI's CreateImageEditRequest: a form, with image and mask as files."""
+
+    image: bytes | None = Field(
+        None,
+        description="The picture to change: a PNG, JPEG or WebP file, or one as base64. What is transparent is drawn "
+        "anew, unless there is a mask.",
+        json_schema_extra=fields.FILE,
+    )
+    mask: bytes | None = Field(
+        None,
+        description="A file of the image's size, transparent where it is drawn anew.",
+        json_schema_extra=fields.FILE,
+    )
+    strength: float | None = fields.STRENGTH
+    input_fidelity: str | None = Field(None, description="Ignored; see strength.")
+
+    def params(self, named: Named) -> RequestParams:
+        params = super().params(named)
+        return replace(params, strength=self.strength, mask_by_alpha=True)
+
+
+class VariationRequest(EditRequest):
+    """OpenAI's CreateImageVariationRequest, which needs no prompt."""
+
+    prompt: str = Field("", description="What to draw, beside what is there.")
+
+    def params(self, named: Named) -> RequestParams:
+        strength = VARIATION_STRENGTH if self.strength is None else self.strength
+        return replace(super().params(named), strength=strength)
+
+
 class ImageData(BaseModel):
     """One picture: PNG as base64, and the seed that draws it again."""
 
@@ -122,14 +157,14 @@ class _Event(BaseModel):
 class PartialImage(_Event):
     """A preview."""
 
-    type: Literal["image_generation.partial_image"]
+    type: Literal["image_generation.partial_image", "image_edit.partial_image"]
     partial_image_index: int
 
 
 class CompletedImage(_Event):
     """A picture, as `ImageData` and `ImagesResponse` have it."""
 
-    type: Literal["image_generation.completed"]
+    type: Literal["image_generation.completed", "image_edit.completed"]
     seed: int
     message: str
     cached: bool
@@ -144,6 +179,9 @@ class Model(BaseModel):
     owned_by: str = "text2image"
     aliases: list[str] = Field([], description="Other names that requests may give it.")
     licence: str = ""
+    inputs: list[str] = Field(
+        [Input.TEXT.value], description=f"What it draws from: {', '.join(Input)}."
+    )
     state: str = Field(
         ModelState.LOADED.value,
         description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",

@@ -13,6 +13,7 @@ from text2image.gateway.auth import authenticator_of
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.cache_backends import DiskBackend
 from text2image.gateway.generate import Gateway
+from text2image.gateway.init_images import Limits
 from text2image.gateway.quota import Quotas
 from text2image.gateway.remote_store import store_of
 from text2image.gateway.runners import Runners
@@ -45,6 +46,7 @@ class GatewayServer:
             locks=self._shared.locks if self._shared else None,
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
+            images=Limits.of(settings),
             log_prompts=settings.log_prompts,
         )
         self._grpc = GrpcServer(self.gateway, settings)

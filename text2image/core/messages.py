@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
+from text2image.core.init_image import InitImage
+
 # Pixels that a side of a picture is a multiple of, at least: what a latent pixel stands for in most models.
 SIDE_MULTIPLE = 8
 
@@ -69,6 +71,14 @@ class Quality(_Open):
     FAST = "fast"
 
 
+class Input(_Open):
+    """What a model draws from beside a text alone: a picture to begin with, and a mask of what to draw anew in it."""
+
+    TEXT = "text"
+    IMAGE = "image"
+    MASK = "mask"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What a served model can do, and the defaults of what a request leaves out.
@@ -77,7 +87,8 @@ class ModelInfo:
     be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
     `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
     `side_multiple`: what a latent pixel stands for, where that is more than 8. `aliases` are other names that requests
-    may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
+    may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits. `inputs`
+    are what a request may give it.
     """
 
     id: str
@@ -102,6 +113,7 @@ class ModelInfo:
     licence: str = ""
     price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
+    inputs: tuple[Input, ...] = (Input.TEXT,)
 
 
 class ModelState(_Open):
@@ -130,7 +142,12 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParams:
-    """A request as a client wrote it: None stands for the model's default."""
+    """A request as a client wrote it: None stands for the model's default.
+
+    Attributes:
+        image, mask: files as they came, of which a gateway makes an `InitImage` that holds both.
+        mask_by_alpha: whether the mask's transparent part is what is drawn anew, and not its white one.
+    """
 
     prompt: str
     negative_prompt: str | None = None
@@ -144,6 +161,13 @@ class RequestParams:
     schedule: str | None = None
     quality: str | None = None
     model: str | None = None
+    image: bytes | InitImage | None = field(default=None, repr=False)
+    strength: float | None = None
+    mask: bytes | None = field(default=None, repr=False)
+    mask_by_alpha: bool = False
+    hires_scale: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +176,9 @@ class Request:
 
     Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
     `schedule` noise levels are those of the model's own configuration. What a fast one leaves out the model says.
-    `model` is the name of one of a catalogue; empty, it is the default one.
+    `model` is the name of one of a catalogue; empty, it is the default one. With an `image` drawing begins from that,
+    with as much noise as the `strength` says, 0 to 1; without one there is no strength either. With a `hires_scale` its
+    pictures are enlarged, by that of a side, and drawn on from there in so many steps and with that strength.
     """
 
     prompt: str
@@ -167,6 +193,33 @@ class Request:
     schedule: Schedule | None = None
     quality: Quality = Quality.EXACT
     model: str = ""
+    image: InitImage | None = None
+    strength: float | None = None
+    hires_scale: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the finished picture."""
+        scale = self.hires_scale or 1.0
+        width, height = (
+            round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE
+            for side in (self.width, self.height)
+        )
+        return width, height
+
+    @property
+    def steps_drawn(self) -> int:
+        """Steps that are taken: of a picture that begins from another the last ones, as many as the strength's share.
+
+        As `get_timesteps` in diffusers' `pipeline_stable_diffusion_img2img` has it.
+        """
+        return (
+            self.steps
+            if self.strength is None
+            else min(self.steps, int(self.steps * self.strength))
+        )
 
     def seed_of(self, index: int) -> int:
         """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""

@@ -260,7 +260,19 @@ class Settings(BaseSettings):
     runner_retries: int = Field(
         2, ge=0, description="How often a request is sent again when its runner dies."
     )
-    max_body_bytes: int = Field(1 << 20, gt=0, description="Largest request body, HTTP and gRPC.")
+    max_body_bytes: int = Field(
+        1 << 20,
+        gt=0,
+        description="Largest request body, HTTP and gRPC, less the pictures in it.",
+    )
+    max_image_bytes: int = Field(
+        10 << 20,
+        gt=0,
+        description="Largest file of a picture that a request begins from, or its mask.",
+    )
+    max_image_pixels: int = Field(
+        25_000_000, gt=0, description="Most pixels of a picture that a request begins from."
+    )
 
     keys_file: Path | None = Field(
         None,

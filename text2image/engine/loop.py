@@ -260,14 +260,12 @@ class StepLoop:
     def _encode(self, samples: list[Sample], budget: float) -> None:
         """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
         while samples:
-            each = self._costs.encode_seconds(samples[0].key)
-            count = ENCODE_CHUNK if ENCODE_CHUNK * each <= budget else max(1, int(budget / each))
-            chunk, samples = samples[:count], samples[count:]
-            self._predicted += len(chunk) * each
+            chunk, samples = self._chunk(samples, budget)
+            self._predicted += len(chunk) * self._costs.encode_seconds(chunk[0].key)
             started = self._clock()
             encoded = self._attempt.all(chunk, self._model.encode)
             now = self._clock()
-            if len(encoded) == len(chunk):
+            if len(encoded) == len(chunk) and chunk[0].generation.request.image is None:
                 self._costs.observe_encode(chunk[0].key, len(chunk), now - started)
             for sample, truncated in encoded:
                 sample.started_at, sample.encoded_at = started, now
@@ -275,6 +273,16 @@ class StepLoop:
             budget -= now - started
             if budget <= 0:
                 return
+
+    def _chunk(self, samples: list[Sample], budget: float) -> tuple[list[Sample], list[Sample]]:
+        """Those to encode now, and the rest; what begins from a picture takes much longer, and stays apart."""
+        each = self._costs.encode_seconds(samples[0].key)
+        count = ENCODE_CHUNK if ENCODE_CHUNK * each <= budget else max(1, int(budget / each))
+        begun = [each.generation.request.image is not None for each in samples]
+        if begun[0]:
+            count = min(count, self._model.decode_limit(samples[0]))
+        count = min(count, [*begun, not begun[0]].index(not begun[0]))
+        return samples[:count], samples[count:]
 
     def _start(self, samples: Sequence[Sample]) -> list[None]:
         self._model.start(samples)

@@ -87,8 +87,8 @@ class Sample:
 
     @property
     def steps(self) -> int:
-        """Steps that the request asked for."""
-        return self.generation.request.steps
+        """Steps that are taken of those that the request asked for."""
+        return self.generation.request.steps_drawn
 
     def steps_after(self, passes: int) -> int:
         """The steps that so many passes amount to; never the last one, which only `done` can tell."""

@@ -82,9 +82,20 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         "version": __version__,
         # What it was spared, which a setting decides.
         "fast": "" if request.quality is Quality.EXACT else model.fast,
-        **asdict(alone),
+        **asdict(replace(alone, image=None)),
         "model": model.id,
     }
+    # Without these the keys of pictures are those of before there were any.
+    begun = {
+        "image": request.image and request.image.digest,
+        "strength": request.strength,
+        "hires_scale": request.hires_scale,
+        "hires_strength": request.hires_strength,
+        "hires_steps": request.hires_steps,
+    }
+    for name, value in begun.items():
+        identity.pop(name)
+        identity |= {} if value is None else {name: value}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Elected:
-    """The models that are drawn with.
+    """The models that are drawn with, each time anew.
 
     Attributes:
         default: that of requests that name none; None until a runner was ready.

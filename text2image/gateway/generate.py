@@ -16,6 +16,7 @@ from text2image.core.limits import work_of
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Event,
     GeneratedImage,
     Loading,
     ModelInfo,
@@ -26,10 +27,12 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.gateway import metadata
+from text2image.core.settings import get_settings
+from text2image.gateway import hires, metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
@@ -82,6 +85,7 @@ class Gateway:
         locks: DrawingLocks | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
+        images: Limits | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.runners = runners
@@ -94,6 +98,7 @@ class Gateway:
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._images = Reader(images or Limits.of(get_settings()))
         self._flights = SingleFlight(self._answer, metrics)
 
     @property
@@ -134,21 +139,21 @@ class Gateway:
         self,
         caller: Caller,
         patience: float,
-        request: Request | None = None,
+        shape: Request | None = None,
         *,
         claim: bool = False,
     ) -> None:
-        """Does nothing if this request, or else anything, might be drawn for a caller who gives it so many seconds.
+        """Does nothing if what has this shape, or else anything, might be drawn for a caller who gives it so long.
 
-        A picture that is known is not drawn, so ask only for requests that leave the seed open. `claim` as
-        `Refusals.check` has it.
+        A picture that is known is not drawn, so ask only for requests that leave the seed open. `patience` is in
+        seconds, `shape` as `shape_of` has it, `claim` as `Refusals.check` has it.
 
         Raises:
             Unavailable: the server is draining or full.
         """
         if self.work.draining:
             raise draining()
-        self.runners.require_open(patience, caller.share, request, claim=claim)
+        self.runners.require_open(patience, caller.share, shape, claim=claim)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.
@@ -163,6 +168,9 @@ class Gateway:
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
+                context.params = await self._images.read(
+                    context.params, context.model, context.deadline
+                )
                 context.request = validation.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
@@ -238,14 +246,18 @@ class Gateway:
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()
-            events = self.runners.generate(
-                context.request,
-                context.options,
-                flight.deadline - self._overhead.of(context.timeout),
-                context.caller.share,
-                patience=context.timeout,
-            )
-            async with aclosing(events):
+            deadline = flight.deadline - self._overhead.of(context.timeout)
+
+            def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+                return self.runners.generate(
+                    request,
+                    context.options,
+                    deadline,
+                    context.caller.share,
+                    patience=context.timeout,
+                )
+
+            async with aclosing(hires.drawn(context.request, generate)) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
@@ -258,7 +270,8 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        self._overhead.learn(clock() - asked - event.timings.total)
+                        if context.request.hires_scale is None:
+                            self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:

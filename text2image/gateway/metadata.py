@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -27,6 +28,10 @@ CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
+# Of the picture that it began from, as short as A1111 writes it.
+HASH_DIGITS = 10
+
+_STRENGTH, _SCALE = "Denoising strength", "Hires upscale"
 _NEGATIVE = "\nNegative prompt: "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
@@ -50,9 +55,10 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
         "Steps": str(request.steps),
         "Sampler": TITLES.get(request.sampler, request.sampler.value),
         **_schedule(request),
-        "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
+        "CFG scale": _number(request.guidance_scale),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
+        **_beginning(request),
         **({} if request.quality is Quality.EXACT else {"Quality": request.quality.value}),
         "Model": model.id,
         "Model hash": model.revision,
@@ -69,6 +75,8 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
 
 def parse(parameters: str) -> RequestParams:
     """The request that draws the picture again; what the text does not hold is left to the model's defaults.
+
+    One that began from another picture names its strength, and is refused until that picture is added.
 
     Raises:
         ValueError: the text is not in this form.
@@ -92,9 +100,47 @@ def parse(parameters: str) -> RequestParams:
             # Where nothing is said, as by other tools, nothing was left out.
             quality=settings.get("Quality", Quality.EXACT),
             model=settings.get("Model"),
+            **_begun(settings),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None
+
+
+def _beginning(request: Request) -> dict[str, str]:
+    """What a picture began from. Its own pixels are not told, so whoever draws it again must have it."""
+    if request.hires_scale is not None:
+        return {
+            _STRENGTH: _number(request.hires_strength or 0.0),
+            _SCALE: _number(request.hires_scale),
+            "Hires steps": str(request.hires_steps),
+            "Hires upscaler": "Lanczos",
+        }
+    if request.image is None:
+        return {}
+    hashed = {"Init image hash": request.image.digest[:HASH_DIGITS]}
+    return {_STRENGTH: _number(request.strength or 0.0), **hashed}
+
+
+def _number(value: float) -> str:
+    return f"{value!r}".removesuffix(".0")
+
+
+def _begun(settings: dict[str, str]) -> dict[str, Any]:
+    """The strength, of the picture that it began from or of its second pass, and what else is told of that.
+
+    Other tools enlarge otherwise, so that from what they made the small picture alone is drawn again.
+    """
+    strength = float(settings[_STRENGTH]) if _STRENGTH in settings else None
+    if not any(name.startswith("Hires") for name in settings):
+        return {"strength": strength}
+    if settings.get("Hires upscaler") != "Lanczos" or _SCALE not in settings:
+        return {}
+    steps = int(settings.get("Hires steps", 0)) or None
+    return {
+        "hires_scale": float(settings[_SCALE]),
+        "hires_strength": strength,
+        "hires_steps": steps,
+    }
 
 
 def _schedule(request: Request) -> dict[str, str]:

@@ -180,6 +180,11 @@ class Runners:
             await changed.wait()
 
     @property
+    def elected(self) -> Elected:
+        """The models that are drawn with now."""
+        return self._elected
+
+    @property
     def model(self) -> ModelInfo:
         """The model that is drawn with if none is named.
 
@@ -217,20 +222,22 @@ class Runners:
         return bool(ready) and all(link.refusals for link in ready)
 
     def require_open(
-        self, patience: float, share: Share, request: Request | None, *, claim: bool = False
+        self, patience: float, share: Share, shape: Request | None, *, claim: bool = False
     ) -> None:
-        """Does nothing if this request, or else anything, of an owner who waits for so long might be admitted.
+        """Does nothing if a request of an owner who waits for so long might be admitted.
 
-        `claim` as `Refusals.check` has it.
+        `shape` as `shape_of` has it, None if that is not known; `claim` as `Refusals.check` has it.
 
         Raises:
             Unavailable: all ready runners have just refused the like of it.
         """
-        kind = Kind.of(request, patience, share) if request else Kind.anything(patience, share)
+        shapes = (None, shape) if shape else (None,)
+        kinds = [Kind.shaped(each, patience, share) for each in shapes]
         refusal: Unavailable | None = None
-        for link in self._able(request.model) if request else self._working:
+        for link in self._able(shape.model) if shape else self._working:
             try:
-                link.refusals.check(kind, claim=claim)
+                for kind in kinds:
+                    link.refusals.check(kind, claim=claim)
             except Unavailable as error:
                 refusal = error
             else:

@@ -16,6 +16,7 @@ import grpc
 from text2image.core.addresses import address_of, is_loopback
 from text2image.core.errors import Text2ImageError
 from text2image.core.folders import private_folder
+from text2image.core.hires import require_single
 from text2image.core.messages import (
     Completed,
     GeneratedImage,
@@ -185,7 +186,8 @@ class RunnerServer:
 
     async def _generate_one(self, params: RequestParams) -> Drawn | Text2ImageError:
         try:
-            request = resolve(params, self._engine.model_named(params.model))
+            model = self._engine.model_named(params.model)
+            request = require_single(resolve(params, model))
             time_limit = self._settings.request_timeout
             stream = self._engine.generate(request, StreamOptions(), time_limit=time_limit)
             events = [event async for event in stream]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.redis import RedisServer
-from tests.samples import MODEL, REQUEST, requests
+from tests.samples import MODEL, REQUEST, begun, requests
 from text2image.core.messages import Picture, Quality, Request, Timings
 from text2image.core.settings import Settings
 from text2image.gateway.cache import NotAnEntry, PictureCache, key_of, pack, unpack
@@ -44,7 +44,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.name[0] != ".")
 
 
-@given(requests, requests)
+@given(requests | begun, requests | begun)
 def test_two_pictures_have_one_key_only_where_nothing_tells_them_apart(
     one: Request, other: Request
 ) -> None:
@@ -68,7 +68,7 @@ def test_what_fast_pictures_are_spared_makes_another_picture_of_those_alone() ->
     assert key_of(REQUEST, 0, other) == KEY
 
 
-@given(requests, st.integers(1, 8))
+@given(requests | begun, st.integers(1, 8))
 def test_a_picture_of_many_has_the_key_of_its_seed_alone(request: Request, n: int) -> None:
     for index in range(n):
         alone = replace(request, seed=request.seed_of(index))

@@ -29,6 +29,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
+from tests.init_images import init_image
 from tests.samples import MODEL
 from text2image.client import AsyncClient, Client
 from text2image.core import errors
@@ -36,6 +37,7 @@ from text2image.core.messages import (
     Completed,
     Event,
     GeneratedImage,
+    Input,
     ModelInfo,
     Picture,
     Pixels,
@@ -95,7 +97,18 @@ def message_in(file: FileDescriptorProto, name: str) -> DescriptorProto:
 
 def lacking_what_came_last(file: FileDescriptorProto) -> None:
     lacks = {
-        "GenerateRequest": ["preview_every", "schedule", "quality", "model"],
+        "GenerateRequest": [
+            "preview_every",
+            "schedule",
+            "quality",
+            "model",
+            "image",
+            "strength",
+            "mask",
+            "hires_scale",
+            "hires_strength",
+            "hires_steps",
+        ],
         "GenerateResponse": ["loading"],
         "GetModelRequest": ["model"],
         "Progress": ["preview"],
@@ -111,6 +124,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "aliases",
             "licence",
             "price",
+            "inputs",
         ],
     }
     for name, fields in lacks.items():
@@ -321,6 +335,17 @@ async def test_an_older_runner_is_asked_for_no_schedule(tmp_path: Path) -> None:
         assert runners.model.schedules == ()
         with pytest.raises(errors.InvalidRequest, match="'karras'; with euler it must be left out"):
             await draw(runners, sampler="euler", schedule="karras")
+
+
+async def test_an_older_runner_is_asked_for_nothing_that_begins_from_a_picture(
+    tmp_path: Path,
+) -> None:
+    """It would draw from the text alone."""
+    async with Peer(OLDER, tmp_path / "0").serving() as peer, gateway_of(peer) as runners:
+        assert runners.model.inputs == (Input.TEXT,)
+        with pytest.raises(errors.InvalidRequest, match=r"image: .* draws from a text alone"):
+            await draw(runners, image=init_image())
+        assert not peer.requests
 
 
 async def test_a_runner_that_knows_nothing_of_fast_pictures_is_asked_for_the_exact_one(

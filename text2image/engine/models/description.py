@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffusers import AutoencoderKL, AutoencoderTiny
+
 from text2image.core.guidance import EVERYWHERE, parse_interval
-from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, Sampler, Schedule
+from text2image.core.messages import SIDE_MULTIPLE, Input, ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
@@ -72,6 +74,8 @@ _PROFILES = {
         "scale as an input": Profile(28, 3.5),
     },
 }
+# Autoencoders whose encoder gives latents as these families have them.
+_ENCODING = (AutoencoderKL, AutoencoderTiny)
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
 
@@ -121,6 +125,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         quality=settings.quality,
         fast=_fast(pipeline, settings, family),
         side_multiple=multiple,
+        inputs=_inputs(pipeline, family),
     )
 
 
@@ -145,6 +150,12 @@ def _max_tokens(pipeline: Any) -> int:
         return T5_TOKENS
     tokenizers = (pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None))
     return min(int(each.model_max_length) for each in tokenizers if each)
+
+
+def _inputs(pipeline: Any, family: str) -> tuple[Input, ...]:
+    """What a request may give it beside a text."""
+    known = family in ("stable-diffusion", "stable-diffusion-xl")
+    return tuple(Input) if known and isinstance(pipeline.vae, _ENCODING) else (Input.TEXT,)
 
 
 def _fast(pipeline: Any, settings: Settings, family: str) -> str:

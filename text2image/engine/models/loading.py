@@ -70,7 +70,9 @@ FAMILIES = Families(
     {
         "StableDiffusionPipeline": stable_diffusion.load,
         "LatentConsistencyModelPipeline": stable_diffusion.load,
+        "StableDiffusionInpaintPipeline": stable_diffusion.load,
         "StableDiffusionXLPipeline": stable_diffusion_xl.load,
+        "StableDiffusionXLInpaintPipeline": stable_diffusion_xl.load,
         "StableDiffusion3Pipeline": stable_diffusion_3.load,
         "FluxPipeline": flux.load,
     },

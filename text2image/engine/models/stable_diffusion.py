@@ -20,6 +20,7 @@ from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder, load_with
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import PromptEncoder, unread_ends
 from text2image.engine.runtimes.choice import networks_of
@@ -97,14 +98,24 @@ class StableDiffusion:
         self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
         self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
-        self._projection = Projection(self._config.in_channels)
+        self._channels = int(pipeline.vae.config.latent_channels)
+        self._images = ImageEncoder(
+            networks,
+            device,
+            lambda each: each * self._scaling_factor,
+            scale=self._latent_scale,
+            conditions=self._config.in_channels != self._channels,
+        )
+        self._projection = Projection(self._channels)
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
         height, width = self._sides(request)
-        passes = self._passes(request, network_calls(request.sampler, request.steps))
+        self._images.prepare(request)
+        passes = self._passes(request, network_calls(request.sampler, request.steps_drawn))
         rows = max(each.rows for each in passes)
         load = work(passes, self._outer_load) / (rows * len(passes))
+        load = load_with(load, request, rows, len(passes))
         return Plan(BatchKey((height, width), size=height * width), rows, len(passes), load)
 
     def _passes(self, request: Request, total: int) -> tuple[Pass, ...]:
@@ -125,6 +136,7 @@ class StableDiffusion:
         requests = [sample.generation.request for sample in samples]
         prompts = [request.prompt for request in requests]
         with devices.device_errors():
+            self._images.encode(requests)
             embeddings = self._prompts.encode(prompts + [each.negative_prompt for each in requests])
         for number, sample in enumerate(samples):
             positive, negative = embeddings[number], embeddings[len(samples) + number]
@@ -137,8 +149,11 @@ class StableDiffusion:
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
-        shape = (1, self._config.in_channels, *self._sides(request))
-        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
+        shape = (1, self._channels, *self._sides(request))
+        image = self._images.of(request)
+        trajectory = latents.trajectory(
+            sample, self._tables, shape, self._dtype, self._device, image=image
+        )
         return State(
             trajectory,
             embeddings=sample.state,

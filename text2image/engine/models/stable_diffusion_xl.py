@@ -21,6 +21,7 @@ from text2image.engine import devices
 from text2image.engine.models import latents, refiner
 from text2image.engine.models.contract import Pending
 from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked, unread_ends
 from text2image.engine.models.refiner import Refiner
@@ -46,6 +47,7 @@ class State:
         time_ids: (1, 6): height and width of the original, top and left of the crop, height and width of the picture;
             with the refiner what that is told, (rows, 5).
         refined: what the refiner reads, as long as its turn has yet to come; None without one.
+        refining: whether its turn has come.
     """
 
     trajectory: Trajectory
@@ -55,6 +57,7 @@ class State:
     time_ids: torch.Tensor
     guidance_embedding: torch.Tensor | None
     refined: Encoded | None = None
+    refining: bool = False
 
 
 class StableDiffusionXL:
@@ -87,15 +90,24 @@ class StableDiffusionXL:
         self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
-        self._unscale = _Unscale(pipeline.vae.config, device)
+        self._scale = _Scale(pipeline.vae.config, device)
         self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
         self._prompts = DualPromptEncoder(pipeline, device)
         self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
-        self._projection = Projection(self._config.in_channels)
+        self._channels = int(pipeline.vae.config.latent_channels)
+        self._images = ImageEncoder(
+            networks,
+            device,
+            self._scale.done,
+            scale=self._latent_scale,
+            conditions=self._config.in_channels != self._channels,
+        )
+        self._projection = Projection(self._channels)
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
+        self._images.prepare(request)
         return latents.plan(request, *self._sides(request), self._guided_in)
 
     def _sides(self, request: Request) -> tuple[int, int]:
@@ -113,6 +125,7 @@ class StableDiffusionXL:
         negatives = [request.negative_prompt for request in requests]
         texts = prompts + [text for text in negatives if text or not self._zeros_for_none]
         with devices.device_errors():
+            self._images.encode(requests)
             encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
                 sample.state = encoded[prompt]
@@ -139,9 +152,15 @@ class StableDiffusionXL:
         request, encoded, refined = sample.generation.request, sample.state, None
         if self._refiner:
             encoded, refined = sample.state
-        shape = (1, self._config.in_channels, *self._sides(request))
-        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
-        if self._refiner:
+        shape = (1, self._channels, *self._sides(request))
+        image = self._images.of(request)
+        trajectory = latents.trajectory(
+            sample, self._tables, shape, self._dtype, self._device, image=image
+        )
+        if image is not None:
+            # Pictures from pictures are the base's alone.
+            refined = None
+        elif self._refiner:
             trajectory = self._until_switch(sample, trajectory, self._refiner)
         size = (request.height, request.width)
         return State(
@@ -184,7 +203,7 @@ class StableDiffusionXL:
         guided = latents.guided_calls(request, sample.passes, self._guided_in)
         state.guided = range(max(0, guided.start - begun), max(0, guided.stop - begun))
         state.embeddings, state.pooled = refined
-        state.refined = None
+        state.refined, state.refining = None, True
         state.time_ids = refiner.time_ids(request, len(refined.pooled))
         sample.key = BatchKey((*self._sides(request), "refiner"), size=sample.key.size)
 
@@ -192,7 +211,7 @@ class StableDiffusionXL:
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
         networks = self._networks
-        if self._refiner and states[0].refined is None:
+        if self._refiner and states[0].refining:
             networks = self._refiner.networks
         with devices.device_errors():
             inputs, timesteps, _ = latents.rows_of(samples, self._device)
@@ -216,7 +235,9 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
-        return latents.decode(self._networks, samples, self._unscale, self._projection, self._side)
+        return latents.decode(
+            self._networks, samples, self._scale.undone, self._projection, self._side
+        )
 
     def decode_limit(self, sample: Sample) -> int:
         return latents.decode_limit(self._device, sample)
@@ -240,8 +261,8 @@ def _told(sample: Sample) -> torch.Tensor:
     return told.expand(sample.rows, -1) if len(told) == 1 else told[-sample.rows :]
 
 
-class _Unscale:
-    """From latents as they are drawn to latents as the decoder takes them."""
+class _Scale:
+    """From latents as the autoencoder has them to latents as they are drawn, and back."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
         """Takes an autoencoder's configuration; some have a mean and a standard deviation for each channel."""
@@ -253,8 +274,13 @@ class _Unscale:
             for numbers in ((mean, deviation) if known else ([0.0], [1.0]))
         )
 
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+    def done(self, latents: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) in fp32 to the same."""
+        scaled: torch.Tensor = (latents - self._mean) * self._factor / self._deviation
+        return scaled
+
+    def undone(self, latents: torch.Tensor) -> torch.Tensor:
+        """The way back."""
         unscaled: torch.Tensor = latents * self._deviation / self._factor + self._mean
         return unscaled
 
@@ -275,7 +301,7 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
     second = None
     if checkpoint.refiner:
-        second = refiner.load(checkpoint.refiner, channels=pipeline.unet.config.in_channels)
+        second = refiner.load(checkpoint.refiner, channels=pipeline.vae.config.latent_channels)
     return StableDiffusionXL(pipeline, networks, info, checkpoint.device, interval, rescale, second)
 
 

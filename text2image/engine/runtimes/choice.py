@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from text2image.engine.layouts.gguf_file import gguf_parts
 from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.eager import TorchNetworks
+from text2image.engine.runtimes.encoder import LazyEncoder, load_encoder
 from text2image.engine.runtimes.networks import Networks
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ def _with_openvino(
         # A transformer has no group normalizations, which gain by it.
         fixed_network=name == "unet",
         free=free,
+        encoder=LazyEncoder(partial(load_encoder, folder, torch.float32)),
     )
     pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(checkpoint.device)
     for name, part in parts.items():
@@ -173,6 +176,7 @@ _KINDS: dict[str, tuple[Any, dict[str, bool]]] = {
         StableDiffusionXLImg2ImgPipeline,
         {"add_watermarker": False},
     ),
+    "StableDiffusionXLInpaintPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
     "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, {}),
     "FluxPipeline": (FluxPipeline, {}),
 }
