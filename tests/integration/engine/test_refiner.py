@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 from tests.doubles import make_request
+from tests.init_images import HEIGHT, WIDTH, init_image
 from tests.integration.engine.conftest import (
     TOLERANCE,
     array,
@@ -159,3 +160,17 @@ def test_what_is_no_refiner_and_what_takes_none_are_told(
         loaded(pipeline_folder("sd1"), refiner=str(refiner))
     with pytest.raises(ValueError, match=r"^T2I_REFINER=/nowhere: there is no model_index.json"):
         loaded(base, refiner="/nowhere")
+
+
+def test_a_picture_that_begins_with_one_is_the_bases_alone_beside_others(
+    base: Path, refiner: Path
+) -> None:
+    sides = {"width": WIDTH, "height": HEIGHT}
+    begun = ask(seed=8, steps=6, image=init_image(masked=True), strength=0.7, **sides)
+    model = loaded(base, refiner=str(refiner))
+    harness = harness_for(model)
+    generations = [harness.submit(each) for each in (begun, CROWD[0])]
+    harness.finish()
+    picture, other = (array(*harness.images(each)) for each in generations)
+    assert off(picture, draw_alone(loaded(base), begun)) <= TOLERANCE
+    assert off(other, draw_alone(model, CROWD[0])) <= TOLERANCE

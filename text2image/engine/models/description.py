@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffusers import AutoencoderKL, AutoencoderTiny
-
 from text2image.core.guidance import EVERYWHERE, parse_interval
 from text2image.core.messages import SIDE_MULTIPLE, Input, ModelInfo, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
@@ -75,7 +73,7 @@ _PROFILES = {
     },
 }
 # Autoencoders whose encoder gives latents as these families have them.
-_ENCODING = (AutoencoderKL, AutoencoderTiny)
+_ENCODING = ("AutoencoderKL", "AutoencoderTiny")
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
 
@@ -155,7 +153,9 @@ def _max_tokens(pipeline: Any) -> int:
 def _inputs(pipeline: Any, family: str) -> tuple[Input, ...]:
     """What a request may give it beside a text."""
     known = family in ("stable-diffusion", "stable-diffusion-xl")
-    return tuple(Input) if known and isinstance(pipeline.vae, _ENCODING) else (Input.TEXT,)
+    # Of a model that is not loaded there is the name of the class alone.
+    kind = getattr(pipeline.vae, "kind", type(pipeline.vae).__name__)
+    return tuple(Input) if known and kind in _ENCODING else (Input.TEXT,)
 
 
 def _fast(pipeline: Any, settings: Settings, family: str) -> str:

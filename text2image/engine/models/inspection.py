@@ -80,7 +80,8 @@ def _outline(folder: Path) -> Any:
         elif "tokenizer" in name:
             parts[name] = getattr(transformers, kind).from_pretrained(folder / name)
         else:
-            parts[name] = SimpleNamespace(config=_config(folder / name, library, kind))
+            config = _config(folder / name, library, kind)
+            parts[name] = SimpleNamespace(config=config, kind=kind)
     return SimpleNamespace(**parts)
 
 
