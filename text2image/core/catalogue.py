@@ -69,6 +69,8 @@ class _Table(BaseModel):
     transformer: str | None = Field(None, min_length=1)
     refiner: str | None = Field(None, min_length=1)
     refiner_switch: float | None = Field(None, gt=0, lt=1)
+    clip_skip: int | None = Field(None, ge=1, le=64)
+    embeddings: str | None = Field(None, min_length=1)
 
 
 # What these are called among the settings.
@@ -81,6 +83,7 @@ _SETTINGS = {
     "precision": "dtype",
     "revision": "model_revision",
     "refiner_switch": "refiner_switch",
+    "clip_skip": "default_clip_skip",
 }
 
 
@@ -188,6 +191,8 @@ def _in_file(path: Path) -> list[Entry]:
         if table.transformer:
             changes["transformer"] = path.parent / Path(table.transformer).expanduser()
             parts.append(changes["transformer"])
+        if table.embeddings is not None:
+            changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(
             _entry(
                 name,

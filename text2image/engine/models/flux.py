@@ -18,7 +18,7 @@ from text2image.core.guidance import EVERYWHERE
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
-from text2image.engine.models.contract import Pending
+from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, vae_factor
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import FluxPromptEncoder, stacked, unread_ends
@@ -107,18 +107,22 @@ class Flux:
         return request.height // self._latent_scale, request.width // self._latent_scale
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
         prompts = [request.prompt for request in requests]
-        guided = [each.generation.request for each in samples if each.rows == 2]
-        texts = prompts + [request.negative_prompt for request in guided]
+        # Of a picture with one row nothing reads the negative prompt.
+        negatives = [
+            each.generation.request.negative_prompt if each.rows == 2 else "" for each in samples
+        ]
+        texts = prompts + [text for text in negatives if text]
         with devices.device_errors():
             encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
-            for sample, request in zip(samples, requests, strict=True):
-                sample.state = encoded[request.prompt]
-                if sample.rows == 2:
-                    sample.state = stacked(encoded[request.negative_prompt], sample.state)
-        return unread_ends(self._prompts.truncated, prompts)
+        for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
+            sample.state = encoded[prompt]
+            if sample.rows == 2:
+                sample.state = stacked(encoded[negative], sample.state)
+        ends = [unread_ends(self._prompts.truncated, each) for each in (prompts, negatives)]
+        return [Unread(*each) for each in zip(*ends, strict=True)]
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:

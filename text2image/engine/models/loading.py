@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,8 @@ FAMILIES = Families(
     },
     general.load,
 )
+# What a model may hand its pictures to.
+_REFINERS = Families({REFINER: stable_diffusion_xl.load}, general.load)
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.
 ARITHMETIC = 2
@@ -136,11 +138,11 @@ def refiner_of(
     own = {"model": settings.refiner, "model_revision": None, "transformer": None, "refiner": None}
     settings_of = settings.model_copy(update=own)
     try:
-        folder = locate(settings_of, report, (REFINER,))
+        folder = locate(settings_of, report, _REFINERS)
         named = read_json(folder / INDEX).get("_class_name")
         if named != REFINER:
             raise ValueError(f"T2I_MODEL={settings.refiner}: it is a {named}, and no {REFINER}")
-        require_usable(settings.refiner, folder, (REFINER,), device, dtype)
+        require_usable(settings.refiner, folder, _REFINERS, device, dtype)
     except (OSError, ValueError) as error:
         raise ValueError(str(error).replace("T2I_MODEL=", "T2I_REFINER=", 1)) from error
     return Checkpoint(folder, revision_of(folder), settings_of, device, dtype, report)
@@ -153,15 +155,16 @@ def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]
         ValueError: no family here draws with its kind.
     """
     named = read_json(folder / INDEX).get("_class_name")
-    if finding := family_finding(named, FAMILIES):
-        raise ValueError(f"{settings.model}: {finding}")
-    return FAMILIES[str(named)]
+    loader = FAMILIES.loader_of(named)
+    if loader is None:
+        raise ValueError(f"{settings.model}: {family_finding(named, FAMILIES)}")
+    return loader
 
 
 def locate(
     settings: Settings,
     report: Callable[[str], None],
-    families: Collection[str] | None = None,
+    families: Families | None = None,
 ) -> Path:
     """The folder of the model: one beside the code, another local one, one around a single file, or what the hub has,
     fetched if need be. Where the settings name a file for its transformer, a folder of links with that.
@@ -184,9 +187,7 @@ def locate(
         raise OSError(f"T2I_TRANSFORMER={settings.transformer}: {reason}{named}") from error
 
 
-def _own_folder(
-    settings: Settings, report: Callable[[str], None], families: Collection[str]
-) -> Path:
+def _own_folder(settings: Settings, report: Callable[[str], None], families: Families) -> Path:
     if local := settings.local_model:
         return local
     if settings.model == EMBEDDED_MODEL:

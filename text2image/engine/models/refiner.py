@@ -7,7 +7,8 @@ picture's size it is told how well the picture is to be liked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from text2image.core.messages import Request
 from text2image.core.samplers import asks_twice
 from text2image.engine import devices
 from text2image.engine.layouts.folder import read_json
-from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded, Wording, stacked
+from text2image.engine.prompts.chunks import Language
+from text2image.engine.prompts.inversions import Inversion
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SCORE_NUMBERS, SIZE_NUMBERS, Networks
 from text2image.engine.sample import Sample
@@ -38,14 +41,22 @@ class Refiner:
     """
 
     def __init__(
-        self, pipeline: Any, networks: Networks, switch: float, device: torch.device
+        self,
+        pipeline: Any,
+        networks: Networks,
+        switch: float,
+        device: torch.device,
+        language: Language | None = None,
+        inversions: Sequence[Inversion] = (),
     ) -> None:
         """Takes the parts of a diffusers pipeline; `switch` is the share of the noise that the base takes away."""
         self.networks = networks
         self._device = device
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._tables = Tables(pipeline.scheduler.config)
-        self._prompts = DualPromptEncoder(pipeline, device)
+        # It has the second of the base's encoders.
+        own = [replace(each, vectors=each.vectors[1:]) for each in inversions]
+        self._prompts = DualPromptEncoder(pipeline, device, language, own)
         self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
         self._scored = bool(pipeline.config.requires_aesthetics_score)
         most = int(pipeline.scheduler.config.num_train_timesteps)
@@ -54,21 +65,24 @@ class Refiner:
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
         """What it reads of each sample's prompts, one row or two."""
         requests = [sample.generation.request for sample in samples]
-        texts = [request.prompt for request in requests]
-        guided = [each.generation.request.negative_prompt for each in samples if each.rows == 2]
-        texts += [text for text in guided if text or not self._zeros_for_none]
+        prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
+        negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
+        texts = prompts + [each for each in negatives if each.text or not self._zeros_for_none]
         found = dict(zip(texts, self._prompts.encode(texts), strict=True))
         return [
-            stacked(self._negative(each.negative_prompt, found, each.prompt), found[each.prompt])
+            stacked(self._negative(negative, found, prompt), found[prompt])
             if sample.rows == 2
-            else found[each.prompt]
-            for sample, each in zip(samples, requests, strict=True)
+            else found[prompt]
+            for sample, prompt, negative in zip(samples, prompts, negatives, strict=True)
         ]
 
-    def _negative(self, negative: str, found: dict[str, Encoded], prompt: str) -> Encoded:
-        if negative or not self._zeros_for_none:
+    def _negative(
+        self, negative: Wording, found: Mapping[Wording, Encoded], prompt: Wording
+    ) -> Encoded:
+        if negative.text or not self._zeros_for_none:
             return found[negative]
-        return Encoded(*(torch.zeros_like(each) for each in found[prompt]))
+        there = found[prompt]
+        return Encoded(torch.zeros_like(there.embeddings), torch.zeros_like(there.pooled))
 
     def base_calls(self, table: Table) -> int:
         """How many of the base's calls come before the switch."""
@@ -104,11 +118,17 @@ def config_of(folder: Path) -> dict[str, Any]:
     return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
-def load(checkpoint: Checkpoint, *, channels: int) -> Refiner:
+def load(
+    checkpoint: Checkpoint,
+    channels: int,
+    language: Language | None = None,
+    inversions: Sequence[Inversion] = (),
+) -> Refiner:
     """Loads a refiner, without the parts that do not draw.
 
     Args:
         channels: of the base's latents.
+        language: how the base reads prompts, and `inversions` the words in it that files teach that.
 
     Raises:
         ValueError, OSError, OutOfMemory: as loading any model does, or it is not made for such latents.
@@ -123,4 +143,11 @@ def load(checkpoint: Checkpoint, *, channels: int) -> Refiner:
             f"T2I_REFINER={checkpoint.name} takes {config.in_channels} channels, and of text and size "
             f"{config.projection_class_embeddings_input_dim} numbers; the model gives {channels} and {given}"
         )
-    return Refiner(pipeline, networks, checkpoint.settings.refiner_switch, checkpoint.device)
+    return Refiner(
+        pipeline,
+        networks,
+        checkpoint.settings.refiner_switch,
+        checkpoint.device,
+        language,
+        inversions,
+    )

@@ -9,7 +9,7 @@ the picture's size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,12 +19,15 @@ from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents, refiner
-from text2image.engine.models.contract import Pending
-from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.contract import Pending, Unread
+from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
 from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked, unread_ends
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded, Wording, stacked
 from text2image.engine.models.refiner import Refiner
+from text2image.engine.prompts.chunks import Language
+from text2image.engine.prompts.inversions import Inversion
+from text2image.engine.prompts.lengths import grouped, joined
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
 from text2image.engine.sample import BatchKey, Plan, Sample
@@ -71,6 +74,8 @@ class StableDiffusionXL:
         device: torch.device,
         interval: Interval = EVERYWHERE,
         rescale: float = 0.0,
+        language: Language | None = None,
+        inversions: Sequence[Inversion] = (),
         refiner: Refiner | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
@@ -78,6 +83,7 @@ class StableDiffusionXL:
         Args:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
+            language: how prompts are read, and `inversions` the words in it that files teach the model.
             refiner: takes the last steps, if there is one.
         """
         self.info = info
@@ -93,7 +99,7 @@ class StableDiffusionXL:
         self._scale = _Scale(pipeline.vae.config, device)
         self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
-        self._prompts = DualPromptEncoder(pipeline, device)
+        self._prompts = DualPromptEncoder(pipeline, device, language, inversions)
         self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
         self._channels = int(pipeline.vae.config.latent_channels)
         self._images = ImageEncoder(
@@ -108,7 +114,8 @@ class StableDiffusionXL:
 
     def plan(self, request: Request) -> Plan:
         self._images.prepare(request)
-        return latents.plan(request, *self._sides(request), self._guided_in)
+        plan = latents.plan(request, *self._sides(request), self._guided_in)
+        return replace(plan, encoding=self._prompts.work(request))
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -119,30 +126,34 @@ class StableDiffusionXL:
         return self._interval if self._config.time_cond_proj_dim is None else None
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
-        prompts = [request.prompt for request in requests]
-        negatives = [request.negative_prompt for request in requests]
-        texts = prompts + [text for text in negatives if text or not self._zeros_for_none]
+        prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
+        negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
+        texts = prompts + [each for each in negatives if each.text or not self._zeros_for_none]
+        unread = []
         with devices.device_errors():
             self._images.encode(requests)
             encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
-                sample.state = encoded[prompt]
+                sample.state, not_read = encoded[prompt], ""
                 if sample.rows == 2:
-                    sample.state = stacked(
-                        self._negative(negative, encoded, prompt), encoded[prompt]
-                    )
+                    without = self._negative(negative, encoded, prompt)
+                    sample.state, not_read = stacked(without, encoded[prompt]), without.unread
+                unread.append(Unread(encoded[prompt].unread, not_read))
             if self._refiner:
                 for sample, refined in zip(samples, self._refiner.encode(samples), strict=True):
                     sample.state = (sample.state, refined)
-        return unread_ends(self._prompts.truncated, prompts)
+        return unread
 
-    def _negative(self, negative: str, encoded: Mapping[str, Encoded], prompt: str) -> Encoded:
+    def _negative(
+        self, negative: Wording, encoded: Mapping[Wording, Encoded], prompt: Wording
+    ) -> Encoded:
         """Zeros in place of an empty text, if the model is made so: as diffusers has it without a negative prompt."""
-        if negative or not self._zeros_for_none:
+        if negative.text or not self._zeros_for_none:
             return encoded[negative]
-        return Encoded(*(torch.zeros_like(each) for each in encoded[prompt]))
+        there = encoded[prompt]
+        return Encoded(torch.zeros_like(there.embeddings), torch.zeros_like(there.pooled))
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
@@ -202,13 +213,19 @@ class StableDiffusionXL:
         state.trajectory = state.trajectory.along(table)
         guided = latents.guided_calls(request, sample.passes, self._guided_in)
         state.guided = range(max(0, guided.start - begun), max(0, guided.stop - begun))
-        state.embeddings, state.pooled = refined
+        state.embeddings, state.pooled = refined.embeddings, refined.pooled
         state.refined, state.refining = None, True
         state.time_ids = refiner.time_ids(request, len(refined.pooled))
         sample.key = BatchKey((*self._sides(request), "refiner"), size=sample.key.size)
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
+        predictions: dict[Sample, Any] = {}
+        for group in grouped(samples, _text_length):
+            predictions.update(zip(group, self._predicted(group), strict=True))
+        return [predictions[sample] for sample in samples]
+
+    def _predicted(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
         networks = self._networks
         if self._refiner and states[0].refining:
@@ -218,7 +235,7 @@ class StableDiffusionXL:
             output = networks.predict(
                 inputs,
                 timesteps,
-                torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
+                joined([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 latents.joined([state.guidance_embedding for state in states]),
                 pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
                 time_ids=torch.cat([_told(sample) for sample in samples]),
@@ -261,6 +278,10 @@ def _told(sample: Sample) -> torch.Tensor:
     return told.expand(sample.rows, -1) if len(told) == 1 else told[-sample.rows :]
 
 
+def _text_length(sample: Sample) -> int:
+    return int(sample.state.embeddings.shape[1])
+
+
 class _Scale:
     """From latents as the autoencoder has them to latents as they are drawn, and back."""
 
@@ -299,10 +320,22 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     info = describe(pipeline, checkpoint, FAMILY)
     interval = parse_interval(checkpoint.settings.guidance_interval)
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
+    language, inversions = reading_of(pipeline, checkpoint.settings)
     second = None
     if checkpoint.refiner:
-        second = refiner.load(checkpoint.refiner, channels=pipeline.vae.config.latent_channels)
-    return StableDiffusionXL(pipeline, networks, info, checkpoint.device, interval, rescale, second)
+        channels = pipeline.vae.config.latent_channels
+        second = refiner.load(checkpoint.refiner, channels, language, inversions)
+    return StableDiffusionXL(
+        pipeline,
+        networks,
+        info,
+        checkpoint.device,
+        interval,
+        rescale,
+        language,
+        inversions,
+        second,
+    )
 
 
 def _check(pipeline: Any, name: str) -> None:
