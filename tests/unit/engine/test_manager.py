@@ -259,7 +259,8 @@ async def test_what_cannot_be_kept_there_or_is_no_longer_on_disk_so_is_loaded_an
     async with running(shelf, model_memory=10) as engine:
         await draw(engine, "second", "third")
         shelf.entries["second"] = entry("second", stamp=1)
-        await until(lambda: engine.model_named("second").revision == "1")
+        slot = engine._catalogue.slots["second"]
+        await until(lambda: slot.info is not None and slot.info.revision == "1")
         await draw(engine, "second")
         assert shelf.host.restored == []
         assert shelf.loads["second"] == 2
