@@ -18,7 +18,7 @@ from text2image.api.unread import DIALECTS
 from text2image.core import validation
 from text2image.core.errors import Text2ImageError
 from text2image.core.lifecycle import Work
-from text2image.core.messages import ModelInfo, Request
+from text2image.core.messages import Embedding, ModelInfo, PromptSyntax, Request
 from text2image.gateway.election import Elected
 from text2image.gateway.generate import Gateway
 from text2image.gateway.refusals import shape_of
@@ -50,12 +50,15 @@ VALUES = st.sampled_from(
         "x" * 5000,
     ]
 )
+# What a prompt may say besides what to show, rightly or not.
+SAID = st.sampled_from(["(red:1.5) fox", "(fox:99)", "embedding:owl", "embedding:bat", "<lora:x>"])
 TEXTS = st.one_of(
-    VALUES, st.text(max_size=9), st.integers(LONGEST - 9, LONGEST + 1).map("x".__mul__)
+    VALUES, SAID, st.text(max_size=9), st.integers(LONGEST - 9, LONGEST + 1).map("x".__mul__)
 )
 NAMES = [
     *("negative_prompt", "context", "user", "width", "steps", "guidance_scale", "n", "sampler"),
     *("schedule", "quality", "model", "size", "stream", "response_format", "images_only", "colour"),
+    *("mask", "strength", "clip_skip", "hires_scale", "hires_strength", "hires_steps"),
 ]
 BODIES = st.dictionaries(st.sampled_from(NAMES), st.one_of(VALUES, TEXTS), max_size=3)
 
@@ -71,7 +74,14 @@ def serve(gateway: Gateway, model: ModelInfo) -> None:
     gateway.runners._elected = Elected(default=model, served={model.id: model})
 
 
-GATEWAY = gateway_of(MODEL)
+GATEWAY = gateway_of(
+    replace(
+        MODEL,
+        prompt_syntax=PromptSyntax.A1111,
+        embeddings=(Embedding("owl", hash="7", vectors=2),),
+        max_clip_skip=2,
+    )
+)
 
 
 def road(url: bytes, body: bytes) -> Request | None:
