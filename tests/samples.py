@@ -73,6 +73,7 @@ requests = st.builds(
     seed=st.integers(0, MAX_SEED),
     n=st.just(1),
     quality=st.sampled_from(Quality),
+    clip_skip=st.integers(0, 12),
     model=st.just(MODEL.id),
 )
 

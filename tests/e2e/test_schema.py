@@ -60,6 +60,7 @@ _CHEAP = {
     "n": 1,
     "sampler": "euler",
     "schedule": "karras",
+    "clip_skip": 2,
 }
 _WORDS_ALONE = {"image": None, "strength": None, "mask": None}
 # What a description cannot say is what a picture is.

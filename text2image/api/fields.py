@@ -48,6 +48,11 @@ MODEL = documented(
     description="A model as GET /v1/models names it; the default one if left out.",
     examples=["embedded"],
 )
+CLIP_SKIP = documented(
+    description="Layer of the text encoder that prompts are taken from, where 1 is the last, as A1111 counts; 0 is the "
+    "model's own. The model's default if left out.",
+    minimum=0,
+)
 IMAGE = documented(
     description="A picture to begin from: a PNG, JPEG or WebP file as base64. Without width and height it is drawn in "
     "its own size, or the nearest that the model draws; it is scaled until it covers that size, and cut to it evenly. "

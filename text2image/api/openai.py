@@ -1,8 +1,8 @@
 """The dialect of OpenAI's image API: `POST` to `/v1/images/` `generations`, `edits` and `variations`, `GET /v1/models`.
 
-Beyond it a request may name seed, steps, guidance_scale, negative_prompt, sampler and schedule, and as quality `exact`
-or `fast`. What has no meaning here (other qualities, style, moderation, user) is taken and ignored, so that existing
-clients need no change.
+Beyond it a request may name seed, steps, guidance_scale, negative_prompt, sampler, schedule and clip_skip, and as
+quality `exact` or `fast`. What has no meaning here (other qualities, style, moderation, user) is taken and ignored, so
+that existing clients need no change.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ async def _sse(
                 pictures.append(event)
             elif isinstance(event, Completed):
                 # Only now is it known what to say of the pictures.
-                message = gateway.message(pictures, event.truncated)
+                message = gateway.message(pictures, event)
                 for picture in pictures:
                     more = {"seed": picture.seed, "message": message, "cached": picture.cached}
                     yield _event(f"{kind}.completed", picture.png, **more)
@@ -330,6 +330,7 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         inputs=[each.value for each in model.inputs],
         state=states[model.id],
         default=model.id == runners.model.id,
+        embeddings=[each.name for each in model.embeddings],
     )
 
 

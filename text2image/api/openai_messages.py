@@ -64,6 +64,8 @@ class ImagesRequest(BaseModel):
         description=f"`{Quality.EXACT}` or `{Quality.FAST}`; what OpenAI's models know is ignored.",
     )
 
+    clip_skip: fields.Integer | None = fields.CLIP_SKIP
+
     style: str | None = Field(None, description="Ignored.")
     moderation: str | None = Field(None, description="Ignored.")
     output_compression: fields.Integer | None = Field(None, description="Ignored: PNG is lossless.")
@@ -93,6 +95,7 @@ class ImagesRequest(BaseModel):
             schedule=self.schedule,
             quality=_quality(self.quality),
             model=self.model,
+            clip_skip=self.clip_skip,
         )
 
 
@@ -187,6 +190,7 @@ class Model(BaseModel):
         description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",
     )
     default: bool = Field(True, description="It is that of requests that name none.")
+    embeddings: list[str] = Field([], description="Textual inversions that prompts may name.")
 
 
 class ModelList(BaseModel):

@@ -65,6 +65,7 @@ class GenerateRequest(BaseModel):
     image: str | None = fields.IMAGE
     strength: float | None = fields.STRENGTH
     mask: str | None = fields.MASK
+    clip_skip: fields.Integer | None = fields.CLIP_SKIP
     hires_scale: float | None = fields.HIRES_SCALE
     hires_strength: float | None = fields.HIRES_STRENGTH
     hires_steps: fields.Integer | None = fields.HIRES_STEPS

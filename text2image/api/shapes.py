@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -12,16 +13,17 @@ from text2image.core import validation
 from text2image.core.errors import Text2ImageError
 from text2image.core.messages import Request, RequestParams
 from text2image.gateway.election import Elected
+from text2image.gateway.generate import Gateway
 from text2image.gateway.refusals import shape_of
-from text2image.gateway.runners import Runners
 
 # Characters of all texts of a body that no field finds too many, however they are put together.
 _MAX_TEXT = validation.MAX_PROMPT_CHARS - len(", ")
 # Bytes of a body without its texts, and how many of those are remembered.
 _MAX_REST = 4096
 _REMEMBERED = 256
-# Stands for a text that is not blank.
+# What stands for a text that is not blank, and signs by which one may say more than what to show.
 _TEXT = "-"
+_SIGNS = re.compile(r"[()\[\]{}<>:|\\]")
 
 
 class Shapes:
@@ -29,7 +31,7 @@ class Shapes:
 
     Args:
         parse: what a body asks for; raises ValueError, or our own errors.
-        texts: its fields that may hold any text, as long as it is not blank nor too long.
+        texts: its fields that may hold any text without signs, as long as it is not blank nor too long.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Shapes:
         # Errors are not remembered: there is no end of them.
         self._shape = lru_cache(_REMEMBERED)(self._checked)
 
-    def of(self, body: bytes, runners: Runners) -> Request | None:
+    def of(self, body: bytes, gateway: Gateway) -> Request | None:
         """The shape of what a body asks for; None if there is an error in it, or it is too long to be worth a look."""
         try:
             fields = from_json(body)
@@ -51,15 +53,16 @@ class Shapes:
                 text = fields.get(name)
                 if isinstance(text, str) and text.strip():
                     length += len(text)
-                    fields[name] = _TEXT
+                    fields[name] = text if _SIGNS.search(text) else _TEXT
             rest = to_json(fields)
             if length > _MAX_TEXT or len(rest) > _MAX_REST:
                 return None
-            return self._shape(rest, runners, runners.elected)
+            return self._shape(rest, gateway, gateway.runners.elected)
         except (Text2ImageError, ValueError):
             return None
 
-    def _checked(self, body: bytes, runners: Runners, _: Elected) -> Request:
+    def _checked(self, body: bytes, gateway: Gateway, _: Elected) -> Request:
         """The shape of a body, which depends on the models that are drawn with."""
-        params = self._parse(body, runners.named)
-        return shape_of(validation.resolve(params, runners.named(params.model)))
+        named = gateway.runners.named
+        params = self._parse(body, named)
+        return shape_of(validation.resolve(params, named(params.model)))

@@ -111,14 +111,16 @@ class Unread:
         try:
             caller = gateway.authenticate(_credentials(scope, headers))
             patience = timeout_in(headers)
-            shape = dialect.shapes.of(body, gateway.runners) if is_json(headers) else None
-            gateway.require_open(caller, patience, shape, claim=True)
-        except Text2ImageError as error:
-            gateway.metrics.refused_unread(dialect.transport, error)
-            told = _told(url, scope["scheme"], error)
-            lasts = error.lasts if isinstance(error, Unavailable) else 0.0
+        except Text2ImageError as refused:
+            error: Text2ImageError | None = refused
         else:
+            shape = dialect.shapes.of(body, gateway) if is_json(headers) else None
+            error = gateway.refusal(caller, patience, shape, claim=True)
+        if error is None:
             return None
+        gateway.metrics.refused_unread(dialect.transport, error)
+        told = _told(url, scope["scheme"], error)
+        lasts = error.lasts if isinstance(error, Unavailable) else 0.0
         trace = f"{_TRACE_HEADER}: {tracing.id_of(headers)}\r\n"
         return Refusal(told.head + trace.encode(), told.body, lasts)
 

@@ -20,7 +20,7 @@ from text2image.core.messages import (
     Sampler,
     Schedule,
 )
-from text2image.core.settings import MAX_SIDE, get_settings
+from text2image.core.settings import MAX_CLIP_SKIP, MAX_SIDE, get_settings
 from text2image.core.validation import check_context, compose_prompt, resolve
 from text2image.gateway.init_images import Limits, read
 
@@ -51,6 +51,7 @@ _ANY_MODEL = ModelInfo(
     dtype="",
     fast="a part",
     inputs=tuple(Input),
+    max_clip_skip=MAX_CLIP_SKIP,
 )
 
 
@@ -130,6 +131,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         image=_file("image", given.image),
         strength=given.strength,
         mask=_file("mask", given.mask),
+        clip_skip=given.clip_skip,
         hires_scale=given.hires_scale,
         hires_strength=given.hires_strength,
         hires_steps=given.hires_steps,
@@ -200,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--strength", "how much of the image is to change, from 0 to 1", type=_number)
     mask = "picture of the image's size, white where that is to be drawn anew"
     _add(picture, "--mask", mask, metavar="FILE")
+    _add(
+        picture,
+        "--clip-skip",
+        "layer of the text encoder, where 1 is the last",
+        type=_whole,
+        metavar="LAYER",
+    )
     enlarge = "enlarge the picture by this, of a side, and draw on from there"
     _add(picture, "--hires-scale", enlarge, type=_number)
     _add(picture, "--hires-strength", "how much of that is to change", type=_number)

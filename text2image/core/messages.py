@@ -71,6 +71,27 @@ class Quality(_Open):
     FAST = "fast"
 
 
+class PromptSyntax(_Open):
+    """What characters of a prompt may mean besides themselves: nothing, or what they do in A1111's web UI."""
+
+    PLAIN = "plain"
+    A1111 = "a1111"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A textual inversion that prompts may name: a word that a file teaches the model.
+
+    Attributes:
+        hash: of the file.
+        vectors: tokens that it takes.
+    """
+
+    name: str
+    hash: str
+    vectors: int
+
+
 class Input(_Open):
     """What a model draws from beside a text alone: a picture to begin with, and a mask of what to draw anew in it."""
 
@@ -83,12 +104,14 @@ class Input(_Open):
 class ModelInfo:
     """What a served model can do, and the defaults of what a request leaves out.
 
-    Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
-    be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
-    `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
-    `side_multiple`: what a latent pixel stands for, where that is more than 8. `aliases` are other names that requests
-    may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits. `inputs`
-    are what a request may give it.
+    Sides are in pixels; `max_prompt_tokens` is all that is read of a prompt, in chunks, with one start and end mark.
+    `schedules` are those that some sampler can be drawn with beside the model's own; `max_steps` names samplers that
+    take fewer steps than others, and how many. `fast` tells what a fast picture leaves out, and is empty where that is
+    nothing. Sides are multiples of `side_multiple`: what a latent pixel stands for, where that is more than 8.
+    `aliases` are other names that requests may give it, `licence` is what its owner says of it, and `price` what its
+    pixel-steps count against limits. `embeddings` are what prompts may name, and `prompt_syntax` how they are read.
+    `clip_skip` is the default of requests, 0 for the model's own layer, and `max_clip_skip` the most they may ask for,
+    0 where nothing is taken. `inputs` are what a request may give it.
     """
 
     id: str
@@ -114,6 +137,10 @@ class ModelInfo:
     price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
     inputs: tuple[Input, ...] = (Input.TEXT,)
+    embeddings: tuple[Embedding, ...] = ()
+    clip_skip: int = 0
+    max_clip_skip: int = 0
+    prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
 
 
 class ModelState(_Open):
@@ -165,6 +192,7 @@ class RequestParams:
     strength: float | None = None
     mask: bytes | None = field(default=None, repr=False)
     mask_by_alpha: bool = False
+    clip_skip: int | None = None
     hires_scale: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
@@ -177,8 +205,10 @@ class Request:
     Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
     `schedule` noise levels are those of the model's own configuration. What a fast one leaves out the model says.
     `model` is the name of one of a catalogue; empty, it is the default one. With an `image` drawing begins from that,
-    with as much noise as the `strength` says, 0 to 1; without one there is no strength either. With a `hires_scale` its
-    pictures are enlarged, by that of a side, and drawn on from there in so many steps and with that strength.
+    with as much noise as the `strength` says, 0 to 1; without one there is no strength either. `clip_skip` is the
+    layer of the text encoder that prompts are taken from, counted from the last, which is 1; 0 is the one that the
+    model was made with. With a `hires_scale` its pictures are enlarged, by that of a side, and drawn on from there in
+    so many steps and with that strength.
     """
 
     prompt: str
@@ -195,6 +225,7 @@ class Request:
     model: str = ""
     image: InitImage | None = None
     strength: float | None = None
+    clip_skip: int = 0
     hires_scale: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
@@ -325,9 +356,19 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """All pictures are out. `truncated` is the end of the prompt that the text encoder did not read."""
+    """All pictures are out. `truncated` is the end of the prompt that the text encoder did not read.
 
-    truncated: str
+    `truncated_negative` is that of the negative prompt.
+    """
+
+    truncated: str = ""
+    truncated_negative: str = ""
+
+    @property
+    def unread(self) -> list[tuple[str, str]]:
+        """The ends of prompts that were not read, each with what people call that prompt."""
+        ends = (("prompt", self.truncated), ("negative prompt", self.truncated_negative))
+        return [(name, end) for name, end in ends if end]
 
 
 # What an engine and its runner report, and what a gateway makes of it for its clients.

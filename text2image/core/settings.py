@@ -26,7 +26,7 @@ from text2image.core.catalogue import find_entries
 from text2image.core.folders import own_folder
 from text2image.core.guidance import parse_interval
 from text2image.core.limits import parse_bytes, parse_limits
-from text2image.core.messages import Quality, Sampler
+from text2image.core.messages import PromptSyntax, Quality, Sampler
 from text2image.core.samplers import sampler_of
 
 # What lies here is found by its name: the embedded model, or the one that a Bento was built with in its place.
@@ -34,6 +34,8 @@ MODELS = Path(__file__).parents[2] / "models"
 EMBEDDED_MODEL = "embedded"
 # Pixels; a picture of this side fits in one message between runner and gateway.
 MAX_SIDE = 4096
+# Layers of the largest text encoder there is.
+MAX_CLIP_SKIP = 64
 # Seconds that a client may always name, however short the server's own default is.
 LONGEST_NAMED_TIMEOUT = 600.0
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
@@ -126,6 +128,27 @@ class Settings(BaseSettings):
     )
     default_sampler: Sampler | None = Field(
         None, description="Sampler when a request names none; the model's own if unset."
+    )
+    default_clip_skip: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CLIP_SKIP,
+        description="Layer of the text encoder when a request names none, where 1 is the last; the model's own if "
+        "unset.",
+    )
+    prompt_syntax: PromptSyntax = Field(
+        PromptSyntax.A1111,
+        description="How prompts are read: `a1111`, where brackets weigh words, or `plain`, as they stand.",
+    )
+    max_prompt_chunks: int = Field(
+        4,
+        ge=1,
+        le=16,
+        description="Chunks of 75 tokens that CLIP reads of a prompt; the rest is told and not drawn.",
+    )
+    embeddings: Path | None = Field(
+        None,
+        description="Folder of textual inversions, which prompts name as their files are called; none if unset.",
     )
     quality: Quality = Field(
         Quality.EXACT,
@@ -344,6 +367,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)
+
+    @field_validator("prompt_syntax")
+    @classmethod
+    def _check_syntax(cls, value: PromptSyntax) -> PromptSyntax:
+        if value not in tuple(PromptSyntax):
+            raise ValueError(f"it must be one of {', '.join(PromptSyntax)}")
+        return value
 
     @field_validator("guidance_interval")
     @classmethod

@@ -7,11 +7,13 @@ import secrets
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from text2image.core import prompt_syntax
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Input,
     ModelInfo,
+    PromptSyntax,
     Quality,
     Request,
     RequestParams,
@@ -80,8 +82,8 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
     sampler, ending = checks.sampler(named, model)
     request = Request(
         # A picture says what to draw, too.
-        prompt=checks.text("prompt", params.prompt, required=params.image is None),
-        negative_prompt=checks.text("negative_prompt", params.negative_prompt or ""),
+        prompt=checks.prompt("prompt", params.prompt, model, required=params.image is None),
+        negative_prompt=checks.prompt("negative_prompt", params.negative_prompt or "", model),
         width=checks.side("width", _or(params.width, model.width), model),
         height=checks.side("height", _or(params.height, model.height), model),
         steps=checks.steps(_or(params.steps, model.steps), sampler, model),
@@ -95,6 +97,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         quality=checks.quality(params.quality, model),
         model=model.id,
         **checks.beginning(params, model),
+        clip_skip=checks.clip_skip(_or(params.clip_skip, model.clip_skip), model),
     )
     request = checks.enlarged(request, params, model)
     checks.steps_drawn("strength", request.strength, request.steps)
@@ -158,6 +161,31 @@ class _Checks:
         elif not _is_unicode(value):
             self.refuse(field, "is not valid Unicode text: it holds a lone surrogate")
         return value
+
+    def prompt(self, field: str, value: str, model: ModelInfo, *, required: bool = False) -> str:
+        before = len(self.violations)
+        self.text(field, value, required=required)
+        if len(self.violations) > before or model.prompt_syntax is not PromptSyntax.A1111:
+            return value
+        if (weight := prompt_syntax.too_heavy(value)) is not None:
+            self.refuse(
+                field,
+                f"has a word that weighs {weight:.4g}, as its brackets multiply; at most "
+                f"{prompt_syntax.MAX_WEIGHT:g} either way",
+            )
+        names = [embedding.name for embedding in model.embeddings]
+        if names and (unknown := prompt_syntax.unknown(value, names)):
+            self.refuse(
+                field,
+                f"names the embedding {unknown[:40]!r}; {model.id} has {_listed(names)}",
+            )
+        return value
+
+    def clip_skip(self, value: int, model: ModelInfo) -> int:
+        if value and not model.max_clip_skip:
+            self.refuse("clip_skip", f"is {value}; {model.id} takes none, leave it out")
+            return value
+        return self.integer("clip_skip", value, 0, model.max_clip_skip)
 
     def integer(self, field: str, value: int, low: int, high: int) -> int:
         if not low <= value <= high:
@@ -306,6 +334,12 @@ class _Checks:
             )
             return model.quality
         return Quality.EXACT if quality is Quality.FAST and not model.fast else quality
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    """Names as an error tells them, not all of hundreds."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _schedules(sampler: Sampler, model: ModelInfo) -> tuple[Schedule, ...]:

@@ -21,6 +21,7 @@ from text2image.engine.admission import Backlog
 from text2image.engine.attempts import Attempts
 from text2image.engine.costs import StepCosts
 from text2image.engine.decoding import Decoding
+from text2image.engine.encoding import encoded_at_once
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model
 from text2image.engine.reports import Reports
@@ -30,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 # While others step, encoding and decoding may each take this share of a step's time, or one chunk if that is more.
 SHARE_BESIDE_STEPS = 0.5
-# Most samples whose prompts are encoded at once.
-ENCODE_CHUNK = 8
 # When a pause makes a whole queue late, a tick tries no more batches than this for one that is in time: what has
 # started waits meanwhile.
 MOST_BATCHES_TRIED = 8
@@ -260,29 +259,22 @@ class StepLoop:
     def _encode(self, samples: list[Sample], budget: float) -> None:
         """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
         while samples:
-            chunk, samples = self._chunk(samples, budget)
-            self._predicted += len(chunk) * self._costs.encode_seconds(chunk[0].key)
+            each = self._costs.encode_seconds(samples[0].key)
+            count = encoded_at_once(samples, each, budget, self._model)
+            chunk, samples = samples[:count], samples[count:]
+            work = sum(sample.encoding for sample in chunk)
+            self._predicted += work * each
             started = self._clock()
             encoded = self._attempt.all(chunk, self._model.encode)
             now = self._clock()
             if len(encoded) == len(chunk) and chunk[0].generation.request.image is None:
-                self._costs.observe_encode(chunk[0].key, len(chunk), now - started)
-            for sample, truncated in encoded:
+                self._costs.observe_encode(chunk[0].key, work, now - started)
+            for sample, unread in encoded:
                 sample.started_at, sample.encoded_at = started, now
-                sample.generation.truncated = truncated
+                sample.generation.unread = unread
             budget -= now - started
             if budget <= 0:
                 return
-
-    def _chunk(self, samples: list[Sample], budget: float) -> tuple[list[Sample], list[Sample]]:
-        """Those to encode now, and the rest; what begins from a picture takes much longer, and stays apart."""
-        each = self._costs.encode_seconds(samples[0].key)
-        count = ENCODE_CHUNK if ENCODE_CHUNK * each <= budget else max(1, int(budget / each))
-        begun = [each.generation.request.image is not None for each in samples]
-        if begun[0]:
-            count = min(count, self._model.decode_limit(samples[0]))
-        count = min(count, [*begun, not begun[0]].index(not begun[0]))
-        return samples[:count], samples[count:]
 
     def _start(self, samples: Sequence[Sample]) -> list[None]:
         self._model.start(samples)
@@ -344,7 +336,7 @@ class StepLoop:
         if generation.dropped:
             self._end(generation, failures.unfinished(generation))
         else:
-            self._end(generation, Completed(generation.truncated))
+            self._end(generation, Completed(*generation.unread))
 
     # Ending
 

@@ -117,6 +117,8 @@ def _pictures_of(model: ModelInfo) -> ModelInfo:
         aliases=(),
         licence="",
         price=1.0,
+        clip_skip=0,
+        max_clip_skip=0,
     )
 
 
@@ -134,6 +136,8 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
         max_steps=tuple(least.items()),
         # Where they do not mean the same by it, all of them draw exactly.
         fast=serving[0].fast if len({each.fast for each in serving}) == 1 else "",
+        clip_skip=min(model.clip_skip, *(each.max_clip_skip for each in serving)),
+        max_clip_skip=min(each.max_clip_skip for each in serving),
     )
 
 

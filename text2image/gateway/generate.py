@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from text2image.core import validation
+from text2image.core.errors import Unavailable
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
@@ -132,28 +133,25 @@ class Gateway:
 
     @property
     def may_refuse_unread(self) -> bool:
-        """Whether it is worth asking `require_open`."""
+        """Whether it is worth asking `refusal`."""
         return self.work.draining or self.runners.may_refuse_anything
 
-    def require_open(
+    def refusal(
         self,
         caller: Caller,
         patience: float,
         shape: Request | None = None,
         *,
         claim: bool = False,
-    ) -> None:
-        """Does nothing if what has this shape, or else anything, might be drawn for a caller who gives it so long.
+    ) -> Unavailable | None:
+        """What a server that drains or is full tells a caller who waits for so long; None if it might draw.
 
-        A picture that is known is not drawn, so ask only for requests that leave the seed open. `patience` is in
-        seconds, `shape` as `shape_of` has it, `claim` as `Refusals.check` has it.
-
-        Raises:
-            Unavailable: the server is draining or full.
+        A picture that is known is not drawn, so ask only for requests that leave the seed open. `shape` as `shape_of`
+        has it, None if that is not known; `claim` as `Refusals.find` has it.
         """
         if self.work.draining:
-            raise draining()
-        self.runners.require_open(patience, caller.share, shape, claim=claim)
+            return draining()
+        return self.runners.refusal(patience, caller.share, shape, claim=claim)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.
@@ -163,8 +161,12 @@ class Gateway:
         """
         context.deadline = asyncio.get_running_loop().time() + context.timeout
         with self.work.admit(lambda: context.put(draining())):
-            if context.params.seed is None and self.may_refuse_unread:
-                self.require_open(context.caller, context.timeout)
+            if (
+                context.params.seed is None
+                and self.may_refuse_unread
+                and (refusal := self.refusal(context.caller, context.timeout))
+            ):
+                raise refusal
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
@@ -187,15 +189,15 @@ class Gateway:
             Text2ImageError: the request is invalid, refused or could not be finished.
         """
         pictures: list[Picture] = []
-        truncated = ""
+        completed = Completed()
         async with aclosing(self.stream(context)) as events:
             async for event in events:
                 if isinstance(event, Picture):
                     pictures.append(event)
                 elif isinstance(event, Completed):
-                    truncated = event.truncated
+                    completed = event
         pictures.sort(key=lambda picture: picture.index)
-        message = self.message(pictures, truncated)
+        message = self.message(pictures, completed)
         return Drawing(pictures, message, remembered=self._cache is not None)
 
     async def _answer(self, flight: Flight) -> None:
@@ -217,10 +219,10 @@ class Gateway:
                     self.metrics.cache.labels("shared").inc()
                     return
             self.metrics.cache.labels("miss").inc()
-            drawn, truncated = await self._draw(flight)
+            drawn, completed = await self._draw(flight)
             # Each by the model that drew it: a runner that began anew may serve another than the one that was asked.
             for picture, model in drawn:
-                await cache.keep(context.request, model, [picture], truncated)
+                await cache.keep(context.request, model, [picture], completed)
 
     async def _recall(self, cache: PictureCache, flight: Flight) -> bool:
         """Answers from the cache, if it has all pictures."""
@@ -233,14 +235,14 @@ class Gateway:
         flight.emit(Queued(0.0))
         for picture in recalled.pictures:
             flight.emit(await asyncio.to_thread(self._still_saved, context, picture))
-        flight.emit(Completed(recalled.truncated))
+        flight.emit(recalled.completed)
         return True
 
-    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], str]:
-        """Answers with what a runner draws, on the leader's account; returns that, and what the prompt was cut by."""
+    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], Completed]:
+        """Answers with what a runner draws, on the leader's account; returns that, and how it ended."""
         context = flight.leader
         drawn: list[tuple[Picture, ModelInfo]] = []
-        completed = Completed("")
+        completed = Completed()
         loaded = False
         work = round(work_of(context.request) * context.model.price)
         async with self._quotas.reserved(context.caller, work, context) as reservation:
@@ -279,7 +281,7 @@ class Gateway:
                         flight.emit(event)
         # Now that the caller's place is free, since its next request may follow at once.
         flight.emit(completed)
-        return drawn, completed.truncated
+        return drawn, completed
 
     def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
         """The picture where it was saved, or saved again if this gateway has no such file.
@@ -325,10 +327,10 @@ class Gateway:
         self.metrics.pictures.labels("yes").inc()
         return path
 
-    def message(self, pictures: list[Picture], truncated: str) -> str:
-        """How it went, for people; `truncated` as in `Completed`."""
+    def message(self, pictures: list[Picture], completed: Completed) -> str:
+        """How it went, for people."""
         lost = self._store is not None and not all(picture.path for picture in pictures)
-        return message_of(len(pictures), truncated, lost=lost)
+        return message_of(len(pictures), completed, lost=lost)
 
     def _log(self, what: str, request: Request) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.
@@ -355,13 +357,13 @@ def _identity(context: RequestContext) -> Hashable:
     return context.model, context.request, context.options, context.caller
 
 
-def message_of(count: int, truncated: str, *, lost: bool = False) -> str:
+def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:
     """What is told of `count` finished pictures; `lost` are those that could not be saved."""
     message = (
         f"{count} images generated successfully" if count > 1 else "Image generated successfully"
     )
     if lost:
         message += "; it could not be saved on the server"
-    if truncated:
-        message += f"; the prompt was too long, left out: {truncated}"
+    for name, end in completed.unread:
+        message += f"; the {name} was too long, left out: {end}"
     return message

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
 from text2image.core.messages import ModelInfo, Pixels, Quality, Request, RequestParams
+from text2image.core.reading import named_embeddings
 from text2image.core.samplers import (
     SCHEDULE_TITLES,
     TITLES,
@@ -59,6 +60,8 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
         **_beginning(request),
+        **({"Clip skip": str(request.clip_skip)} if request.clip_skip else {}),
+        **_embeddings(request, model),
         **({} if request.quality is Quality.EXACT else {"Quality": request.quality.value}),
         "Model": model.id,
         "Model hash": model.revision,
@@ -101,6 +104,8 @@ def parse(parameters: str) -> RequestParams:
             quality=settings.get("Quality", Quality.EXACT),
             model=settings.get("Model"),
             **_begun(settings),
+            # Nor, where it says no layer, was another taken than the model's own.
+            clip_skip=int(settings.get("Clip skip", 0)),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None
@@ -148,6 +153,12 @@ def _schedule(request: Request) -> dict[str, str]:
         return {}
     title = SCHEDULE_TITLES.get(request.schedule, request.schedule.value)
     return {"Schedule type": title}
+
+
+def _embeddings(request: Request, model: ModelInfo) -> dict[str, str]:
+    """The textual inversions that the prompts name, with their files' hashes, as A1111 has them."""
+    hashes = {each.name: each.hash for each in named_embeddings(request, model)}
+    return {"TI hashes": ", ".join(map(": ".join, hashes.items()))} if hashes else {}
 
 
 def _sampler(settings: dict[str, str]) -> tuple[str | None, str | None]:

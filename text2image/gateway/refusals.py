@@ -95,25 +95,32 @@ class Refusals:
                 self._lasting[kind._replace(shape=None)] = _Refusal(now + refusal.lasts, again)
 
     def check(self, kind: Kind, *, claim: bool = False) -> None:
-        """Refuses what was refused a moment ago, or is being asked for once more just now.
+        """As `find`.
+
+        Raises:
+            Unavailable: the refusal.
+        """
+        if refusal := self.find(kind, claim=claim):
+            raise refusal
+
+    def find(self, kind: Kind, *, claim: bool = False) -> Unavailable | None:
+        """The refusal of what was refused a moment ago, or is being asked for once more just now; None of all else.
 
         Args:
             claim: whether the like of this request is to be refused from now on as if it were at the runner. Of a crowd
                 that asks in the moment in which a refusal ends, one gets there. The error says how long it lasts then.
-
-        Raises:
-            Unavailable: in the words of that refusal.
         """
         held = self._lasting.get(kind)
         if held is None:
-            return
+            return None
         now = self._clock()
         if held.probed or now < held.until or (claim and now < held.claimed):
-            raise held.again(lasts=max(0.0, held.until - now) if claim else 0.0)
+            return held.again(lasts=max(0.0, held.until - now) if claim else 0.0)
         if now >= max(held.claimed, held.until + ONE_BY_ONE):
             del self._lasting[kind]
         elif claim:
             held.claimed = now + CLAIM
+        return None
 
     @contextmanager
     def probe(self, kind: Kind) -> Iterator[None]:

@@ -217,33 +217,30 @@ class Runners:
 
     @property
     def may_refuse_anything(self) -> bool:
-        """Whether it is worth asking `require_open`."""
+        """Whether it is worth asking `refusal`."""
         ready = self._working
         return bool(ready) and all(link.refusals for link in ready)
 
-    def require_open(
+    def refusal(
         self, patience: float, share: Share, shape: Request | None, *, claim: bool = False
-    ) -> None:
-        """Does nothing if a request of an owner who waits for so long might be admitted.
+    ) -> Unavailable | None:
+        """What a request of an owner who waits for so long is refused with; None if it might be admitted.
 
-        `shape` as `shape_of` has it, None if that is not known; `claim` as `Refusals.check` has it.
-
-        Raises:
-            Unavailable: all ready runners have just refused the like of it.
+        That is if all ready runners have just refused the like of it. `shape` as `shape_of` has it, None if that is not
+        known; `claim` as `Refusals.find` has it.
         """
-        shapes = (None, shape) if shape else (None,)
-        kinds = [Kind.shaped(each, patience, share) for each in shapes]
+        anything = Kind.shaped(None, patience, share)
+        kinds = [anything]
+        if shape:
+            kinds.append(Kind(shape, anything.owner, anything.patience))
         refusal: Unavailable | None = None
         for link in self._able(shape.model) if shape else self._working:
-            try:
-                for kind in kinds:
-                    link.refusals.check(kind, claim=claim)
-            except Unavailable as error:
-                refusal = error
+            for kind in kinds:
+                if refusal := link.refusals.find(kind, claim=claim):
+                    break
             else:
-                return
-        if refusal:
-            raise refusal
+                return None
+        return refusal
 
     async def generate(
         self,

@@ -13,6 +13,7 @@ from text2image.core.messages import (
     ClientEvent,
     Completed,
     Counters,
+    Embedding,
     Event,
     GeneratedImage,
     Input,
@@ -23,6 +24,7 @@ from text2image.core.messages import (
     Picture,
     Pixels,
     Progress,
+    PromptSyntax,
     Quality,
     Queued,
     Request,
@@ -69,10 +71,20 @@ _OPTIONAL_FIELDS = (
     "quality",
     "model",
     "strength",
+    "clip_skip",
     *_HIRES,
 )
-# Of a model: names that a later version may know more of, and limits by such a name.
-_NAMES = {"sampler", "samplers", "schedules", "max_steps", "quality", "inputs"}
+# Of a model: names that a later version may know more of, limits by such a name, and what is a message of its own.
+_NAMES = {
+    "sampler",
+    "samplers",
+    "schedules",
+    "max_steps",
+    "quality",
+    "embeddings",
+    "prompt_syntax",
+    "inputs",
+}
 
 
 def stub(channel: Any) -> Any:
@@ -176,8 +188,9 @@ def event_to(event: Event) -> pb.GenerateResponse:
             return pb.GenerateResponse(progress=progress_to(event))
         case GeneratedImage():
             return pb.GenerateResponse(image=image_to(event))
-        case Completed(truncated=truncated):
-            return pb.GenerateResponse(completed=pb.Completed(left_out=truncated))
+        case Completed(truncated=truncated, truncated_negative=negative):
+            completed = pb.Completed(left_out=truncated, left_out_negative=negative)
+            return pb.GenerateResponse(completed=completed)
 
 
 def progress_to(event: Progress) -> pb.Progress:
@@ -266,7 +279,7 @@ def event_from(message: pb.GenerateResponse) -> Event | None:
                 timings=_timings_from(image.timings),
             )
         case "completed":
-            return Completed(message.completed.left_out)
+            return Completed(message.completed.left_out, message.completed.left_out_negative)
         case "loading":
             return Loading(message.loading.detail, _seconds_in(message.loading))
         case _:
@@ -297,6 +310,11 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
         max_steps={sampler.value: steps for sampler, steps in model.max_steps},
         quality=model.quality.value,
         inputs=[each.value for each in model.inputs],
+        embeddings=[
+            pb.Embedding(name=each.name, hash=each.hash, vectors=each.vectors)
+            for each in model.embeddings
+        ],
+        prompt_syntax=model.prompt_syntax.value,
     )
 
 
@@ -315,6 +333,11 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     # And one of before they were told draws from a text alone.
     values["inputs"] = tuple(map(Input.named, message.inputs)) or (Input.TEXT,)
     values["aliases"] = tuple(message.aliases)
+    values["embeddings"] = tuple(
+        Embedding(each.name, each.hash, each.vectors) for each in message.embeddings
+    )
+    # One of before there was a choice reads prompts as they stand.
+    values["prompt_syntax"] = PromptSyntax.named(message.prompt_syntax or PromptSyntax.PLAIN)
     values["price"] = message.price or 1.0
     # One of before this was told draws multiples of 8.
     values["side_multiple"] = message.side_multiple or SIDE_MULTIPLE

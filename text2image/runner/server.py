@@ -52,14 +52,11 @@ _DEVICE_LOST_STATUS = 70
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A resolved request and its finished pictures, in the order of their index.
-
-    `truncated` is the end of the prompt that the text encoder did not read.
-    """
+    """A resolved request, its finished pictures, in the order of their index, and how it ended."""
 
     request: Request
     images: tuple[GeneratedImage, ...]
-    truncated: str
+    completed: Completed
 
 
 def exposure(settings: Settings) -> str | None:
@@ -194,8 +191,8 @@ class RunnerServer:
         except Exception as error:
             return as_ours(error)
         images = [event for event in events if isinstance(event, GeneratedImage)]
-        truncated = "".join(event.truncated for event in events if isinstance(event, Completed))
-        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), truncated)
+        completed = next(event for event in events if isinstance(event, Completed))
+        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), completed)
 
     async def _keep_metrics(self) -> None:
         async for status in self._engine.watch(min_interval=1.0):

@@ -226,7 +226,7 @@ def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path
     file = tmp_path / "xl.safetensors"
     saved = save_xl(tmp_path / "folder", file)
     folder = lay_out(file, tmp_path / "laid", silent)
-    assert check(folder, ["StableDiffusionXLPipeline"], torch.device("cpu"), torch.float32) == []
+    assert check(folder, FAMILIES, torch.device("cpu"), torch.float32) == []
     loaded = open_pipeline(StableDiffusionXLPipeline, folder, torch.float32)
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         state, expected = (getattr(each, name).state_dict() for each in (loaded, saved))
@@ -235,7 +235,6 @@ def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path
     assert (loaded.tokenizer.pad_token_id, loaded.tokenizer_2.pad_token_id) == (49407, 0)
 
 
-@pytest.mark.skipif("StableDiffusionXLPipeline" not in FAMILIES, reason="it is not drawn with")
 def test_a_stable_diffusion_xl_draws_the_picture_of_its_folder(tmp_path: Path) -> None:
     folder, file = tmp_path / "folder", tmp_path / "xl.safetensors"
     save_xl(folder, file)

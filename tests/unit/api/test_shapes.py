@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
@@ -17,8 +17,10 @@ from text2image.api.rest import GenerateRequest
 from text2image.api.unread import DIALECTS
 from text2image.core import validation
 from text2image.core.errors import Text2ImageError
-from text2image.core.messages import ModelInfo, Request
+from text2image.core.lifecycle import Work
+from text2image.core.messages import Embedding, ModelInfo, PromptSyntax, Request
 from text2image.gateway.election import Elected
+from text2image.gateway.generate import Gateway
 from text2image.gateway.refusals import shape_of
 from text2image.gateway.runners import Runners
 from text2image.observe.metrics import GatewayMetrics
@@ -48,31 +50,43 @@ VALUES = st.sampled_from(
         "x" * 5000,
     ]
 )
+# What a prompt may say besides what to show, rightly or not.
+SAID = st.sampled_from(["(red:1.5) fox", "(fox:99)", "embedding:owl", "embedding:bat", "<lora:x>"])
 TEXTS = st.one_of(
-    VALUES, st.text(max_size=9), st.integers(LONGEST - 9, LONGEST + 1).map("x".__mul__)
+    VALUES, SAID, st.text(max_size=9), st.integers(LONGEST - 9, LONGEST + 1).map("x".__mul__)
 )
 NAMES = [
     *("negative_prompt", "context", "user", "width", "steps", "guidance_scale", "n", "sampler"),
     *("schedule", "quality", "model", "size", "stream", "response_format", "images_only", "colour"),
+    *("mask", "strength", "clip_skip", "hires_scale", "hires_strength", "hires_steps"),
 ]
 BODIES = st.dictionaries(st.sampled_from(NAMES), st.one_of(VALUES, TEXTS), max_size=3)
 
 
-def runners_of(model: ModelInfo) -> Runners:
-    runners = Runners([], 0, GatewayMetrics(CollectorRegistry()))
-    serve(runners, model)
-    return runners
+def gateway_of(model: ModelInfo) -> Gateway:
+    metrics = GatewayMetrics(CollectorRegistry())
+    gateway = Gateway(Runners([], 0, metrics), None, metrics, Work())
+    serve(gateway, model)
+    return gateway
 
 
-def serve(runners: Runners, model: ModelInfo) -> None:
-    runners._elected = Elected(default=model, served={model.id: model})
+def serve(gateway: Gateway, model: ModelInfo) -> None:
+    gateway.runners._elected = Elected(default=model, served={model.id: model})
 
 
-RUNNERS = runners_of(MODEL)
+GATEWAY = gateway_of(
+    replace(
+        MODEL,
+        prompt_syntax=PromptSyntax.A1111,
+        embeddings=(Embedding("owl", hash="7", vectors=2),),
+        max_clip_skip=2,
+    )
+)
 
 
-def road(url: bytes, body: bytes, runners: Runners = RUNNERS) -> Request | None:
+def road(url: bytes, body: bytes) -> Request | None:
     """The shape of a request as the road has it, None for one with an error."""
+    runners = GATEWAY.runners
     try:
         if url == GENERATE:
             params = GenerateRequest.model_validate_json(body).params()
@@ -83,6 +97,7 @@ def road(url: bytes, body: bytes, runners: Runners = RUNNERS) -> Request | None:
         return None
 
 
+@example(url=GENERATE, prompt="x" * (LONGEST - 9), fields={"context": "(" * 9})
 @given(url=st.sampled_from([GENERATE, IMAGES]), prompt=TEXTS, fields=BODIES)
 def test_a_body_comes_to_what_it_comes_to_on_the_road(
     url: bytes, prompt: Any, fields: dict[str, Any]
@@ -90,7 +105,7 @@ def test_a_body_comes_to_what_it_comes_to_on_the_road(
     asked = {PROMPTS[url]: prompt, **fields}
     body = json.dumps(asked).encode()
     texts = sum(len(value) for value in asked.values() if isinstance(value, str))
-    shape = DIALECTS[url].shapes.of(body, RUNNERS)
+    shape = DIALECTS[url].shapes.of(body, GATEWAY)
     assert shape == road(url, body) or (shape is None and texts >= LONGEST - 1)
 
 
@@ -108,25 +123,26 @@ def test_a_body_comes_to_what_it_comes_to_on_the_road(
 )
 def test_what_is_no_request_has_no_shape(body: bytes) -> None:
     assert road(GENERATE, body) is None
-    assert DIALECTS[GENERATE].shapes.of(body, RUNNERS) is None
+    assert DIALECTS[GENERATE].shapes.of(body, GATEWAY) is None
 
 
 def test_bodies_that_differ_in_their_texts_alone_are_checked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runners = runners_of(MODEL)
-    first = DIALECTS[GENERATE].shapes.of(b'{"text": "a fox", "context": "snow"}', runners)
+    gateway = gateway_of(MODEL)
+    first = DIALECTS[GENERATE].shapes.of(b'{"text": "a fox", "context": "snow"}', gateway)
     assert first
     monkeypatch.setattr(validation, "resolve", lambda *_: 1 / 0)
-    assert DIALECTS[GENERATE].shapes.of(b'{"text": "a bear", "context": "ice"}', runners) == first
-    with pytest.raises(ZeroDivisionError):
-        DIALECTS[GENERATE].shapes.of(b'{"text": "a bear"}', runners)
+    assert DIALECTS[GENERATE].shapes.of(b'{"text": "a bear", "context": "ice"}', gateway) == first
+    for other in (b'{"text": "a bear"}', b'{"text": "a (bear:2)", "context": "ice"}'):
+        with pytest.raises(ZeroDivisionError):
+            DIALECTS[GENERATE].shapes.of(other, gateway)
 
 
 def test_other_models_have_every_body_checked_anew() -> None:
-    runners, body = runners_of(MODEL), b'{"text": "a fox"}'
-    before = DIALECTS[GENERATE].shapes.of(body, runners)
-    serve(runners, replace(MODEL, steps=MODEL.steps + 1))
-    after = DIALECTS[GENERATE].shapes.of(body, runners)
+    gateway, body = gateway_of(MODEL), b'{"text": "a fox"}'
+    before = DIALECTS[GENERATE].shapes.of(body, gateway)
+    serve(gateway, replace(MODEL, steps=MODEL.steps + 1))
+    after = DIALECTS[GENERATE].shapes.of(body, gateway)
     assert before
     assert after == replace(before, steps=MODEL.steps + 1)

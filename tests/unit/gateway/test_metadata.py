@@ -71,6 +71,7 @@ def test_parameters_of_other_tools_are_read() -> None:
         n=1,
         sampler="dpm++ 2m",
         quality="exact",
+        clip_skip=0,
     )
 
 

@@ -16,6 +16,7 @@ from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Completed,
     Counters,
+    Embedding,
     Event,
     GeneratedImage,
     Input,
@@ -25,6 +26,7 @@ from text2image.core.messages import (
     Picture,
     Pixels,
     Progress,
+    PromptSyntax,
     Queued,
     Request,
     RequestParams,
@@ -45,7 +47,7 @@ plain_events = (
     st.builds(Queued, seconds)
     | st.builds(Loading, text, st.none() | seconds)
     | st.builds(Progress, counts, counts, counts, st.none() | pixels)
-    | st.builds(Completed, text)
+    | st.builds(Completed, text, text)
 )
 images = st.builds(GeneratedImage, counts, st.integers(0, 2**63 - 1), pixels, timings)
 pictures = st.builds(
@@ -140,7 +142,17 @@ def test_a_status_arrives(status: Status) -> None:
 
 
 def test_a_model_arrives() -> None:
-    for model in (MODEL, replace(MODEL, side_multiple=16, inputs=tuple(Input))):
+    words = {
+        "embeddings": (Embedding("film", "0123456789ab", 2),),
+        "clip_skip": 2,
+        "max_clip_skip": 12,
+        "prompt_syntax": PromptSyntax.A1111,
+    }
+    for model in (
+        MODEL,
+        replace(MODEL, side_multiple=16, inputs=tuple(Input)),
+        replace(MODEL, **words),
+    ):  # type: ignore[arg-type]
         sent = wire.model_to(model).SerializeToString()
         assert wire.model_from(pb.GetModelResponse.FromString(sent)) == model
 

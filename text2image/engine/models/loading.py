@@ -121,9 +121,10 @@ def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]
         ValueError: no family here draws with its kind.
     """
     named = read_json(folder / INDEX).get("_class_name")
-    if finding := family_finding(named, FAMILIES):
-        raise ValueError(f"{settings.model}: {finding}")
-    return FAMILIES[str(named)]
+    loader = FAMILIES.loader_of(named)
+    if loader is None:
+        raise ValueError(f"{settings.model}: {family_finding(named, FAMILIES)}")
+    return loader
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:
