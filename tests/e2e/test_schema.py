@@ -62,7 +62,9 @@ _CHEAP = {
     "schedule": "karras",
     "clip_skip": 2,
 }
-_WORDS_ALONE = {"image": None, "strength": None, "mask": None}
+_WORDS_ALONE = dict.fromkeys(
+    ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps")
+)
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
 KNOWN: dict[str, dict[str, Any]] = {
