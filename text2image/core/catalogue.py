@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -111,9 +111,9 @@ def default_entry(settings: Settings) -> Entry:
     """
     named = settings.model
     if entry := find_entries(settings.models).get(named):
-        return entry
+        return _with_aliases(entry, settings)
     own = (("model_revision", settings.model_revision),)
-    return _entry(name_of(named), named, changes=own)
+    return _with_aliases(_entry(name_of(named), named, changes=own), settings)
 
 
 def all_entries(settings: Settings) -> dict[str, Entry]:
@@ -124,8 +124,41 @@ def all_entries(settings: Settings) -> dict[str, Entry]:
     """
     default = default_entry(settings)
     return {default.name: default} | {
-        name: entry for name, entry in find_entries(settings.models).items() if name != default.name
+        name: _with_aliases(entry, settings)
+        for name, entry in find_entries(settings.models).items()
+        if name != default.name
     }
+
+
+def parse_aliases(text: str) -> dict[str, str]:
+    """Models by their further names, as T2I_MODEL_ALIASES has them: `dall-e-3=sdxl,gpt-image-1=sdxl`.
+
+    Raises:
+        ValueError: the text is none of that; the message says what is wrong.
+    """
+    aliases: dict[str, str] = {}
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        alias, named, model = (part.strip() for part in item.partition("="))
+        if not (alias and named and model):
+            raise ValueError(
+                f"{item!r} is no alias; write ALIAS=MODEL, several with commas between"
+            )
+        _require_name(alias)
+        if alias in aliases:
+            raise ValueError(f"{alias!r} is named twice")
+        aliases[alias] = model
+    return aliases
+
+
+def _with_aliases(entry: Entry, settings: Settings) -> Entry:
+    """A model with the names that T2I_MODEL_ALIASES gives it; it may be called there by any of its own."""
+    own = {entry.name, entry.source, *entry.aliases}
+    more = [
+        alias
+        for alias, model in parse_aliases(settings.model_aliases or "").items()
+        if model in own and alias not in own
+    ]
+    return replace(entry, aliases=(*entry.aliases, *more))
 
 
 def _is_model(path: Path) -> bool:
@@ -199,12 +232,16 @@ def _stamp(source: Path) -> int:
     return hash(tuple(files))
 
 
+def _require_name(name: str) -> None:
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"{name[:80]!r} is no name; at most {MAX_NAME} printed characters")
+
+
 def _require_distinct(entries: list[Entry]) -> None:
     known: set[str] = set()
     for entry in entries:
         for name in (entry.name, *entry.aliases):
-            if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-                raise ValueError(f"{name[:80]!r} is no name; at most {MAX_NAME} printed characters")
+            _require_name(name)
             if name in known:
                 raise ValueError(f"{name!r} names two models")
             known.add(name)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,7 +22,7 @@ from text2image.core.addresses import (
     reachable,
     split_port,
 )
-from text2image.core.catalogue import find_entries
+from text2image.core.catalogue import find_entries, parse_aliases
 from text2image.core.folders import own_folder
 from text2image.core.guidance import parse_interval
 from text2image.core.limits import parse_bytes, parse_limits
@@ -40,7 +40,7 @@ MAX_CLIP_SKIP = 64
 LONGEST_NAMED_TIMEOUT = 600.0
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_.-]+", re.IGNORECASE)
-_COLLECTOR = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+_WEB_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 # The name and the password in a URL, which nobody is told.
 _USER = re.compile(r"^(\w+://)?.*@")
 
@@ -111,6 +111,11 @@ class Settings(BaseSettings):
         None,
         description="Models that requests may name beside `T2I_MODEL`, which may be one of them: a folder whose "
         "sub-folders are models, a list as in `NAME=FOLDER,owner/name`, or a TOML file.",
+    )
+    model_aliases: str | None = Field(
+        None,
+        description="Other names that requests may give models, as in `dall-e-3=sdxl,gpt-image-1=sdxl`; it is read "
+        "where the runners are.",
     )
     model_memory: int | None = Field(
         None,
@@ -327,6 +332,29 @@ class Settings(BaseSettings):
     save_max_age: float | None = Field(
         None, gt=0, description="Seconds that a saved picture is kept; for ever if unset."
     )
+    url_ttl: int = Field(
+        3600,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Seconds for which the URL of a picture works (`response_format: url`); 0 gives none out.",
+    )
+    url_bytes: int = Field(
+        1 << 30,
+        gt=0,
+        description="Size on disk of the pictures that have URLs, of which those that were not asked for longest go "
+        "first.",
+    )
+    url_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Secret that signs the URLs; several gateways without a common Redis need the same. A random one "
+        "if unset.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="Where clients reach HTTP, as in `https://pictures.example`, for the URLs of pictures; the host "
+        "that each request names if unset.",
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log.")
     log_format: Literal["auto", "text", "json"] = Field(
         "auto",
@@ -361,6 +389,24 @@ class Settings(BaseSettings):
             find_entries(value)
         except OSError as error:
             raise ValueError(f"{error.filename}: {error.strerror}") from None
+        return value
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _check_aliases(cls, value: str | None) -> str | None:
+        parse_aliases(value or "")
+        return value
+
+    @field_validator("url_bytes", mode="before")
+    @classmethod
+    def _check_url_bytes(cls, value: str | int) -> int:
+        return value if isinstance(value, int) else parse_bytes(value)
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value and not _WEB_ADDRESS.fullmatch(value):
+            raise ValueError("write it as in https://pictures.example")
         return value
 
     @field_validator("model_memory", mode="before")
@@ -422,7 +468,7 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_otlp_endpoint(cls, value: str | None) -> str | None:
-        if value and not _COLLECTOR.fullmatch(value):
+        if value and not _WEB_ADDRESS.fullmatch(value):
             raise ValueError("write it as in http://localhost:4318")
         return value
 
@@ -514,5 +560,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    shown = _USER.sub(r"\1***@", str(problem["input"]))
+    secret = name == "url_key"
+    shown = "***" if secret else _USER.sub(r"\1***@", str(problem["input"]))
     return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"
