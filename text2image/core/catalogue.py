@@ -69,6 +69,7 @@ class _Table(BaseModel):
     transformer: str | None = Field(None, min_length=1)
     refiner: str | None = Field(None, min_length=1)
     refiner_switch: float | None = Field(None, gt=0, lt=1)
+    loras: Path | None = None
     clip_skip: int | None = Field(None, ge=1, le=64)
     embeddings: str | None = Field(None, min_length=1)
 
@@ -83,6 +84,7 @@ _SETTINGS = {
     "precision": "dtype",
     "revision": "model_revision",
     "refiner_switch": "refiner_switch",
+    "loras": "loras",
     "clip_skip": "default_clip_skip",
 }
 
@@ -225,6 +227,8 @@ def _in_file(path: Path) -> list[Entry]:
         if table.transformer:
             changes["transformer"] = path.parent / Path(table.transformer).expanduser()
             parts.append(changes["transformer"])
+        if table.loras:
+            changes["loras"] = path.parent / table.loras.expanduser()
         if table.embeddings is not None:
             changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(

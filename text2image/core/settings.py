@@ -142,6 +142,20 @@ class Settings(BaseSettings):
         description="Bytes of weights of models that left a GPU, as in `32GiB`, that are kept in the host's memory, "
         "so that they come back without the disk; 0 keeps none, and half of what is free if unset.",
     )
+    loras: Path | None = Field(
+        None,
+        description="Folder of adapters (LoRA) in `.safetensors`, which requests name as the files are without suffix; "
+        "none if unset.",
+    )
+    prompt_loras: bool = Field(
+        True,
+        description="Whether `<lora:name:0.8>` in a prompt is an adapter, as in A1111, or words like any others.",
+    )
+    adapter_memory: int = Field(
+        1 << 30,
+        gt=0,
+        description="Bytes of adapters that are kept in memory, as in `2GiB`; those used least recently leave.",
+    )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
     )
@@ -436,7 +450,7 @@ class Settings(BaseSettings):
             raise ValueError("write it as in https://pictures.example")
         return value
 
-    @field_validator("model_memory", "model_host_memory", mode="before")
+    @field_validator("model_memory", "model_host_memory", "adapter_memory", mode="before")
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from text2image.core.catalogue import Entry
 from text2image.core.messages import ModelInfo, ModelState
 from text2image.engine import failures
+from text2image.engine.adapters.store import AdapterStore, Folder
 from text2image.engine.catalogue import Catalogue, Slot
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.worker import Report, Worker
@@ -34,10 +35,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What is known of a model before it is loaded: what it can do, and the bytes of its weights as they are loaded."""
+    """What is known of a model before it is loaded: what it can do, and the bytes of its weights as they are loaded.
+
+    `loras` is the folder of its adapters, None where it has none.
+    """
 
     info: ModelInfo
     size: int
+    loras: Folder | None = None
 
 
 class Host(Protocol):
@@ -107,12 +112,14 @@ class ModelManager:
         worker: Worker,
         memory_reserve: float,
         on_change: Callable[[], None],
+        adapters: AdapterStore,
     ) -> None:
         self._catalogue = catalogue
         self._source = source
         self._worker = worker
         self._memory_reserve = memory_reserve
         self._on_change = on_change
+        self._adapters = adapters
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         # Models whose weights are in the host's memory, by name.
@@ -193,6 +200,8 @@ class ModelManager:
     async def _unload(self, slot: Slot) -> None:
         logger.info("model %s is unloaded", slot.name)
         slot.state = ModelState.IDLE
+        if slot.shelf:
+            self._adapters.forget(slot.shelf)
         host = self._source.host
         held = sum(each.size for each in self._catalogue.slots.values() if each.parked)
         room = await asyncio.to_thread(host.room, held)
@@ -220,7 +229,7 @@ class ModelManager:
     async def _inspect(self, slot: Slot) -> None:
         entry = slot.entry
         try:
-            inspected = await _beside(lambda: self._source.inspect(entry))
+            inspected = await beside(lambda: self._source.inspect(entry))
         except Exception as error:
             if slot.is_loaded:
                 slot.retry_at = time.monotonic() + RETRY_SECONDS
@@ -228,7 +237,8 @@ class ModelManager:
             else:
                 self._fail(slot, error)
         else:
-            slot.info, slot.size = inspected.info, max(1, inspected.size)
+            slot.info, slot.size = inspected.info, max(1, inspected.size) + slot.beside
+            slot.folder = inspected.loras
             if not slot.is_loaded:
                 slot.state, slot.detail = ModelState.IDLE, ""
         self._on_change()
@@ -244,7 +254,7 @@ class ModelManager:
                     f"its weights take {slot.size} bytes, and T2I_MODEL_MEMORY is {self._catalogue.limit}"
                 )
             parked = self._parked.pop(slot.name, None)
-            model = await _beside(lambda: self._brought(slot, entry, parked))
+            model = await beside(lambda: self._brought(slot, entry, parked))
             slot.detail = "measuring"
             await self._worker.take_in(slot.name, model)
         except OutOfMemory as error:
@@ -261,6 +271,7 @@ class ModelManager:
                 slot.returned = time.monotonic() - started
             else:
                 slot.took = time.monotonic() - started
+            slot.shelf = getattr(model, "adapters", None)
             slot.state, slot.detail, slot.why, slot.crowded = ModelState.LOADED, "", "", False
             logger.info("model %s loaded in %.1f s", slot.name, time.monotonic() - started)
         finally:
@@ -290,7 +301,7 @@ def _note(slot: Slot, line: str) -> None:
     logger.info("model %s: %s", slot.name, line)
 
 
-async def _beside(work: Callable[[], R]) -> R:
+async def beside(work: Callable[[], R]) -> R:
     """Does slow work in a thread that ends with the process, whatever it is at."""
     done: Future[R] = Future()
 

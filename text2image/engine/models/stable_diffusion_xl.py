@@ -8,8 +8,9 @@ the picture's size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
+from text2image.engine.adapters.model import ModelAdapters, adapters_of
 from text2image.engine.models import latents, refiner
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
@@ -76,6 +78,7 @@ class StableDiffusionXL:
         rescale: float = 0.0,
         language: Language | None = None,
         inversions: Sequence[Inversion] = (),
+        adapters: ModelAdapters[DualPromptEncoder] | None = None,
         refiner: Refiner | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
@@ -84,6 +87,7 @@ class StableDiffusionXL:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
             language: how prompts are read, and `inversions` the words in it that files teach the model.
+            adapters: that pictures may be drawn with.
             refiner: takes the last steps, if there is one.
         """
         self.info = info
@@ -94,6 +98,7 @@ class StableDiffusionXL:
         self._rescale = rescale
         self._refiner = refiner
         self._networks = networks
+        self.adapters = adapters
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._scale = _Scale(pipeline.vae.config, device)
@@ -115,7 +120,12 @@ class StableDiffusionXL:
     def plan(self, request: Request) -> Plan:
         self._images.prepare(request)
         plan = latents.plan(request, *self._sides(request), self._guided_in)
-        return replace(plan, encoding=self._prompts.work(request))
+        load = plan.load * self._load_of(request)
+        return replace(plan, load=load, encoding=self._prompts.work(request))
+
+    def _load_of(self, request: Request) -> float:
+        """What its rows take against plain ones."""
+        return self.adapters.load_of(request) if self.adapters else 1.0
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -127,6 +137,11 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[Unread]:
+        if self.adapters is None:
+            return self._encode(samples, self._prompts)
+        return self.adapters.encode(samples, self._prompts, self._encode)
+
+    def _encode(self, samples: Sequence[Sample], encoder: DualPromptEncoder) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
         prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
         negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
@@ -134,7 +149,7 @@ class StableDiffusionXL:
         unread = []
         with devices.device_errors():
             self._images.encode(requests)
-            encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
+            encoded = dict(zip(texts, encoder.encode(texts), strict=True))
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
                 sample.state, not_read = encoded[prompt], ""
                 if sample.rows == 2:
@@ -203,6 +218,8 @@ class StableDiffusionXL:
         if self._refiner and state.refined is not None and state.trajectory.done:
             self._hand_over(sample, state, state.refined, self._refiner)
         latents.set_rows(sample)
+        # Adapters are the base's.
+        sample.load = 1.0 if state.refining else self._load_of(sample.generation.request)
 
     def _hand_over(self, sample: Sample, state: State, refined: Encoded, refiner: Refiner) -> None:
         request, begun = sample.generation.request, state.trajectory.table.calls
@@ -232,7 +249,10 @@ class StableDiffusionXL:
             networks = self._refiner.networks
         with devices.device_errors():
             inputs, timesteps, _ = latents.rows_of(samples, self._device)
-            output = networks.predict(
+            predict: Callable[..., torch.Tensor] = networks.predict
+            if self.adapters and not states[0].refining and self.adapters.are_worn(samples):
+                predict = partial(self.adapters.predict, samples)
+            output = predict(
                 inputs,
                 timesteps,
                 joined([sample.state.embeddings[-sample.rows :] for sample in samples]),
@@ -321,6 +341,13 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     interval = parse_interval(checkpoint.settings.guidance_interval)
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
     language, inversions = reading_of(pipeline, checkpoint.settings)
+    adapters = adapters_of(
+        checkpoint,
+        pipeline,
+        networks,
+        lambda: DualPromptEncoder(pipeline, checkpoint.device, language, inversions),
+    )
+    info = replace(info, loras=adapters.folder.look()) if adapters else info
     second = None
     if checkpoint.refiner:
         channels = pipeline.vae.config.latent_channels
@@ -334,6 +361,7 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
         rescale,
         language,
         inversions,
+        adapters,
         second,
     )
 
