@@ -17,7 +17,7 @@ from tests.integration.engine.pipelines import save_pipeline
 from text2image.cli.main import main
 from text2image.client import Client, Loading, ModelNotFound, Picture
 from text2image.core.messages import ModelState
-from text2image.engine.models.inspection import weight_bytes
+from text2image.engine.models.weights import weight_bytes
 
 NAMES = ["embedded", "lcm", "sd2"]
 

@@ -232,6 +232,7 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         id=model.id,
         aliases=list(model.aliases),
         licence=model.licence,
+        quantization=model.quantization,
         state=states[model.id],
         default=model.id == runners.model.id,
     )

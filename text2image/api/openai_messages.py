@@ -144,6 +144,9 @@ class Model(BaseModel):
     owned_by: str = "text2image"
     aliases: list[str] = Field([], description="Other names that requests may give it.")
     licence: str = ""
+    quantization: str = Field(
+        "", description="What its weights are in, where that is fewer bits: `int8`, `fp8` or `nf4`."
+    )
     state: str = Field(
         ModelState.LOADED.value,
         description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",

@@ -78,6 +78,8 @@ class ModelInfo:
     `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
     `side_multiple`: what a latent pixel stands for, where that is more than 8. `aliases` are other names that requests
     may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
+    `quantization` is what its weights are in where that is fewer bits than `dtype` has, as "int8"; pictures of more
+    pixels than `tiled_above` are decoded in tiles, none if it is 0.
     """
 
     id: str
@@ -102,6 +104,8 @@ class ModelInfo:
     licence: str = ""
     price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
+    quantization: str = ""
+    tiled_above: int = 0
 
 
 class ModelState(_Open):

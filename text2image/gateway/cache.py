@@ -85,6 +85,9 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         **asdict(alone),
         "model": model.id,
     }
+    if 0 < model.tiled_above < request.width * request.height:
+        # What is decoded in tiles depends on how many there are.
+        identity["tiled_above"] = model.tiled_above
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -63,7 +63,7 @@ def findings_of(settings: Settings, *, deep: bool) -> list[Finding]:
     dtype = devices.pick_dtype(device, settings.dtype)
     folder = find(settings, lambda detail: print(detail, file=sys.stderr))
     if isinstance(folder, Path):
-        return check(folder, FAMILIES, device, dtype, deep=deep)
+        return check(folder, FAMILIES, device, dtype, settings=settings, deep=deep)
     return [folder]
 
 

@@ -149,7 +149,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple")
+    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple", "quantization", "tiled_above")
     class MaxStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +179,8 @@ class GetModelResponse(_message.Message):
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
     SIDE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    TILED_ABOVE_FIELD_NUMBER: _ClassVar[int]
     id: str
     revision: str
     family: str
@@ -201,7 +203,9 @@ class GetModelResponse(_message.Message):
     licence: str
     price: float
     side_multiple: int
-    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ...) -> None: ...
+    quantization: str
+    tiled_above: int
+    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ..., quantization: _Optional[str] = ..., tiled_above: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

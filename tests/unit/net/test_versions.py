@@ -111,6 +111,8 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "aliases",
             "licence",
             "price",
+            "quantization",
+            "tiled_above",
         ],
     }
     for name, fields in lacks.items():

@@ -116,7 +116,8 @@ def test_a_status_arrives(status: Status) -> None:
 
 
 def test_a_model_arrives() -> None:
-    for model in (MODEL, replace(MODEL, side_multiple=16)):
+    quantized = replace(MODEL, side_multiple=16, quantization="nf4", tiled_above=512 * 512)
+    for model in (MODEL, quantized):
         sent = wire.model_to(model).SerializeToString()
         assert wire.model_from(pb.GetModelResponse.FromString(sent)) == model
 

@@ -91,6 +91,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     side = sample_size(network_of(pipeline).config) * scale
     profile = _profile(pipeline, settings.model, family)
     samplers = _samplers(pipeline)
+    max_side = _max_side(pipeline, settings.max_side or min(2 * side, MAX_SIDE), scale)
     limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
         id=checkpoint.name,
@@ -99,7 +100,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         width=side,
         height=side,
         min_side=min(-(-64 // multiple) * multiple, side),
-        max_side=_max_side(pipeline, settings.max_side or min(2 * side, MAX_SIDE), scale),
+        max_side=max_side,
         steps=settings.default_steps or profile.steps,
         guidance_scale=profile.guidance_scale
         if settings.default_guidance_scale is None
@@ -116,7 +117,14 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         quality=settings.quality,
         fast=_fast(pipeline, settings, family),
         side_multiple=multiple,
+        quantization=checkpoint.saving.quantize,
+        tiled_above=tiled_above(checkpoint, max_side),
     )
+
+
+def tiled_above(checkpoint: Checkpoint, max_side: int) -> int:
+    """Pixels of the largest picture that is decoded whole; 0 if all are."""
+    return checkpoint.tiles.above if checkpoint.tiles.above < max_side**2 else 0
 
 
 def _samplers(pipeline: Any) -> tuple[Sampler, ...]:
@@ -182,10 +190,11 @@ def rescale_of(pipeline: Any, settings: Settings, family: str) -> float:
 
 def _revision(checkpoint: Checkpoint, profile: Profile) -> str:
     """The revision of the files, or another where a setting has the same request give another picture."""
+    revision = checkpoint.saving.revised(checkpoint.revision)
     rescale = checkpoint.settings.guidance_rescale
     if rescale is None or rescale == profile.rescale:
-        return checkpoint.revision
-    return hashlib.sha256(f"{checkpoint.revision} {rescale}".encode()).hexdigest()[:12]
+        return revision
+    return hashlib.sha256(f"{revision} {rescale}".encode()).hexdigest()[:12]
 
 
 def _profile(pipeline: Any, name: str, family: str) -> Profile:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import INDEX
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, summary
@@ -16,9 +17,12 @@ from text2image.engine.preflight.fitting import (
     check_device,
     check_fit,
     check_parts,
+    check_saving,
     check_scheduler,
 )
 from text2image.engine.preflight.networks import build_networks, check_types, compare
+from text2image.engine.runtimes.choice import saving_of
+from text2image.engine.runtimes.quantize import PLAIN
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +33,18 @@ def check(
     device: torch.device,
     dtype: torch.dtype,
     *,
+    settings: Settings | None = None,
     deep: bool = False,
 ) -> list[Finding]:
     """What is wrong with a pipeline's folder; the first finding is told first.
 
     Args:
         families: the pipeline classes that are drawn with here.
+        settings: how the model is to be made to fit; as it is if left out.
         deep: whether weights are read whole, to find what is no number in them.
+
+    Raises:
+        ValueError: what the settings ask for does not go together.
     """
     files = Files(folder)
     if files.index and (finding := family_finding(files.index.get("_class_name"), families)):
@@ -45,11 +54,15 @@ def check(
     check_types(files)
     networks = build_networks(files)
     compare(files, networks)
-    if files.index.get("_class_name") in set(families):
+    is_known = files.index.get("_class_name") in set(families)
+    if is_known:
         # Families that take the steps themselves list their classes; all others step with their own scheduler.
         check_scheduler(files)
     check_fit(files, networks)
-    check_device(files, networks, device, dtype)
+    saving = saving_of(settings, device, by_itself=not is_known) if settings else PLAIN
+    check_device(files, networks, device, dtype, saving)
+    if settings:
+        check_saving(files, device, dtype, saving, settings.offload)
     if deep:
         check_finite(files)
     return files.findings
@@ -66,7 +79,7 @@ def family_finding(named: object, families: Collection[str]) -> Finding | None:
 
 
 def require_usable(
-    model: str,
+    settings: Settings,
     folder: Path,
     families: Collection[str],
     device: torch.device,
@@ -74,15 +87,12 @@ def require_usable(
 ) -> None:
     """Does nothing if a model can be served.
 
-    Args:
-        model: as the settings name it.
-
     Raises:
         ValueError: with one line of what is wrong, file by file.
     """
-    findings = check(folder, families, device, dtype)
+    findings = check(folder, families, device, dtype, settings=settings)
     for finding in findings:
         if not finding.fatal:
-            logger.warning("%s: %s", model, finding)
+            logger.warning("%s: %s", settings.model, finding)
     if any(finding.fatal for finding in findings):
-        raise ValueError(summary(model, findings))
+        raise ValueError(summary(settings.model, findings))

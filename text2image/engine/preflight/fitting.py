@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from text2image.engine.layouts.opening import is_usable
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, listed
 from text2image.engine.preflight.networks import class_of
+from text2image.engine.runtimes import quantize
+from text2image.engine.runtimes.quantize import Saving
 from text2image.engine.samplers.registry import KINDS, own_sampler
 from text2image.engine.samplers.tables import can_be_drawn
 
@@ -114,7 +117,11 @@ def _highest_token(files: Files, encoder: str) -> int | None:
 
 
 def check_device(
-    files: Files, networks: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    files: Files,
+    networks: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    saving: Saving,
 ) -> None:
     """Tells in `files` of a precision that the device does not compute in, and of weights that it has no room for."""
     name = str(dtype).removeprefix("torch.")
@@ -124,14 +131,45 @@ def check_device(
         files.findings.append(Finding("T2I_DTYPE", what))
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    needed = sum(
-        each.numel() for network in networks.values() for each in network.state_dict().values()
-    )
-    if free is None or needed * dtype.itemsize <= free:
+    needed = quantize.weight_bytes(networks, dtype, saving)
+    if free is None or needed <= free:
         return
-    what = f"the weights take {_gib(needed * dtype.itemsize)} in {name}, and {device} has {_gib(free)} free"
-    half = f", or T2I_DTYPE=float16 ({_gib(needed * 2)})" if dtype.itemsize > 2 else ""
-    files.findings.append(Finding("T2I_DEVICE", f"{what}; free some, take a smaller model{half}"))
+    kind = saving.quantize or name
+    what = f"the weights take {_gib(needed)} in {kind}, and {device} has {_gib(free)} free"
+    smaller = _smaller(networks, device, dtype, saving)
+    ways = "".join(f", or {setting} ({_gib(size)})" for setting, size in smaller if size < needed)
+    files.findings.append(Finding("T2I_DEVICE", f"{what}; free some, take a smaller model{ways}"))
+
+
+def _smaller(
+    networks: Mapping[str, Any], device: torch.device, dtype: torch.dtype, saving: Saving
+) -> list[tuple[str, int]]:
+    """Settings by which a model takes less of the device, and the bytes that it then takes."""
+    found = []
+    if dtype.itemsize > 2:
+        found.append(("T2I_DTYPE=float16", quantize.weight_bytes(networks, torch.float16, saving)))
+    if not saving.quantize:
+        int8 = replace(saving, quantize="int8")
+        found.append(("T2I_QUANTIZE=int8", quantize.weight_bytes(networks, dtype, int8)))
+    if not saving.offload and not quantize.is_host(device):
+        model = replace(saving, offload="model")
+        found.append(("T2I_OFFLOAD=model", quantize.weight_bytes(networks, dtype, model)))
+    return found
+
+
+def check_saving(
+    files: Files, device: torch.device, dtype: torch.dtype, saving: Saving, offload: str
+) -> None:
+    """Tells in `files` of what cannot be quantized, and of offloading where there is nothing to offload from.
+
+    Args:
+        offload: T2I_OFFLOAD.
+    """
+    if reason := quantize.refusal(saving, device, dtype):
+        files.findings.append(Finding("T2I_QUANTIZE", reason))
+    if offload != "none" and not saving.offload:
+        what = f"{offload} has no effect, since what {device} computes with is the host's memory"
+        files.findings.append(Finding("T2I_OFFLOAD", what, fatal=False))
 
 
 def _gib(count: int) -> str:

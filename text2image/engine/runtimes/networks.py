@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from text2image.engine.runtimes.tiling import Tiles
+
 
 # Numbers that SDXL's U-Net is told of sizes: of the original, the crop's place, and the picture, two each.
 SIZE_NUMBERS = 6
@@ -16,7 +18,12 @@ class Networks(Protocol):
     """A U-Net or a transformer, and a decoder.
 
     Called from the engine's thread alone; a result stays as it is when the next one comes.
+
+    Attributes:
+        tiles: how pictures are decoded, which `decode` leaves to its caller.
     """
+
+    tiles: Tiles
 
     def predict(
         self,

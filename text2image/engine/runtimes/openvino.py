@@ -25,6 +25,7 @@ from text2image.core.settings import Settings
 from text2image.engine.host_memory import HostMemory
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.graphs import Graphs, Recipe, Room, held
+from text2image.engine.runtimes.tiling import WHOLE, Tiles
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ class OpenVinoNetworks:
         own_size: tuple[int, int] | None = None,
         fixed_network: bool = True,
         free: int | None = None,
+        tiles: Tiles = WHOLE,
     ) -> None:
         """Compiles them for this CPU.
 
@@ -152,7 +154,9 @@ class OpenVinoNetworks:
             own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
             fixed_network: whether these are worth their memory for the network too, as for the decoder.
             free: bytes of memory that are free, where that is known.
+            tiles: how pictures are decoded.
         """
+        self.tiles = tiles
         core = _core()
         options = {
             "PERFORMANCE_HINT": "LATENCY",
