@@ -47,7 +47,7 @@ def unet_inputs(device: torch.device) -> tuple[torch.Tensor, ...]:
     return (
         torch.zeros(2, 8, 16, 16, device=device),
         torch.zeros(2, device=device),
-        torch.zeros(2, 77, 192, device=device),
+        torch.zeros(2, 24, 192, device=device),
     )
 
 
@@ -66,7 +66,7 @@ def test_by_models_one_network_at_a_time_is_on_the_card_and_what_waits_is_untouc
     # It is its decoder that is called, and not the network itself.
     pipeline.vae.decode(torch.zeros(1, 8, 16, 16, device=META))
     assert [places(each) for each in parts] == [{"cpu"}, {"cpu"}, {"meta"}]
-    pipeline.text_encoder(torch.zeros(1, 77, dtype=torch.int64, device=META))
+    pipeline.text_encoder(torch.zeros(1, 24, dtype=torch.int64, device=META))
     assert [places(each) for each in parts] == [{"meta"}, {"cpu"}, {"cpu"}]
     after = dict(pipeline.unet.named_parameters())
     assert all(after[name] is each for name, each in before.items()), "nothing is copied back"

@@ -72,12 +72,12 @@ def compress(model: Any) -> None:
         if constant.get_element_type() != openvino.Type.f32:
             continue
         readers = constant.output(0).get_target_inputs()
-        axes = {_channels(each) for each in readers}
-        weights = constant.data
+        axes = [_channels(each) for each in readers]
+        weights, axis = constant.data, axes[0] if axes else None
         # Tied weights that are read along different axes have no scales that suit both.
-        if len(axes) != 1 or None in axes or weights.size < _LEAST_NUMBERS:
+        if axis is None or set(axes) != {axis} or weights.size < _LEAST_NUMBERS:
             continue
-        numbers, scales = _quantized(weights, axes.pop())
+        numbers, scales = _quantized(weights, axis)
         whole = opset13.multiply(opset13.convert(opset13.constant(numbers), "f32"), scales)
         for each in readers:
             each.replace_source_output(whole.output(0))

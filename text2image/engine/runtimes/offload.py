@@ -26,7 +26,7 @@ class Part:
         """Takes the modules over, whose weights are in the host's memory."""
         self._device = device
         # Which module calls them what; the same tensor may have several names.
-        self._places = [
+        self._places: list[tuple[dict[str, Any], str, torch.Tensor]] = [
             (own, name, tensor)
             for module in modules
             for own in (module._parameters, module._buffers)

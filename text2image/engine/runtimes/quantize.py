@@ -10,9 +10,9 @@ convolutions. Autoencoders stay as they are: they are small, and their errors ar
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import nn
 PACKAGES = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 # Bytes of a number, and numbers that share a scale of four bytes, if that is no row.
 _BYTES = {"int8": 1.0, "fp8": 1.0, "nf4": 0.5}
-_BLOCK = 64
+_BLOCK, _ROWS = 64, 32
 _SCALE_BYTES = 4
 # Parts of a pipeline that stay as they are.
 _WHOLE = ("vae", "movq", "vqvae", "vqgan")
@@ -88,7 +88,7 @@ def quantize_layers(network: nn.Module, kind: str) -> None:
 
     config = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[kind]
     # What torch.compile does with other models is not this one's to change.
-    chosen = {id(layer) for layer in layers_of(network)}
+    chosen = {id(layer) for layer in layers_of(network, kind)}
     quantize_(
         network, config(set_inductor_config=False), filter_fn=lambda layer, _: id(layer) in chosen
     )
@@ -97,7 +97,7 @@ def quantize_layers(network: nn.Module, kind: str) -> None:
 def _to_nf4(network: nn.Module) -> None:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    chosen = {id(layer) for layer in layers_of(network)}
+    chosen = {id(layer) for layer in layers_of(network, "nf4")}
     places = [
         (module, name, child)
         for module in network.modules()
@@ -119,12 +119,15 @@ def _to_nf4(network: nn.Module) -> None:
         setattr(module, name, made)
 
 
-def layers_of(network: nn.Module) -> Iterator[nn.Linear]:
+def layers_of(network: nn.Module, kind: str) -> Iterator[nn.Linear]:
     """The layers of a network that torch has quantized."""
     # T5's, in fp16, overflow in any other precision than fp32.
     kept = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
     for name, layer in network.named_modules():
-        if type(layer) is nn.Linear and not any(part in kept for part in name.split(".")):
+        if type(layer) is not nn.Linear or any(part in kept for part in name.split(".")):
+            continue
+        # Kernels of a CPU want blocks that end with a row, and so many rows; what is quantized is the same everywhere.
+        if kind != "nf4" or not (layer.in_features % _BLOCK or layer.out_features % _ROWS):
             yield layer
 
 
@@ -152,7 +155,7 @@ def _bytes_of(name: str, network: nn.Module, dtype: torch.dtype, saving: Saving)
     total = float(sum(each.numel() for each in network.state_dict().values()) * dtype.itemsize)
     if not saving.quantize or name in _WHOLE:
         return total
-    layers: Iterator[nn.Linear | nn.Conv2d] = layers_of(network)
+    layers: Iterator[nn.Linear | nn.Conv2d] = layers_of(network, saving.quantize)
     if saving.runtime == "openvino":
         if name not in ("unet", "transformer"):
             return total
@@ -170,7 +173,7 @@ def why_not(kind: str, device: torch.device, dtype: torch.dtype) -> str | None:
     It is tried: packages tell of cards that they know, and know some that they have no kernels for.
     """
     package = PACKAGES[kind]
-    if importlib.util.find_spec(package) is None:
+    if find_spec(package) is None:
         return f"{package} is not installed; pip install -r requirements/quantize.txt"
     layer = nn.Sequential(nn.Linear(_BLOCK, _BLOCK, dtype=dtype))
     try:

@@ -104,7 +104,7 @@ def _blended(one: torch.Tensor, other: torch.Tensor, shared: int, axis: int) -> 
 
 def tile_own(pipeline: Any, tiles: Tiles) -> None:
     """Has the autoencoder of a pipeline that draws by itself decode larger pictures in the tiles that are its own."""
-    vae = getattr(pipeline, "vae", None)
+    vae: Any = getattr(pipeline, "vae", None)
     if not tiles.above or not hasattr(vae, "enable_tiling"):
         return
     factor = int(getattr(pipeline, "vae_scale_factor", None) or tiles.factor)
