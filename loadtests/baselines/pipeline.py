@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -42,6 +44,7 @@ class Pipeline:
         for part in (self._pipeline.unet, self._pipeline.vae):
             part.eval().to(memory_format=torch.channels_last)
         self._pipeline.set_progress_bar_config(disable=True)
+        self._own = threading.local()
         for batch in (1, max_batch):
             self.draw([WARM_UP] * batch)
 
@@ -63,6 +66,7 @@ class Pipeline:
         # A shallow copy with a scheduler of its own, so that calls of several threads do not mix up their steps.
         pipeline = copy.copy(self._pipeline)
         pipeline.scheduler = copy.deepcopy(self._pipeline.scheduler)
+        pipeline.tokenizer = self._tokenizer()
         generators = [torch.Generator("cpu").manual_seed(request["seed"]) for request in requests]
         drawn = pipeline(
             [request["text"] for request in requests],
@@ -72,6 +76,12 @@ class Pipeline:
         )
         images: list[Image.Image] = drawn.images
         return images
+
+    def _tokenizer(self) -> Any:
+        """This thread's own: padding is set in a tokenizer for each call, and another's could be read."""
+        if not hasattr(self._own, "tokenizer"):
+            self._own.tokenizer = copy.deepcopy(self._pipeline.tokenizer)
+        return self._own.tokenizer
 
 
 def _encoded(image: Image.Image) -> str:
