@@ -155,6 +155,8 @@ def test_a_file_gives_models_names_aliases_and_defaults(
         steps = 3
         guidance_scale = 2.5
         licence = "CreativeML OpenRAIL-M"
+        quantize = "int8"
+        tile_above = 128
 
         [models.quick]
         path = "{models / "lcm"}"
@@ -167,7 +169,10 @@ def test_a_file_gives_models_names_aliases_and_defaults(
         assert (quick.id, client.model().id) == ("quick", "quick")
         assert (anime.steps, anime.guidance_scale) == (3, 2.5)
         assert anime.licence == "CreativeML OpenRAIL-M"
+        assert (anime.quantization, anime.tiled_above) == ("int8", 128 * 128)
         assert client.model("manga") == anime
     shown = httpx.get(f"{server.url}/v1/models/manga").json()
     assert (shown["id"], shown["aliases"]) == ("anime", ["manga"])
-    assert ask(server, text="a fox", model="manga", seed=1, steps=1).status_code == 200
+    assert shown["quantization"] == "int8"
+    large = {"width": 192, "height": 160}
+    assert ask(server, text="a fox", model="manga", seed=1, steps=1, **large).status_code == 200

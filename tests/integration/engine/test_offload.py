@@ -147,7 +147,7 @@ def test_pictures_are_the_same_while_encoding_steps_and_decoding_take_turns(offl
     """Joining on the way, so that the parts come and go between steps."""
     model, brought = offloaded
     plain = load_model(settings_for("embedded"), 0, lambda detail: None)
-    requests = [make_request(f"{each} cats", steps=2 + each, seed=each) for each in range(3)]
+    requests = [make_request(f"{each} cats", steps=1 + each, seed=each) for each in range(2)]
     harness = harness_for(model)
     generations = []
     for request in requests:
@@ -157,7 +157,7 @@ def test_pictures_are_the_same_while_encoding_steps_and_decoding_take_turns(offl
     for request, generation in zip(requests, generations, strict=True):
         (image,) = harness.images(generation)
         assert np.abs(array(image) - draw_alone(plain, request)).max() <= 2
-    assert len(brought) >= 6
+    assert len(brought) >= 5
 
 
 def test_where_weights_are_in_the_hosts_memory_anyway_it_is_told_that_nothing_is_offloaded() -> (
