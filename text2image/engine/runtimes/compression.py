@@ -1,7 +1,8 @@
-"""A converted network whose weights are in int8, for OpenVINO.
+"""A converted network whose matrices are in int8, for OpenVINO.
 
-Each output channel of a convolution or a matrix has a scale of its own, symmetric around 0. That is what NNCF's
-`compress_weights` does with its mode INT8_SYM, which would bring eight packages along for it.
+Each output channel has a scale of its own, symmetric around 0. That is what NNCF's `compress_weights` does with its
+mode INT8_SYM, which would bring eight packages along for it. Convolutions stay as they are: OpenVINO's CPU plugin
+computes with matrices in int8, and would only unpack those when it compiles them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from text2image.engine.runtimes.openvino import DECODER, OUTER, UNET, NotConvert
 
 # What is written changes with this.
 _FORMAT = 1
-# Weights with fewer numbers are not worth a scale; the first and the last layer of a network are among them.
+# Matrices with fewer numbers are not worth a scale.
 _LEAST_NUMBERS = 1 << 12
 _MOST = 127
 
@@ -62,7 +63,7 @@ def _write(folder: Path, target: Path) -> None:
 
 
 def compress(model: Any) -> None:
-    """Puts the weights of an OpenVINO model's convolutions and matrices in int8, in place."""
+    """Puts the matrices of an OpenVINO model in int8, in place."""
     import openvino
     from openvino import opset13
 
@@ -84,24 +85,15 @@ def compress(model: Any) -> None:
 
 
 def _channels(reader: Any) -> int | None:
-    """The axis of the output channels in weights that an operation reads here; None for any other input."""
+    """The axis of the output channels in weights that a product reads here; None for any other input."""
     node = reader.get_node()
-    if reader.get_index() != 1:
+    if node.get_type_name() != "MatMul" or reader.get_index() != 1 or len(reader.get_shape()) != 2:
         return None
-    match node.get_type_name():
-        case "Convolution":
-            return 0
-        case "MatMul":
-            matrix = reader.get_shape()
-            if len(matrix) != 2:
-                return None
-            return 0 if node.get_attributes()["transpose_b"] else 1
-    return None
+    return 0 if node.get_attributes()["transpose_b"] else 1
 
 
 def _quantized(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of -127 to 127, and the scales that they are multiplied by, with the same number of axes."""
-    others = tuple(each for each in range(weights.ndim) if each != axis)
-    most = np.abs(weights).max(axis=others, keepdims=True)
+    """Numbers of -127 to 127, and what they are multiplied by, of a matrix whose output channels are along an axis."""
+    most = np.abs(weights).max(axis=1 - axis, keepdims=True)
     scales = np.where(most > 0, most / _MOST, 1).astype(np.float32)
-    return np.round(weights / scales).clip(-_MOST, _MOST).astype(np.int8), scales
+    return np.round(weights / scales).astype(np.int8), scales

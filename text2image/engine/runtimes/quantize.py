@@ -3,8 +3,8 @@
 Only weights are: each layer makes of them what it computes with, in the precision of the model, every time. What torch
 executes is quantized by torchao (int8 and fp8 with a scale for each row) and bitsandbytes (nf4, Dettmers et al. 2023,
 "QLoRA", with a scale for each 64 numbers): the linear layers of the network and of the text encoders, which are nearly
-all of a transformer and about half of a U-Net. For OpenVINO `compression.py` writes a network in int8 with its
-convolutions. Autoencoders stay as they are: they are small, and their errors are seen.
+all of a transformer and about half of a U-Net. For OpenVINO `compression.py` writes those of the network in int8.
+Autoencoders stay as they are: they are small, and their errors are seen.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Saving:
         """The revision of weights that are quantized so; their own if they are not."""
         if not self.quantize:
             return revision
-        # Each quantizes other layers.
+        # OpenVINO leaves text encoders as they are.
         by = "openvino" if self.runtime == "openvino" else "torch"
         return hashlib.sha256(f"{revision} {self.quantize} {by}".encode()).hexdigest()[:12]
 
@@ -155,12 +155,9 @@ def _bytes_of(name: str, network: nn.Module, dtype: torch.dtype, saving: Saving)
     total = float(sum(each.numel() for each in network.state_dict().values()) * dtype.itemsize)
     if not saving.quantize or name in _WHOLE:
         return total
-    layers: Iterator[nn.Linear | nn.Conv2d] = layers_of(network, saving.quantize)
-    if saving.runtime == "openvino":
-        if name not in ("unet", "transformer"):
-            return total
-        layers = (each for each in network.modules() if isinstance(each, nn.Linear | nn.Conv2d))
-    for layer in layers:
+    if saving.runtime == "openvino" and name not in ("unet", "transformer"):
+        return total
+    for layer in layers_of(network, saving.quantize):
         numbers, rows = layer.weight.numel(), len(layer.weight)
         scales = numbers // _BLOCK if saving.quantize == "nf4" else rows
         total += numbers * (_BYTES[saving.quantize] - dtype.itemsize) + scales * _SCALE_BYTES
