@@ -29,7 +29,7 @@ EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_END
 CONVERTED := .venv/.converted
 
 .DEFAULT_GOAL := help
-.PHONY: help serve ui test test-fast lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
+.PHONY: help serve ui test test-fast clients lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: ## Run everything that CI runs
 test-fast: .venv/.dev $(CONVERTED) ## Run the unit tests, and one client against a real server
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 	$(PYTEST) tests/e2e/test_first_contract.py
+
+clients: .venv/.dev .venv/.clients tests/clients/node/node_modules $(CONVERTED) ## Run other people's clients against a real server
+	$(PYTEST) -m clients tests/clients
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos
 	$(BIN)/ruff format --check .
@@ -134,6 +137,16 @@ clean: ## Remove the virtual environment and all caches
 # Beside the others, not among them: see the file.
 .venv/.baselines: requirements/baselines.txt .venv/.dev
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-compile --no-deps --upgrade --target .venv/baselines -r $<
+	@touch $@
+
+# In an environment of their own, since they need other versions of much.
+.venv/.clients: requirements/clients.txt .venv/.dev
+	@$(BIN)/python -m venv .venv/clients
+	@.venv/clients/bin/pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
+tests/clients/node/node_modules: tests/clients/node/package-lock.json
+	@npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # Other models are converted when they are first loaded.

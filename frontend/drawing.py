@@ -56,7 +56,7 @@ class View:
     tiles: tuple[Tile, ...]
     predicted_seconds: float | None
     seconds: float
-    truncated: str
+    completed: Completed
     error: Text2ImageError | None
     loading: str = ""
 
@@ -98,7 +98,9 @@ class Drawing:
         self._cancelled = False
         self._began = time.monotonic()
         waiting = (Tile(0, order.steps),) * order.n
-        self._view = View(waiting, predicted_seconds=None, seconds=0.0, truncated="", error=None)
+        self._view = View(
+            waiting, predicted_seconds=None, seconds=0.0, completed=Completed(), error=None
+        )
 
     def start(self) -> Self:
         for work in (self._draw, self._watch):
@@ -169,8 +171,8 @@ class Drawing:
                 case Picture(index=index):
                     steps = self.order.steps
                     self._put(index, Tile(steps, steps, picture=event))
-                case Completed(truncated=truncated):
-                    self._view = replace(self._view, truncated=truncated)
+                case Completed():
+                    self._view = replace(self._view, completed=event)
 
     def _put(self, index: int, tile: Tile) -> None:
         tiles = self._view.tiles

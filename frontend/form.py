@@ -79,6 +79,7 @@ def _set_defaults(model: ModelInfo) -> None:
         "guidance_scale": model.guidance_scale,
         "sampler": model.sampler.value,
         "n": 1,
+        "clip_skip": model.clip_skip,
     }
     if st.session_state.get(_SET_FOR) != model:
         st.session_state[_SET_FOR] = model
@@ -112,6 +113,15 @@ def _options(model: ModelInfo) -> None:
     left, right = st.columns(2, gap="small")
     left.selectbox(LABELS["sampler"], [sampler.value for sampler in model.samplers], key="sampler")
     right.number_input(LABELS["n"], 1, MAX_IMAGES, key="n")
+    # A widget that is not shown would lose its value.
+    st.number_input(
+        LABELS["clip_skip"],
+        0,
+        max(1, model.max_clip_skip),
+        key="clip_skip",
+        disabled=not model.max_clip_skip,
+        help="The layer of the text encoder, where 1 is the last; 0 is the model's own.",
+    )
 
 
 def _seed(visitor: Visitor) -> None:

@@ -20,6 +20,7 @@ LABELS = {
     "seed": "Seed",
     "n": "Pictures",
     "model": "Model",
+    "clip_skip": "Clip skip",
 }
 
 
@@ -38,6 +39,7 @@ class Order:
     n: int
     seed: int | None
     model: str = ""
+    clip_skip: int = 0
 
     @property
     def prompt(self) -> str:

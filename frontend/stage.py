@@ -29,9 +29,9 @@ def show_stage(visitor: Visitor) -> None:
         return
     if visitor.told:
         _show_told(visitor, visitor.told)
-    if visitor.truncated:
+    for name, end in visitor.completed.unread:
         st.info(
-            f"The prompt was too long. Left out: {plain(visitor.truncated)}",
+            f"The {name} was too long. Left out: {plain(end)}",
             icon=":material/content_cut:",
         )
     if visitor.shown:

@@ -15,7 +15,7 @@ from frontend.orders import Order
 from frontend.server import Server
 from frontend.words import Notice, Remedy, Tone, notice_of, sentence
 from text2image.core.errors import Text2ImageError
-from text2image.core.messages import ModelInfo
+from text2image.core.messages import Completed, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Visitor:
     drawing: Drawing | None = None
     shown: list[Piece] = field(default_factory=list)
     told: Told | None = None
-    truncated: str = ""
+    completed: Completed = field(default_factory=Completed)
     api_key: str | None = None
     models: list[ModelInfo] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ class Visitor:
             self.drawing.cancel()
             self._keep(self.drawing)
         self.told = None
-        self.truncated = ""
+        self.completed = Completed()
         client = self.server.connect(self.api_key)
         self.drawing = Drawing(order, client, self.is_present).start()
 
@@ -74,7 +74,7 @@ class Visitor:
         drawing, self.drawing = self.drawing, None
         self._keep(drawing)
         view = drawing.view
-        self.truncated = view.truncated
+        self.completed = view.completed
         if view.error:
             self.tell(view.error, drawing.order)
 
@@ -82,7 +82,7 @@ class Visitor:
         """Puts one of their pictures on the stage."""
         self.shown = [piece]
         self.told = None
-        self.truncated = ""
+        self.completed = Completed()
 
     def tell(self, error: Text2ImageError, order: Order | None = None) -> None:
         """Shows an error until the next drawing; `order` is what can be asked for again."""

@@ -6,10 +6,12 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
+from httpx._transports import default
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -36,13 +38,18 @@ harness.DEFAULTS["T2I_MAX_BATCH_ROWS"] = "4"
 harness.DEFAULTS["T2I_THREADS"] = "1"
 os.environ["T2I_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
-# Where all tests of a folder share what takes long to start; elsewhere those of a file stay together. So do these two
-# files: the ports that clients know are there but once.
-TOGETHER = ("container", "cluster", "faults", "page")
-KNOWN_PORTS = ("e2e/test_first_contract.py", "e2e/test_readme.py")
+# Where all tests of a folder share what takes long to start; elsewhere those of a file stay together.
+TOGETHER = ("clients", "container", "cluster", "faults", "page")
+# Files of tests/e2e with servers of their own alone. All others share one, which no more than two processes start.
+OWN_SERVERS = ("bento", "catalogue", "families", "gpu_rehearsal", "side_by_side")
+# The ports that clients know are there but once.
+KNOWN_PORTS = ("first_contract", "readme")
 # What takes longest begins first, so that no process is left with it at the end.
 ORDER = (*TOGETHER, "deploy", "e2e", "model", "integration", "unit")
 
+
+# For each call without a client httpx reads all authorities of the machine anew, 20 ms of a core thousands of times.
+default.create_ssl_context = cache(default.create_ssl_context)
 
 # The collector would look again and again through all that the tests import, which stays.
 gc.disable()
@@ -62,9 +69,13 @@ class Groups(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = PurePath(nodeid.partition("::")[0]).relative_to(TESTS.name)
-        if path.as_posix() in KNOWN_PORTS:
-            return "known ports"
-        return path.parts[0] if path.parts[0] in TOGETHER else path.as_posix()
+        folder, name = path.parts[0], path.stem.removeprefix("test_")
+        if folder in TOGETHER:
+            return folder
+        if folder == "e2e" and name not in OWN_SERVERS:
+            # About half of their work.
+            return "one half" if name in KNOWN_PORTS or name < "h" else "other half"
+        return path.as_posix()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

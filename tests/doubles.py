@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from text2image.core.init_image import InitImage
 from text2image.core.messages import ModelInfo, Pixels, Quality, Request, Sampler, Schedule
 from text2image.engine.memory import DeviceMemory
-from text2image.engine.models.contract import OutOfMemory
+from text2image.engine.models.contract import OutOfMemory, Unread
 from text2image.engine.sample import BatchKey, Plan, Sample
 
 POISON = "poison"
@@ -52,6 +53,9 @@ def make_request(
     negative_prompt: str = "",
     quality: Quality = Quality.EXACT,
     model: str = "",
+    image: InitImage | None = None,
+    strength: float | None = None,
+    clip_skip: int = 0,
 ) -> Request:
     return Request(
         prompt=prompt,
@@ -66,6 +70,9 @@ def make_request(
         schedule=schedule,
         quality=quality,
         model=model,
+        image=image,
+        strength=strength,
+        clip_skip=clip_skip,
     )
 
 
@@ -129,10 +136,10 @@ class TimedModel:
         rows = 2 if request.guidance_scale > 1 else 1
         return Plan(key_of(request.height // 8, request.width // 8), rows, passes=request.steps)
 
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         prompts = {sample.generation.request.prompt for sample in samples}
         self._take(len(prompts) * self.encode_time)
-        return ["" for _ in samples]
+        return [Unread() for _ in samples]
 
     def start(self, samples: Sequence[Sample]) -> None:
         for sample in samples:

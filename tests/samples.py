@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
+from tests.init_images import init_image
 from text2image.core.messages import ModelInfo, Quality, Request, RequestParams, Sampler, Schedule
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
@@ -72,7 +73,20 @@ requests = st.builds(
     seed=st.integers(0, MAX_SEED),
     n=st.just(1),
     quality=st.sampled_from(Quality),
+    clip_skip=st.integers(0, 12),
     model=st.just(MODEL.id),
+)
+
+
+# And those that begin from a picture, or are enlarged.
+begun = st.builds(
+    replace,
+    requests,
+    image=st.sampled_from([None, init_image(), init_image(masked=True), init_image(seed=1)]),
+    strength=st.sampled_from([0.5, 1.0]),
+    hires_scale=st.sampled_from([None, 1.5]),
+    hires_strength=st.sampled_from([None, 0.5]),
+    hires_steps=st.sampled_from([None, 4]),
 )
 
 

@@ -90,7 +90,9 @@ class Client:
     """A blocking client. Safe to use from several threads; one connection is enough for all of them.
 
     Every call takes the optional fields of a request by name: negative_prompt, width, height (pixels), steps,
-    guidance_scale, seed, n, sampler, schedule, quality, model. `timeout` is in seconds; None leaves it to the server.
+    guidance_scale, seed, n, sampler, schedule, quality, model, clip_skip; to begin from a picture image, strength and
+    mask, where image and mask are PNG, JPEG or WebP files, as bytes or by their paths; to enlarge what is drawn and
+    draw on from there hires_scale, hires_strength, hires_steps. `timeout` is in seconds; None leaves it to the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:
@@ -330,6 +332,9 @@ def _pem(source: str | Path | bytes) -> bytes:
 def _request(
     prompt: str, progress_every: int, preview_every: int, fields: dict[str, Any]
 ) -> pb.GenerateRequest:
+    for name in ("image", "mask"):
+        if isinstance(fields.get(name), str | Path):
+            fields = {**fields, name: Path(fields[name]).read_bytes()}
     return pb.GenerateRequest(
         prompt=prompt, progress_every=progress_every, preview_every=preview_every, **fields
     )

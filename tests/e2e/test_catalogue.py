@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from tests.e2e.harness import Server, eventually, serving
+from tests.e2e.test_pictures import assert_same, image_of
+from tests.integration.engine.originals import original_weights, tiny_pipeline
 from tests.integration.engine.pipelines import save_pipeline
 from text2image.cli.main import main
 from text2image.client import Client, Loading, ModelNotFound, Picture
 from text2image.core.messages import ModelState
+from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.models.weights import weight_bytes
+from text2image.gateway import metadata
 
 NAMES = ["embedded", "lcm", "sd2"]
 
@@ -143,10 +151,24 @@ def test_models_come_and_go_while_it_serves(several: Server, models: Path) -> No
     assert ask(several, text="a fox", model="new").status_code == 404
 
 
-def test_a_file_gives_models_names_aliases_and_defaults(
-    start_server: Callable[..., Server], models: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "models.toml"
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A model in a single file, and the pipeline that it was made of."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_tokenizer(folder / "tokenizer", padding=END)
+    pipeline = tiny_pipeline("sd1", AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    pipeline.set_progress_bar_config(disable=True)
+    save_file(original_weights(pipeline), folder / "single.safetensors")
+    return folder / "single.safetensors", pipeline
+
+
+@pytest.fixture(scope="module")
+def listed(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, checkpoint: tuple[Path, Any]
+) -> Iterator[Server]:
+    """A server of the models that a file lists."""
+    folder = tmp_path_factory.mktemp("listed")
+    file = folder / "models.toml"
     file.write_text(
         f"""
         [models.anime]
@@ -160,19 +182,55 @@ def test_a_file_gives_models_names_aliases_and_defaults(
 
         [models.quick]
         path = "{models / "lcm"}"
+
+        [models."my model.v2"]
+        path = "{checkpoint[0]}"
         """
     )
-    server = start_server(T2I_MODELS=str(file), T2I_MODEL="quick", T2I_RUNTIME="torch")
-    with Client(server.address) as client:
-        eventually(lambda: len(client.models()) == 2, "both are known")
-        quick, anime = client.models()
+    settings = {"T2I_MODELS": str(file), "T2I_MODEL": "quick", "T2I_RUNTIME": "torch"}
+    server = Server(folder, T2I_DTYPE="float32", **settings)
+    with serving(server) as running, running.client() as client:
+        eventually(lambda: len(client.models()) == 3, "all are known")
+        yield running
+
+
+def test_a_file_gives_models_names_aliases_and_defaults(listed: Server) -> None:
+    with Client(listed.address) as client:
+        quick, anime, single = client.models()
+        assert single.id == "my model.v2"
         assert (quick.id, client.model().id) == ("quick", "quick")
         assert (anime.steps, anime.guidance_scale) == (3, 2.5)
         assert anime.licence == "CreativeML OpenRAIL-M"
         assert (anime.quantization, anime.tiled_above) == ("int8", 128 * 128)
         assert client.model("manga") == anime
-    shown = httpx.get(f"{server.url}/v1/models/manga").json()
+    shown = httpx.get(f"{listed.url}/v1/models/manga").json()
     assert (shown["id"], shown["aliases"]) == ("anime", ["manga"])
     assert shown["quantization"] == "int8"
     large = {"width": 192, "height": 160}
-    assert ask(server, text="a fox", model="manga", seed=1, steps=1, **large).status_code == 200
+    assert ask(listed, text="a fox", model="manga", seed=1, steps=1, **large).status_code == 200
+
+
+def test_a_single_file_draws_the_pipelines_pictures_in_a_crowd(
+    listed: Server, checkpoint: tuple[Path, Any]
+) -> None:
+    prompts = ["a cat", "a dog on a hill", "two red birds"]
+
+    def draw(prompt: str) -> Image.Image:
+        size = {"width": 64, "height": 96}
+        fields = {"model": "my model.v2", "steps": 4, "seed": len(prompt), **size}
+        return image_of(ask(listed, text=prompt, **fields).json()["image_base64"])
+
+    with ThreadPoolExecutor() as crowd:
+        pictures = list(crowd.map(draw, prompts))
+    for prompt, picture in zip(prompts, pictures, strict=True):
+        params = metadata.parse(picture.text[metadata.CHUNK])
+        assert (params.width, params.height) == picture.size == (64, 96)
+        theirs = checkpoint[1](
+            prompt,
+            width=64,
+            height=96,
+            num_inference_steps=4,
+            guidance_scale=7.5,
+            generator=torch.Generator("cpu").manual_seed(len(prompt)),
+        ).images[0]
+        assert_same(picture, theirs)

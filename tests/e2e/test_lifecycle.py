@@ -44,7 +44,7 @@ def test_a_taken_port_is_one_clear_line_and_an_error_at_once(tmp_path: Path, pro
     assert "already in use" in lines[0]
 
 
-def test_a_runner_killed_in_the_middle_costs_time_and_no_picture(
+def test_a_runner_killed_in_the_middle_costs_time_and_no_picture_and_new_ones_are_refused_at_once(
     server: Server, client: Client
 ) -> None:
     expected = client.generate("a red fox", steps=LONG, seed=4)[0]
@@ -57,6 +57,8 @@ def test_a_runner_killed_in_the_middle_costs_time_and_no_picture(
         assert any(isinstance(event, Progress) for event in events)
         server.wait_for(lambda status: status.active == 2, "both are in flight")
         runner.kill()
+        eventually(lambda: not server.is_ready(), "the loss is noticed")
+        assert_refuses_for_want_of_a_runner(server)
         pictures = [event for event in events if isinstance(event, Picture)]
         assert len(pictures) == 1
         assert_same(image_of(pictures[0].png), image_of(expected.png))
@@ -65,22 +67,18 @@ def test_a_runner_killed_in_the_middle_costs_time_and_no_picture(
     assert server.runner().pid != runner.pid
     assert server.metric("text2image_resends_total") == resends + 2
     eventually(lambda: server.metric("text2image_runners_ready") == 1, "the dead do not count")
+    assert client.generate("a cat", steps=2)
 
 
-def test_without_a_runner_requests_are_refused_at_once(server: Server, client: Client) -> None:
-    eventually(server.is_ready, "a runner is there")
-    server.runner().kill()
-    eventually(lambda: not server.is_ready(), "the loss is noticed")
+def assert_refuses_for_want_of_a_runner(server: Server) -> None:
     assert httpx.get(f"{server.url}/readyz").status_code == 503
     answer = httpx.post(f"{server.url}/generate", json={"text": "a cat"})
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
-    with pytest.raises(Unavailable) as refused:
+    with server.client() as client, pytest.raises(Unavailable) as refused:
         client.generate("a cat")
     assert refused.value.retry_after
     assert httpx.post(f"{server.url}/generate", json={"text": ""}).status_code == 400
-    eventually(server.is_ready, "a new runner is there")
-    assert client.generate("a cat", steps=2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

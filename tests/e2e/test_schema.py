@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from typing import Any
 
 import httpx
@@ -25,11 +26,14 @@ from schemathesis.specs.openapi.checks import (
 from tests.e2e.harness import Server
 from tests.e2e.hostile.bodies import CHEAP
 from tests.e2e.test_hostile import BY_DESIGN
+from tests.init_images import file_of, picture
 
 EXAMPLES = 40
 PATHS = {
     "/generate": "POST",
     "/v1/images/generations": "POST",
+    "/v1/images/edits": "POST",
+    "/v1/images/variations": "POST",
     "/v1/models": "GET",
     "/v1/models/{model_id}": "GET",
     "/metrics": "GET",
@@ -48,18 +52,33 @@ FITTING = {
     GenerationMode.POSITIVE: positive_data_acceptance,
     GenerationMode.NEGATIVE: negative_data_rejection,
 }
-# What depends on the model, and makes the request a cheap one.
-KNOWN = {
-    "/generate": {**CHEAP, "sampler": "euler", "schedule": "karras"},
-    "/v1/images/generations": {
-        "model": "embedded",
-        "size": "64x64",
-        "steps": 1,
-        "n": 1,
-        "sampler": "euler",
-        "schedule": "karras",
-    },
+# What depends on the model.
+_MODELS = {"sampler": "euler", "schedule": "karras", "clip_skip": 2}
+# That, and what makes the request a cheap one.
+_CHEAP = {
+    **_MODELS,
+    "model": "embedded",
+    "size": "64x64",
+    "steps": 1,
+    "n": 1,
+    # What a request must not say twice, or not of a stream.
+    "num_inference_steps": None,
+    "cfg_scale": None,
+    "response_format": None,
 }
+# Of a single step a second pass might take none.
+_ALONE = dict.fromkeys(
+    ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps")
+)
+# What a description cannot say is what a picture is.
+_FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
+KNOWN: dict[str, dict[str, Any]] = {
+    "/generate": {**CHEAP, **_ALONE, **_MODELS},
+    "/v1/images/generations": _CHEAP,
+    "/v1/images/edits": _FROM_A_PICTURE,
+    "/v1/images/variations": _FROM_A_PICTURE,
+}
+FORMS = {"/v1/images/edits", "/v1/images/variations"}
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +98,19 @@ def test_the_description_is_valid_and_the_same_at_both_places(
     ("path", "mode"),
     [
         *((path, GenerationMode.POSITIVE) for path in PATHS),
-        # In what is only read there is nothing to get wrong.
-        *((path, GenerationMode.NEGATIVE) for path in PATHS if PATHS[path] == "POST"),
+        # In what is only read there is nothing to get wrong, and in a form all is text.
+        *(
+            (path, GenerationMode.NEGATIVE)
+            for path in PATHS
+            if PATHS[path] == "POST" and path not in FORMS
+        ),
     ],
 )
 def test_answers_are_as_described(
     server: Server, description: dict[str, Any], path: str, mode: GenerationMode
 ) -> None:
-    operation = schemathesis.openapi.from_dict(description)[path][PATHS[path]]
+    # A copy, since it turns the examples of files into something of its own.
+    operation = schemathesis.openapi.from_dict(deepcopy(description))[path][PATHS[path]]
     statuses = set()
 
     @seed(0)
@@ -97,6 +121,10 @@ def test_answers_are_as_described(
     def ask(case: Any) -> None:
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
             case.body |= KNOWN[path]
+            if path in FORMS:
+                # There what is not said is left out.
+                left_out = {"mask", *(name for name, value in KNOWN[path].items() if value is None)}
+                case.body = {k: v for k, v in case.body.items() if k not in left_out}
         answer = case.call(base_url=server.url, timeout=120)
         statuses.add(answer.status_code)
         assert answer.status_code < 500 or answer.status_code in BY_DESIGN, answer.text
@@ -106,13 +134,16 @@ def test_answers_are_as_described(
     assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
 
 
-@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+@pytest.mark.parametrize("path", KNOWN)
 def test_the_example_of_a_request_is_one(
     server: Server, description: dict[str, Any], path: str
 ) -> None:
     (body,) = description["paths"][path]["post"]["requestBody"]["content"].values()
-    answer = httpx.post(f"{server.url}{path}", json={**body["example"], "steps": 1}, timeout=60)
-    assert answer.status_code == 200
+    asked = {**body["example"], "steps": 2}
+    # An empty file makes a form of it.
+    sent = {"data": asked, "files": {"mask": b""}} if path in FORMS else {"json": asked}
+    answer = httpx.post(f"{server.url}{path}", **sent, timeout=60)
+    assert answer.status_code == 200, answer.text
 
 
 def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:

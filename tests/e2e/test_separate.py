@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,7 +88,7 @@ def test_the_runner_tells_its_backlog_to_whoever_may_watch_it(pair: Pair) -> Non
     assert re.search(r"^text2image_backlog_seconds\b.* \d", told, re.MULTILINE)
 
 
-def test_the_runner_draws_over_http_for_keys_that_administer(pair: Pair) -> None:
+def test_the_runner_draws_over_http_for_keys_that_administer_alone(pair: Pair) -> None:
     """And it listens where its gateways come and on its HTTP port, and nowhere else."""
     runner = pair.runner
     assert runner.listening() == {("127.0.0.1", runner.http_port), ("127.0.0.1", pair.port)}
@@ -96,9 +97,21 @@ def test_the_runner_draws_over_http_for_keys_that_administer(pair: Pair) -> None
     assert httpx.post(url, json=body).status_code == 401
     assert httpx.post(url, json=body, headers=drawer).status_code == 403
     assert httpx.get(f"{runner.url}/metrics").status_code == 401
-    with bentoml.SyncHTTPClient(runner.url, token=ADMIN) as client:
-        (answer,) = client.generate(**body)
-    assert answer["status_code"] == 200
+
+
+def test_bentomls_own_clients_get_adaptive_batching_as_bentoml_documents_it(pair: Pair) -> None:
+    items = [{"text": "a fox", "seed": 3, "steps": steps} for steps in (2, 4, 0)]
+    with (
+        bentoml.SyncHTTPClient(pair.runner.url, token=ADMIN) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        alone = client.generate(requests=items[:1])
+        calls = [pool.submit(client.generate, requests=[item]) for item in items]
+        answers = [call.result()[0] for call in calls]
+    assert [answer["status_code"] for answer in answers] == [200, 200, 400]
+    assert answers[2]["violations"][0]["field"] == "steps"
+    first, again = alone[0]["image_base64"], answers[0]["image_base64"]
+    assert_same(image_of(first), image_of(again))
 
 
 def test_a_runner_takes_nothing_from_whoever_shows_no_certificate(pair: Pair) -> None:

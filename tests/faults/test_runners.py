@@ -5,11 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL.Image import Image
 
 from tests.e2e.harness import Server, eventually
 from tests.e2e.test_pictures import assert_same, image_of
 from tests.faults.asking import LONG, ask_both, draw, is_idle, post
-from tests.faults.conftest import LARGEST, Timed
+from tests.faults.conftest import Timed
 from tests.faults.normality import Normality
 from tests.faults.processes import busy, stopped
 from text2image.core.errors import DeadlineExceeded, Unavailable
@@ -17,6 +18,14 @@ from text2image.core.messages import Picture, Queued, State
 
 # As many as make even the one that is taken to be three times as slow draw some of them.
 SEEDS = range(10, 18)
+# Pixels; a picture of this side takes a while to decode.
+SIDE = 384
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pairs: Normality) -> list[Image]:
+    """The picture of each seed, drawn while nothing is wrong."""
+    return [draw(pairs.server, seed, steps=LONG) for seed in SEEDS]
 
 
 def ready(server: Server) -> float:
@@ -58,9 +67,10 @@ def test_a_runner_killed_when_idle_and_again_while_it_loads_is_missed_by_nobody(
         pairs.returns()
 
 
-def test_a_runner_killed_in_mid_step_costs_no_picture(pairs: Normality, timed: Timed) -> None:
+def test_a_runner_killed_in_mid_step_costs_no_picture(
+    pairs: Normality, undisturbed: list[Image], timed: Timed
+) -> None:
     server = pairs.server
-    before = [draw(server, seed, steps=LONG) for seed in SEEDS]
     resends = server.metric("text2image_resends_total")
     with ThreadPoolExecutor(len(SEEDS)) as pool:
         asked = ask_both(server, pool, SEEDS, steps=LONG)
@@ -68,7 +78,7 @@ def test_a_runner_killed_in_mid_step_costs_no_picture(pairs: Normality, timed: T
         with timed("runner killed, mid-step: back to normal"):
             with timed("runner killed, mid-step: its requests answered"):
                 server.runners()[1].kill()
-                for future, expected in zip(asked, before, strict=True):
+                for future, expected in zip(asked, undisturbed, strict=True):
                     assert_same(future.result(), expected)
             pairs.returns()
     assert server.metric("text2image_resends_total") > resends
@@ -79,7 +89,7 @@ def test_a_runner_killed_in_mid_decode_costs_no_picture_and_repeats_none(
 ) -> None:
     server = pairs.server
     # More pictures than step at once, so that some have yet to be decoded when the first is out.
-    fields = {"steps": 1, "n": 8, "width": LARGEST, "height": LARGEST, "seed": 30}
+    fields = {"steps": 1, "n": 8, "width": SIDE, "height": SIDE, "seed": 30}
     with server.client() as client:
         before = client.generate("a red fox", **fields)
         resends = server.metric("text2image_resends_total")
@@ -99,20 +109,19 @@ def test_a_runner_killed_in_mid_decode_costs_no_picture_and_repeats_none(
 
 
 def test_a_hung_runner_is_noticed_and_its_work_done_elsewhere(
-    pairs: Normality, timed: Timed
+    pairs: Normality, undisturbed: list[Image], timed: Timed
 ) -> None:
     server = pairs.server
-    before = [draw(server, seed, steps=LONG) for seed in SEEDS]
     with ThreadPoolExecutor(len(SEEDS)) as pool:
         asked = ask_both(server, pool, SEEDS, steps=LONG)
         busy(server, asked)
         with stopped(server.runners()[1]):
             with timed("one of two runners hangs: its requests answered"):
-                for future, expected in zip(asked, before, strict=True):
+                for future, expected in zip(asked, undisturbed, strict=True):
                     assert_same(future.result(), expected)
             # Each gateway process pings for itself, and the slower one may have had nothing there to wait for.
             eventually(lambda: ready(server) == 1, "both gateways notice")
-            assert_same(draw(server, SEEDS[0], steps=LONG), before[0])
+            assert_same(draw(server, SEEDS[0], steps=LONG), undisturbed[0])
         with timed("one of two runners hung and goes on: back to normal"):
             pairs.returns()
     abandoned = server.wait_for(is_idle, "it has given up what others have drawn", runner=1)

@@ -123,7 +123,7 @@ def load_and_step(folder: Path, side: int) -> str:
     before, started = process.memory_info().rss, time.monotonic()
     model = load_model(settings, 0, lambda detail: None)
     seconds = time.monotonic() - started
-    assert (model.info.width, model.info.max_prompt_tokens) == (side, 77)
+    assert (model.info.width, model.info.max_prompt_tokens) == (side, 302)
     started = time.monotonic()
     request = make_request("a red fox", steps=2, width=256, height=256, sampler=Sampler.EULER)
     picture = draw_alone(model, request)

@@ -142,7 +142,11 @@ def test_with_several_models_one_is_chosen_and_brings_its_limits(
     assert "model" not in client.asked[-1][1]
 
 
-def test_every_field_of_the_form_is_asked_for(client: ScriptedClient, page: AppTest) -> None:
+def test_every_field_of_the_form_is_asked_for(
+    client: ScriptedClient, open_page: Callable[..., AppTest]
+) -> None:
+    client.served = replace(MODEL, max_clip_skip=12)
+    page = open_page()
     page.text_input(key="context").input("watercolour")
     page.text_input(key="negative_prompt").input("fog")
     page.number_input(key="width").set_value(64)
@@ -152,6 +156,7 @@ def test_every_field_of_the_form_is_asked_for(client: ScriptedClient, page: AppT
     page.selectbox(key="sampler").set_value("euler")
     page.number_input(key="n").set_value(2)
     page.number_input(key="seed").set_value(5)
+    page.number_input(key="clip_skip").set_value(1)
     client.answer = lambda *_, **__: iter(drawn(steps=3, n=2))
     draw(page, "a fox")
     assert client.asked == [
@@ -166,6 +171,7 @@ def test_every_field_of_the_form_is_asked_for(client: ScriptedClient, page: AppT
                 "sampler": "euler",
                 "seed": 5,
                 "n": 2,
+                "clip_skip": 1,
             },
         )
     ]

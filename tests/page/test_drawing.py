@@ -59,7 +59,7 @@ def test_a_finished_drawing_has_its_pictures_and_closed_its_connection() -> None
     assert drawing.join(JOIN_SECONDS)
     view = drawing.view
     assert [picture.seed for picture in view.pictures] == [1]
-    assert (view.steps_done, view.steps, view.truncated) == (2, 2, "zebra")
+    assert (view.steps_done, view.steps, view.completed.truncated) == (2, 2, "zebra")
     assert view.error is None
     assert client.closed == 1
 

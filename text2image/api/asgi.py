@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import pydantic
@@ -25,22 +26,28 @@ from text2image.core.errors import (
     UnsupportedMediaType,
 )
 from text2image.core.limits import MEGA
-from text2image.core.settings import get_settings
+from text2image.core.settings import Settings, get_settings
 from text2image.gateway.auth import Caller, Credentials, key_in
 from text2image.gateway.context import RequestContext
 from text2image.gateway.generate import Drawing, Gateway
 from text2image.net.rpc import as_ours
 
 TIMEOUT_HEADER = "X-Request-Timeout"
+_TIMEOUT = TIMEOUT_HEADER.lower()
 # What the RateLimit headers count.
 WORK_UNIT = "megapixel-steps"
 CACHE_HEADER = "X-Cache"
 # Seconds that a body may take to arrive.
 BODY_TIMEOUT = 30.0
+# A body of pictures has longer, by as much as a client takes that sends so many bytes a second.
+PICTURE_RATE = 512 << 10
+# Of a request: the one that it begins from, and its mask.
+PICTURES = 2
 # How much of a refused body is still read, in multiples of the limit: a client that is cut off while it sends
 # sees a broken connection where it should see the answer.
 DISCARD_FACTOR = 16
 
+_JSON_PICTURES = (b'"image"', b'"mask"')
 _JSON = re.compile(r"application/([\w!#$&^.+-]+\+)?json", re.IGNORECASE | re.ASCII)
 
 T = TypeVar("T")
@@ -166,8 +173,11 @@ def refused(error: Text2ImageError, body: Response) -> Response:
     return body
 
 
-async def read_json(request: Request, kind: type[B]) -> B:
+async def read_json(request: Request, kind: type[B], *, pictures: bool = False) -> B:
     """The body as a `kind`, whose own strictness decides about types and unknown fields.
+
+    Args:
+        pictures: whether it may be larger for the sake of pictures in it.
 
     Raises:
         UnsupportedMediaType: the body is not called JSON.
@@ -175,11 +185,21 @@ async def read_json(request: Request, kind: type[B]) -> B:
         Text2ImageError: as `read_body` says.
     """
     require_json(request)
-    body = await read_body(request)
+    settings = get_settings()
+    body = await read_body(request, _JSON_PICTURES if pictures else ())
     try:
+        if len(body) > settings.max_body_bytes:
+            # What takes milliseconds keeps nobody else waiting.
+            return await asyncio.to_thread(kind.model_validate_json, body)
         return kind.model_validate_json(body)
     except pydantic.ValidationError as error:
         raise invalid(error) from None
+
+
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Whether a body is called JSON by its headers, whose names are in lower case."""
+    kind = headers.get("content-type", "").partition(";")[0]
+    return _JSON.fullmatch(kind.strip()) is not None
 
 
 def require_json(request: Request) -> None:
@@ -188,8 +208,8 @@ def require_json(request: Request) -> None:
     Raises:
         UnsupportedMediaType: it is not.
     """
-    sent = request.headers.get("Content-Type", "")
-    if not _JSON.fullmatch(sent.partition(";")[0].strip()):
+    if not is_json(request.headers):
+        sent = request.headers.get("Content-Type", "")
         # A browser sends other kinds for any page, without asking first.
         said = f"not {sent[:80]!r}" if sent else "which is missing"
         raise UnsupportedMediaType(
@@ -202,36 +222,86 @@ def invalid(error: pydantic.ValidationError) -> InvalidRequest:
     return InvalidRequest(*map(_violation, error.errors(include_url=False, include_input=False)))
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, pictures: tuple[bytes, ...] = ()) -> bytes:
     """The body.
+
+    Args:
+        pictures: one of these stands in front of a picture; a body that has any may be larger, and take longer.
 
     Raises:
         PayloadTooLarge: it is larger than the settings allow.
         RequestTimeout: it did not arrive in time.
     """
+    settings = get_settings()
+    clock = asyncio.timeout(BODY_TIMEOUT)
+    size = Size(settings.max_body_bytes, encoded_bytes(settings), pictures, clock, BODY_TIMEOUT)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            return await _read_body(request, get_settings().max_body_bytes)
+        async with clock:
+            return await _read_body(request, size)
     except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
+        raise RequestTimeout(f"the body did not arrive within {size.seconds:g} s") from None
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
+def encoded_bytes(settings: Settings) -> int:
+    """What a picture and a mask may take of a body, as base64."""
+    return PICTURES * -(-settings.max_image_bytes * 4 // 3 // 4 * 4) + PICTURES * 4
+
+
+@dataclass(slots=True)
+class Size:
+    """How large a body may be.
+
+    Attributes:
+        limit: without pictures, in bytes.
+        more: for them.
+        signs: what stands in front of one.
+        clock: runs while the body is read, `seconds` in all.
+    """
+
+    limit: int
+    more: int
+    signs: tuple[bytes, ...]
+    clock: asyncio.Timeout
+    seconds: float
+
+    @property
+    def most(self) -> int:
+        """Bytes that a body of this kind may have."""
+        return self.limit + (self.more if self.signs else 0)
+
+    def grow(self, beginning: bytearray) -> int:
+        """The limit of a body that goes on beyond it; all but its pictures fits in front of that."""
+        if any(sign in beginning for sign in self.signs):
+            longer = 0.0 if self.seconds > BODY_TIMEOUT else self.more / PICTURE_RATE
+            self.seconds += longer
+            self.clock.reschedule((self.clock.when() or 0.0) + longer)
+            return self.limit + self.more
+        return self.limit
+
+
+async def _read_body(request: Request, size: Size) -> bytes:
+    limit = size.limit
     declared = request.headers.get("Content-Length", "")
-    if "Expect" in request.headers and declared.isdecimal() and int(declared) > limit:
-        raise too_large  # before the client begins to send
+    if "Expect" in request.headers and declared.isdecimal() and int(declared) > size.most:
+        raise _too_large(size.most)  # before the client begins to send
     body = bytearray()
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
+        if received > limit and received - len(chunk) == len(body):
+            # Nothing of it is lost yet.
+            limit = size.grow(body + chunk)
         if received <= limit:
             body += chunk
-        elif received > limit * DISCARD_FACTOR:
+        elif received > limit + size.limit * DISCARD_FACTOR:
             break
     if received > limit:
-        raise too_large
+        raise _too_large(limit)
     return bytes(body)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit} bytes")
 
 
 def after(first: Message, receive: Receive) -> Receive:
@@ -254,13 +324,18 @@ def _violation(detail: Any) -> FieldViolation:
 
 
 def timeout_of(request: Request) -> float:
-    """Seconds the client gives us: what its header names, else the setting.
+    """As `timeout_in` has it."""
+    return timeout_in(request.headers)
+
+
+def timeout_in(headers: Mapping[str, str]) -> float:
+    """Seconds the client gives us: what its header names, else the setting; names of headers are in lower case.
 
     Raises:
         InvalidRequest: the header holds anything but a number in range.
     """
     settings = get_settings()
-    named = request.headers.get(TIMEOUT_HEADER)
+    named = headers.get(_TIMEOUT)
     if named is None:
         return settings.request_timeout
     try:

@@ -15,7 +15,7 @@ import pydantic
 from text2image.api import rest
 from text2image.api.asgi import invalid
 from text2image.core.errors import InvalidRequest, Text2ImageError
-from text2image.core.messages import GeneratedImage, ModelInfo, Request, RequestParams
+from text2image.core.messages import Completed, GeneratedImage, ModelInfo, Request, RequestParams
 from text2image.gateway import metadata
 from text2image.gateway.generate import message_of
 
@@ -23,7 +23,7 @@ Item = dict[str, Any]
 
 
 class Drawn(Protocol):
-    """A request as it was resolved, its pictures, and the end of its prompt that was not read."""
+    """A request as it was resolved, its pictures, and how it ended."""
 
     @property
     def request(self) -> Request: ...
@@ -32,7 +32,7 @@ class Drawn(Protocol):
     def images(self) -> Sequence[GeneratedImage]: ...
 
     @property
-    def truncated(self) -> str: ...
+    def completed(self) -> Completed: ...
 
 
 async def draw_batch(
@@ -71,7 +71,7 @@ def _answer(drawn: Drawn, model: ModelInfo, images_only: bool) -> Item:
         parameters = metadata.describe(drawn.request, image.seed, model)
         png = base64.b64encode(metadata.encode(image.pixels, parameters)).decode()
         images.append({"image_base64": png, "image_path": "", "seed": image.seed})
-    message = message_of(len(images), drawn.truncated)
+    message = message_of(len(images), drawn.completed)
     return rest.success(message, images, images_only=images_only)
 
 

@@ -48,6 +48,43 @@ MODEL = documented(
     description="A model as GET /v1/models names it; the default one if left out.",
     examples=["embedded"],
 )
+CLIP_SKIP = documented(
+    description="Layer of the text encoder that prompts are taken from, where 1 is the last, as A1111 counts; 0 is the "
+    "model's own. The model's default if left out.",
+    minimum=0,
+)
+IMAGE = documented(
+    description="A picture to begin from: a PNG, JPEG or WebP file as base64. Without width and height it is drawn in "
+    "its own size, or the nearest that the model draws; it is scaled until it covers that size, and cut to it evenly. "
+    "What is transparent is drawn anew, unless there is a mask.",
+    contentEncoding="base64",
+)
+STRENGTH = documented(
+    description=f"How much of the image is to change: the share of the steps that are taken. {validation.STRENGTH} if "
+    f"left out, and {validation.MASK_STRENGTH:g} with a mask.",
+    minimum=0,
+    maximum=1,
+)
+HIRES_SCALE = documented(
+    description="Enlarge the pictures by this, of a side, and draw on from there: small ones are composed better.",
+    exclusiveMinimum=1,
+    maximum=validation.MAX_HIRES_SCALE,
+)
+HIRES_STRENGTH = documented(
+    description=f"How much of the enlarged picture is to change; {validation.HIRES_STRENGTH} if left out.",
+    minimum=0,
+    maximum=1,
+)
+HIRES_STEPS = documented(
+    description="Of which the strength takes its share; as many as `steps` if left out.",
+    minimum=1,
+    maximum=validation.MAX_STEPS,
+)
+FILE: dict[str, Any] = {"contentMediaType": "application/octet-stream"}
+MASK = documented(
+    description="What of the image is drawn anew: a file of its size, white there and black elsewhere.",
+    contentEncoding="base64",
+)
 QUALITY = documented(
     description="Whether to draw as the model does to the last step, or to leave out work that changes little; the "
     "server's own choice if left out.",

@@ -6,6 +6,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from text2image.api import health, reflection, seed_grpc, v1_grpc
+from text2image.api.asgi import PICTURES
 from text2image.core.addresses import address_of
 from text2image.core.settings import Settings
 from text2image.gateway.generate import Gateway
@@ -39,9 +40,10 @@ class GrpcServer:
             RuntimeError: the port is taken.
         """
         settings = self._settings
+        limit, pictures = settings.max_body_bytes, PICTURES * settings.max_image_bytes
         self._server = server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", settings.max_body_bytes * REFUSABLE_FACTOR),
+                ("grpc.max_receive_message_length", limit * REFUSABLE_FACTOR + pictures),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
                 ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
@@ -52,10 +54,15 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(settings.gateway_workers > 1)),
             ]
         )
-        limit = settings.max_body_bytes
         server.add_generic_rpc_handlers(
             tuple(
-                generic_handler(service, methods, limit, send_timeout=settings.send_timeout)
+                generic_handler(
+                    service,
+                    methods,
+                    limit,
+                    send_timeout=settings.send_timeout,
+                    picture_bytes=pictures,
+                )
                 for service, methods in self._methods().items()
             )
         )

@@ -8,23 +8,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from time import sleep
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from text2image.api.unread import Refusal, Unread
 
 logger = logging.getLogger(__name__)
 
+# Seconds in which those gather who come in a crowd and are refused. To wake for each of them would take longer than the
+# refusal, and each time a core from what draws: as network cards do, this lets some come first. Nobody gathers when a
+# refusal is about to end, or somebody is on the way to find out: whoever is let in then should get there soon.
+GATHER = 0.005
+
 
 def refusing(unread: Unread) -> type[asyncio.Protocol]:
     """uvicorn's protocol, which asks `unread` before it begins a request."""
-    return type("Refusing", (RefusingProtocol,), {"unread": unread})
+    return type("Refusing", (RefusingProtocol,), {"unread": unread, "crowd": Crowd()})
+
+
+class Crowd:
+    """Has an event loop stand still for a moment, while more come, when refusals follow closely upon each other."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+        self._gathering = False
+
+    def refused(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Call it after each refusal."""
+        now = loop.time()
+        if now - self._last < GATHER and not self._gathering:
+            self._gathering = True
+            loop.call_soon(self._gather)
+        self._last = now
+
+    def _gather(self) -> None:
+        sleep(GATHER)
+        self._gathering = False
 
 
 class RefusingProtocol(HttpToolsProtocol):
     """Holds a request that may be refused until its body is there, for as long as one piece of data is parsed."""
 
     unread: Unread
+    crowd: Crowd
     _held: list[bytes] | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -88,11 +116,12 @@ class RefusingProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        headers = [*self.server_state.default_headers, *refusal.headers]
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         if not keep_alive:
-            headers.append((b"connection", b"close"))
-        head = STATUS_LINE[refusal.status] + b"".join(b"%b: %b\r\n" % each for each in headers)
-        self.transport.write(head + b"\r\n" + refusal.body)
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join((refusal.head, *lines, b"\r\n", refusal.body)))
+        if refusal.lasts > GATHER:
+            self.crowd.refused(self.loop)
         if keep_alive:
             self.on_response_complete()
         else:

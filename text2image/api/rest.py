@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -21,6 +22,7 @@ from text2image.api.asgi import (
     timeout_of,
     unless_gone,
 )
+from text2image.api.forms import decoded, is_form, read_form
 from text2image.api.pictures import PictureResponse
 from text2image.core import validation
 from text2image.core.errors import InvalidRequest, Text2ImageError
@@ -60,6 +62,13 @@ class GenerateRequest(BaseModel):
     schedule: str | None = fields.SCHEDULE
     quality: str | None = fields.QUALITY
     model: str | None = fields.MODEL
+    image: str | None = fields.IMAGE
+    strength: float | None = fields.STRENGTH
+    mask: str | None = fields.MASK
+    clip_skip: fields.Integer | None = fields.CLIP_SKIP
+    hires_scale: float | None = fields.HIRES_SCALE
+    hires_strength: float | None = fields.HIRES_STRENGTH
+    hires_steps: fields.Integer | None = fields.HIRES_STEPS
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )
@@ -68,12 +77,14 @@ class GenerateRequest(BaseModel):
         """The request in our words.
 
         Raises:
-            InvalidRequest: the context cannot be added to the text.
+            InvalidRequest: the context cannot be added to the text, or a picture is no base64.
         """
         validation.check_context(self.text, self.context)
         return RequestParams(
             prompt=validation.compose_prompt(self.text, self.context),
-            **self.model_dump(exclude={"text", "context", "images_only"}),
+            image=decoded("image", self.image),
+            mask=decoded("mask", self.mask),
+            **self.model_dump(exclude={"text", "context", "images_only", "image", "mask"}),
         )
 
 
@@ -168,9 +179,21 @@ _EXAMPLE = success(
 )
 
 
+async def _asked(request: Request) -> tuple[GenerateRequest, RequestParams]:
+    """The body, less its pictures, and what it asks for."""
+    if is_form(request):
+        form = await read_form(request)
+        body = form.parsed(GenerateRequest)
+        return body, form.added_to(body.params())
+    body = await read_json(request, GenerateRequest, pictures=True)
+    params = await asyncio.to_thread(body.params) if body.image else body.params()
+    # What is read is not held twice until the answer.
+    return body.model_copy(update={"image": None, "mask": None}), params
+
+
 @router.post(
     "/generate",
-    summary="Draw pictures from text",
+    summary="Draw pictures from text, or from another picture",
     tags=["pictures"],
     response_model=GenerateResponse,
     responses={
@@ -185,16 +208,19 @@ _EXAMPLE = success(
     },
 )
 async def generate(request: Request) -> Response:
-    """Draws and answers when all pictures are finished. The header X-Request-Timeout sets a deadline in seconds."""
+    """Draws and answers when all pictures are finished. The header X-Request-Timeout sets a deadline in seconds.
+
+    The same fields may come as a form (multipart/form-data), with image and mask as files.
+    """
 
     async def work() -> Response:
         gateway, caller = gateway_of(request), caller_of(request)
         timeout = timeout_of(request)
-        body = await read_json(request, GenerateRequest)
+        body, params = await _asked(request)
         context = context_of(
             request,
             caller=caller,
-            params=body.params(),
+            params=params,
             title=f"{body.context or ''} {body.text}",
             timeout=timeout,
         )

@@ -165,11 +165,37 @@ def body_of(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": content}}
 
 
+def form_of(
+    model: type[BaseModel], example: dict[str, Any], required: Iterable[str]
+) -> dict[str, Any]:
+    """The same of a form, of which these fields are required."""
+    form = {**model.model_json_schema(), "required": [*required]}
+    for name, field in form["properties"].items():
+        form["properties"][name] = _in_form(field)
+    content = {"schema": form, "example": example}
+    return {"required": True, "content": {"multipart/form-data": content}}
+
+
+def _in_form(field: dict[str, Any]) -> dict[str, Any]:
+    """A field as a form has it, where nothing is null: what is not there is left out."""
+    kinds = [kind for kind in field.get("anyOf", ()) if kind.get("type") != "null"]
+    described = {name: value for name, value in field.items() if name not in ("anyOf", "default")}
+    described |= kinds[0] if kinds else {}
+    if "enum" in described:
+        described["enum"] = [each for each in described["enum"] if each is not None]
+    return described
+
+
 def document(app: FastAPI, routers: Iterable[APIRouter]) -> dict[str, Any]:
     """The description of an application that has the routes of these."""
     if app.openapi_schema:
         return app.openapi_schema
-    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    routes = [
+        route
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+    ]
     described = get_openapi(
         title=app.title,
         version=app.version,

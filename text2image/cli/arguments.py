@@ -7,19 +7,22 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import (
     SIDE_MULTIPLE,
+    Input,
     ModelInfo,
     Quality,
     RequestParams,
     Sampler,
     Schedule,
 )
-from text2image.core.settings import MAX_SIDE
+from text2image.core.settings import MAX_CLIP_SKIP, MAX_SIDE, get_settings
 from text2image.core.validation import check_context, compose_prompt, resolve
+from text2image.gateway.init_images import Limits, read
 
 BAD_USAGE = 2
 
@@ -47,6 +50,8 @@ _ANY_MODEL = ModelInfo(
     device="",
     dtype="",
     fast="a part",
+    inputs=tuple(Input),
+    max_clip_skip=MAX_CLIP_SKIP,
 )
 
 
@@ -79,7 +84,7 @@ def parse(arguments: Sequence[str]) -> Options:
     try:
         check_context(text, given.context)
         params = _params(given, text)
-        resolve(params, _ANY_MODEL)
+        resolve(read(params, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
     except InvalidRequest as error:
         raise as_typed(error) from None
     return Options(
@@ -123,7 +128,23 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         schedule=given.schedule,
         quality=given.quality,
         model=given.model,
+        image=_file("image", given.image),
+        strength=given.strength,
+        mask=_file("mask", given.mask),
+        clip_skip=given.clip_skip,
+        hires_scale=given.hires_scale,
+        hires_strength=given.hires_strength,
+        hires_steps=given.hires_steps,
     )
+
+
+def _file(name: str, path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _refused(name, f"{path}: {error.strerror}") from None
 
 
 def _refused(name: str, reason: str) -> InvalidRequest:
@@ -177,6 +198,21 @@ def _parser() -> argparse.ArgumentParser:
     qualities = f"{Quality.EXACT}, or {Quality.FAST}, which leaves out work that changes little"
     _add(picture, "--quality", qualities)
     _add(picture, "--model", "one of the server's; T2I_MODEL in this process", metavar="NAME")
+    _add(picture, "--image", "picture to begin from: a PNG, JPEG or WebP file", metavar="FILE")
+    _add(picture, "--strength", "how much of the image is to change, from 0 to 1", type=_number)
+    mask = "picture of the image's size, white where that is to be drawn anew"
+    _add(picture, "--mask", mask, metavar="FILE")
+    _add(
+        picture,
+        "--clip-skip",
+        "layer of the text encoder, where 1 is the last",
+        type=_whole,
+        metavar="LAYER",
+    )
+    enlarge = "enlarge the picture by this, of a side, and draw on from there"
+    _add(picture, "--hires-scale", enlarge, type=_number)
+    _add(picture, "--hires-strength", "how much of that is to change", type=_number)
+    _add(picture, "--hires-steps", "denoising steps of that", type=_whole)
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import grpc
@@ -16,6 +17,7 @@ from text2image.client import Client
 from text2image.core.errors import Text2ImageError, Unavailable
 from text2image.core.messages import (
     ClientEvent,
+    Event,
     GeneratedImage,
     ModelInfo,
     Picture,
@@ -26,7 +28,8 @@ from text2image.core.messages import (
 )
 from text2image.core.settings import Settings
 from text2image.core.validation import resolve
-from text2image.gateway import metadata
+from text2image.gateway import hires, metadata
+from text2image.gateway.init_images import Limits, read
 from text2image.net import rpc_errors
 
 # Seconds that a server may take to accept a connection before it counts as not there.
@@ -95,6 +98,8 @@ def _draw_on_server(
             ) from error
         screen.say(f"drawing with {model.id} on the server at {address}")
         fields = {name: getattr(options.params, name) for name in RequestParams.__slots__}
+        # The command's masks are white where they mark.
+        del fields["mask_by_alpha"]
         given = {name: value for name, value in fields.items() if value is not None}
         for event in client.stream(timeout=options.timeout, **given):
             tell(event)
@@ -146,14 +151,21 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     try:
         model = engine.model
         screen.say(f"drawing with {model.id} on {model.device}")
-        request = resolve(options.params, model)
-        events = engine.generate(
-            request,
-            StreamOptions(progress_every=1),
-            time_limit=math.inf if options.timeout is None else options.timeout,
-        )
-        async with aclosing(events):
-            async for event in events:
+        request = resolve(read(options.params, model, Limits.of(settings)), model)
+        limit = math.inf if options.timeout is None else options.timeout
+        ends = time.monotonic() + limit
+
+        async def generate(
+            request: Request,
+        ) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+            each = StreamOptions(progress_every=1)
+            left = max(0.0, ends - time.monotonic())
+            async with aclosing(engine.generate(request, each, time_limit=left)) as events:
+                async for event in events:
+                    yield event, model
+
+        async with aclosing(hires.drawn(request, generate)) as events:
+            async for event, _ in events:
                 if isinstance(event, GeneratedImage):
                     tell(_encoded(event, request, model))
                 else:

@@ -103,10 +103,10 @@ class _Easel:
                 path = self._save(event)
                 self._screen.say(f"seed {event.seed}, {event.timings.total:.1f} s")
                 print(path, flush=True)
-            case Completed(truncated=truncated):
+            case Completed():
                 self._screen.clear()
-                if truncated:
-                    self._screen.say(f"the prompt was too long, left out: {truncated}")
+                for name, end in event.unread:
+                    self._screen.say(f"the {name} was too long, left out: {end}")
 
 
 def _in_words(error: Text2ImageError) -> str:

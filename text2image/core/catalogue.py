@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -65,6 +65,8 @@ class _Table(BaseModel):
     offload: Literal["none", "model", "sequential"] | None = None
     tile_above: int | None = Field(None, ge=0, le=4096)
     revision: str | None = None
+    clip_skip: int | None = Field(None, ge=1, le=64)
+    embeddings: str | None = Field(None, min_length=1)
 
 
 # What these are called among the settings.
@@ -78,6 +80,7 @@ _SETTINGS = {
     "offload": "offload",
     "tile_above": "tile_above",
     "revision": "model_revision",
+    "clip_skip": "default_clip_skip",
 }
 
 
@@ -114,9 +117,9 @@ def default_entry(settings: Settings) -> Entry:
     """
     named = settings.model
     if entry := find_entries(settings.models).get(named):
-        return entry
+        return _with_aliases(entry, settings)
     own = (("model_revision", settings.model_revision),)
-    return _entry(name_of(named), named, changes=own)
+    return _with_aliases(_entry(name_of(named), named, changes=own), settings)
 
 
 def all_entries(settings: Settings) -> dict[str, Entry]:
@@ -127,8 +130,41 @@ def all_entries(settings: Settings) -> dict[str, Entry]:
     """
     default = default_entry(settings)
     return {default.name: default} | {
-        name: entry for name, entry in find_entries(settings.models).items() if name != default.name
+        name: _with_aliases(entry, settings)
+        for name, entry in find_entries(settings.models).items()
+        if name != default.name
     }
+
+
+def parse_aliases(text: str) -> dict[str, str]:
+    """Models by their further names, as T2I_MODEL_ALIASES has them: `dall-e-3=sdxl,gpt-image-1=sdxl`.
+
+    Raises:
+        ValueError: the text is none of that; the message says what is wrong.
+    """
+    aliases: dict[str, str] = {}
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        alias, named, model = (part.strip() for part in item.partition("="))
+        if not (alias and named and model):
+            raise ValueError(
+                f"{item!r} is no alias; write ALIAS=MODEL, several with commas between"
+            )
+        _require_name(alias)
+        if alias in aliases:
+            raise ValueError(f"{alias!r} is named twice")
+        aliases[alias] = model
+    return aliases
+
+
+def _with_aliases(entry: Entry, settings: Settings) -> Entry:
+    """A model with the names that T2I_MODEL_ALIASES gives it; it may be called there by any of its own."""
+    own = {entry.name, entry.source, *entry.aliases}
+    more = [
+        alias
+        for alias, model in parse_aliases(settings.model_aliases or "").items()
+        if model in own and alias not in own
+    ]
+    return replace(entry, aliases=(*entry.aliases, *more))
 
 
 def _is_model(path: Path) -> bool:
@@ -170,6 +206,8 @@ def _in_file(path: Path) -> list[Entry]:
             for field, setting in _SETTINGS.items()
             if getattr(table, field) is not None
         }
+        if table.embeddings is not None:
+            changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(
             _entry(
                 name,
@@ -200,12 +238,16 @@ def _stamp(source: Path) -> int:
     return hash(tuple(files))
 
 
+def _require_name(name: str) -> None:
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"{name[:80]!r} is no name; at most {MAX_NAME} printed characters")
+
+
 def _require_distinct(entries: list[Entry]) -> None:
     known: set[str] = set()
     for entry in entries:
         for name in (entry.name, *entry.aliases):
-            if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-                raise ValueError(f"{name[:80]!r} is no name; at most {MAX_NAME} printed characters")
+            _require_name(name)
             if name in known:
                 raise ValueError(f"{name!r} names two models")
             known.add(name)

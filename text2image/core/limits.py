@@ -7,9 +7,10 @@ pixels and 20 steps costs 5.2 of them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from text2image.core.hires import passes
 from text2image.core.messages import Request
 from text2image.core.samplers import network_calls
 
@@ -87,6 +88,13 @@ def _parsed(text: str) -> RateLimit:
 
 
 def work_of(request: Request) -> int:
-    """What a request costs, in pixel-steps; a step in which the network is asked twice counts as two."""
-    calls = network_calls(request.sampler, request.steps)
-    return request.width * request.height * calls * request.n
+    """What a request costs, in pixel-steps; a step in which the network is asked twice counts as two.
+
+    Of a picture that begins from another, the steps that are drawn count, and to encode that one counts as one more.
+    One that is enlarged costs what both passes do.
+    """
+    first, second = passes(request)
+    calls = network_calls(first.sampler, first.steps_drawn) * first.n
+    encodings = 0 if first.image is None else 1
+    more = 0 if second is None else work_of(replace(second, n=1)) * second.n
+    return first.width * first.height * (calls + encodings) + more

@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
+from text2image.core.init_image import InitImage
+
 # Pixels that a side of a picture is a multiple of, at least: what a latent pixel stands for in most models.
 SIDE_MULTIPLE = 8
 
@@ -69,15 +71,47 @@ class Quality(_Open):
     FAST = "fast"
 
 
+class PromptSyntax(_Open):
+    """What characters of a prompt may mean besides themselves: nothing, or what they do in A1111's web UI."""
+
+    PLAIN = "plain"
+    A1111 = "a1111"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A textual inversion that prompts may name: a word that a file teaches the model.
+
+    Attributes:
+        hash: of the file.
+        vectors: tokens that it takes.
+    """
+
+    name: str
+    hash: str
+    vectors: int
+
+
+class Input(_Open):
+    """What a model draws from beside a text alone: a picture to begin with, and a mask of what to draw anew in it."""
+
+    TEXT = "text"
+    IMAGE = "image"
+    MASK = "mask"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What a served model can do, and the defaults of what a request leaves out.
 
-    Sides are in pixels; `max_prompt_tokens` counts the start and end marks. `schedules` are those that some sampler can
-    be drawn with beside the model's own; `max_steps` names samplers that take fewer steps than others, and how many.
-    `fast` tells what a fast picture leaves out, and is empty where that is nothing. Sides are multiples of
-    `side_multiple`: what a latent pixel stands for, where that is more than 8. `aliases` are other names that requests
-    may give it, `licence` is what its owner says of it, and `price` what its pixel-steps count against limits.
+    Sides are in pixels; `max_prompt_tokens` is all that is read of a prompt, in chunks, with one start and end mark.
+    `schedules` are those that some sampler can be drawn with beside the model's own; `max_steps` names samplers that
+    take fewer steps than others, and how many. `fast` tells what a fast picture leaves out, and is empty where that is
+    nothing. Sides are multiples of `side_multiple`: what a latent pixel stands for, where that is more than 8.
+    `aliases` are other names that requests may give it, `licence` is what its owner says of it, and `price` what its
+    pixel-steps count against limits. `embeddings` are what prompts may name, and `prompt_syntax` how they are read.
+    `clip_skip` is the default of requests, 0 for the model's own layer, and `max_clip_skip` the most they may ask for,
+    0 where nothing is taken. `inputs` are what a request may give it.
     `quantization` is what its weights are in where that is fewer bits than `dtype` has, as "int8"; pictures of more
     pixels than `tiled_above` are decoded in tiles, none if it is 0.
     """
@@ -104,6 +138,11 @@ class ModelInfo:
     licence: str = ""
     price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
+    inputs: tuple[Input, ...] = (Input.TEXT,)
+    embeddings: tuple[Embedding, ...] = ()
+    clip_skip: int = 0
+    max_clip_skip: int = 0
+    prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
     quantization: str = ""
     tiled_above: int = 0
 
@@ -134,7 +173,12 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParams:
-    """A request as a client wrote it: None stands for the model's default."""
+    """A request as a client wrote it: None stands for the model's default.
+
+    Attributes:
+        image, mask: files as they came, of which a gateway makes an `InitImage` that holds both.
+        mask_by_alpha: whether the mask's transparent part is what is drawn anew, and not its white one.
+    """
 
     prompt: str
     negative_prompt: str | None = None
@@ -148,6 +192,14 @@ class RequestParams:
     schedule: str | None = None
     quality: str | None = None
     model: str | None = None
+    image: bytes | InitImage | None = field(default=None, repr=False)
+    strength: float | None = None
+    mask: bytes | None = field(default=None, repr=False)
+    mask_by_alpha: bool = False
+    clip_skip: int | None = None
+    hires_scale: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +208,11 @@ class Request:
 
     Sides are in pixels. Picture i of n is drawn from `seed_of(i)`, so each can be drawn again alone. Without a
     `schedule` noise levels are those of the model's own configuration. What a fast one leaves out the model says.
-    `model` is the name of one of a catalogue; empty, it is the default one.
+    `model` is the name of one of a catalogue; empty, it is the default one. With an `image` drawing begins from that,
+    with as much noise as the `strength` says, 0 to 1; without one there is no strength either. `clip_skip` is the
+    layer of the text encoder that prompts are taken from, counted from the last, which is 1; 0 is the one that the
+    model was made with. With a `hires_scale` its pictures are enlarged, by that of a side, and drawn on from there in
+    so many steps and with that strength.
     """
 
     prompt: str
@@ -171,6 +227,34 @@ class Request:
     schedule: Schedule | None = None
     quality: Quality = Quality.EXACT
     model: str = ""
+    image: InitImage | None = None
+    strength: float | None = None
+    clip_skip: int = 0
+    hires_scale: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the finished picture."""
+        scale = self.hires_scale or 1.0
+        width, height = (
+            round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE
+            for side in (self.width, self.height)
+        )
+        return width, height
+
+    @property
+    def steps_drawn(self) -> int:
+        """Steps that are taken: of a picture that begins from another the last ones, as many as the strength's share.
+
+        As `get_timesteps` in diffusers' `pipeline_stable_diffusion_img2img` has it.
+        """
+        return (
+            self.steps
+            if self.strength is None
+            else min(self.steps, int(self.steps * self.strength))
+        )
 
     def seed_of(self, index: int) -> int:
         """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""
@@ -257,7 +341,7 @@ class Picture:
     """A finished picture as a client gets it: PNG with its parameters inside.
 
     `path` is where the gateway saved it, empty if it did not; `seed` draws it again, alone. `cached` tells that it was
-    drawn for an earlier request.
+    drawn for an earlier request. `file` is the picture in the form that its client asked for, the PNG if that was none.
     """
 
     index: int
@@ -268,6 +352,11 @@ class Picture:
     path: str
     timings: Timings
     cached: bool = False
+    converted: bytes = field(default=b"", repr=False)
+
+    @property
+    def file(self) -> bytes:
+        return self.converted or self.png
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the PNG file as it is, its parameters included."""
@@ -276,9 +365,19 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """All pictures are out. `truncated` is the end of the prompt that the text encoder did not read."""
+    """All pictures are out. `truncated` is the end of the prompt that the text encoder did not read.
 
-    truncated: str
+    `truncated_negative` is that of the negative prompt.
+    """
+
+    truncated: str = ""
+    truncated_negative: str = ""
+
+    @property
+    def unread(self) -> list[tuple[str, str]]:
+        """The ends of prompts that were not read, each with what people call that prompt."""
+        ends = (("prompt", self.truncated), ("negative prompt", self.truncated_negative))
+        return [(name, end) for name, end in ends if end]
 
 
 # What an engine and its runner report, and what a gateway makes of it for its clients.

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,11 +22,11 @@ from text2image.core.addresses import (
     reachable,
     split_port,
 )
-from text2image.core.catalogue import find_entries
+from text2image.core.catalogue import find_entries, parse_aliases
 from text2image.core.folders import own_folder
 from text2image.core.guidance import parse_interval
 from text2image.core.limits import parse_bytes, parse_limits
-from text2image.core.messages import Quality, Sampler
+from text2image.core.messages import PromptSyntax, Quality, Sampler
 from text2image.core.samplers import sampler_of
 
 # What lies here is found by its name: the embedded model, or the one that a Bento was built with in its place.
@@ -34,11 +34,13 @@ MODELS = Path(__file__).parents[2] / "models"
 EMBEDDED_MODEL = "embedded"
 # Pixels; a picture of this side fits in one message between runner and gateway.
 MAX_SIDE = 4096
+# Layers of the largest text encoder there is.
+MAX_CLIP_SKIP = 64
 # Seconds that a client may always name, however short the server's own default is.
 LONGEST_NAMED_TIMEOUT = 600.0
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_.-]+", re.IGNORECASE)
-_COLLECTOR = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+_WEB_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 # The name and the password in a URL, which nobody is told.
 _USER = re.compile(r"^(\w+://)?.*@")
 
@@ -110,6 +112,11 @@ class Settings(BaseSettings):
         description="Models that requests may name beside `T2I_MODEL`, which may be one of them: a folder whose "
         "sub-folders are models, a list as in `NAME=FOLDER,owner/name`, or a TOML file.",
     )
+    model_aliases: str | None = Field(
+        None,
+        description="Other names that requests may give models, as in `dall-e-3=sdxl,gpt-image-1=sdxl`; it is read "
+        "where the runners are.",
+    )
     model_memory: int | None = Field(
         None,
         gt=0,
@@ -126,6 +133,27 @@ class Settings(BaseSettings):
     )
     default_sampler: Sampler | None = Field(
         None, description="Sampler when a request names none; the model's own if unset."
+    )
+    default_clip_skip: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CLIP_SKIP,
+        description="Layer of the text encoder when a request names none, where 1 is the last; the model's own if "
+        "unset.",
+    )
+    prompt_syntax: PromptSyntax = Field(
+        PromptSyntax.A1111,
+        description="How prompts are read: `a1111`, where brackets weigh words, or `plain`, as they stand.",
+    )
+    max_prompt_chunks: int = Field(
+        4,
+        ge=1,
+        le=16,
+        description="Chunks of 75 tokens that CLIP reads of a prompt; the rest is told and not drawn.",
+    )
+    embeddings: Path | None = Field(
+        None,
+        description="Folder of textual inversions, which prompts name as their files are called; none if unset.",
     )
     quality: Quality = Field(
         Quality.EXACT,
@@ -250,7 +278,19 @@ class Settings(BaseSettings):
     runner_retries: int = Field(
         2, ge=0, description="How often a request is sent again when its runner dies."
     )
-    max_body_bytes: int = Field(1 << 20, gt=0, description="Largest request body, HTTP and gRPC.")
+    max_body_bytes: int = Field(
+        1 << 20,
+        gt=0,
+        description="Largest request body, HTTP and gRPC, less the pictures in it.",
+    )
+    max_image_bytes: int = Field(
+        10 << 20,
+        gt=0,
+        description="Largest file of a picture that a request begins from, or its mask.",
+    )
+    max_image_pixels: int = Field(
+        25_000_000, gt=0, description="Most pixels of a picture that a request begins from."
+    )
 
     keys_file: Path | None = Field(
         None,
@@ -309,6 +349,29 @@ class Settings(BaseSettings):
     save_max_age: float | None = Field(
         None, gt=0, description="Seconds that a saved picture is kept; for ever if unset."
     )
+    url_ttl: int = Field(
+        3600,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Seconds for which the URL of a picture works (`response_format: url`); 0 gives none out.",
+    )
+    url_bytes: int = Field(
+        1 << 30,
+        gt=0,
+        description="Size on disk of the pictures that have URLs, of which those that were not asked for longest go "
+        "first.",
+    )
+    url_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Secret that signs the URLs; several gateways without a common Redis need the same. A random one "
+        "if unset.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="Where clients reach HTTP, as in `https://pictures.example`, for the URLs of pictures; the host "
+        "that each request names if unset.",
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log.")
     log_format: Literal["auto", "text", "json"] = Field(
         "auto",
@@ -345,10 +408,35 @@ class Settings(BaseSettings):
             raise ValueError(f"{error.filename}: {error.strerror}") from None
         return value
 
+    @field_validator("model_aliases")
+    @classmethod
+    def _check_aliases(cls, value: str | None) -> str | None:
+        parse_aliases(value or "")
+        return value
+
+    @field_validator("url_bytes", mode="before")
+    @classmethod
+    def _check_url_bytes(cls, value: str | int) -> int:
+        return value if isinstance(value, int) else parse_bytes(value)
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value and not _WEB_ADDRESS.fullmatch(value):
+            raise ValueError("write it as in https://pictures.example")
+        return value
+
     @field_validator("model_memory", mode="before")
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)
+
+    @field_validator("prompt_syntax")
+    @classmethod
+    def _check_syntax(cls, value: PromptSyntax) -> PromptSyntax:
+        if value not in tuple(PromptSyntax):
+            raise ValueError(f"it must be one of {', '.join(PromptSyntax)}")
+        return value
 
     @field_validator("guidance_interval")
     @classmethod
@@ -397,7 +485,7 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_otlp_endpoint(cls, value: str | None) -> str | None:
-        if value and not _COLLECTOR.fullmatch(value):
+        if value and not _WEB_ADDRESS.fullmatch(value):
             raise ValueError("write it as in http://localhost:4318")
         return value
 
@@ -489,5 +577,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    shown = _USER.sub(r"\1***@", str(problem["input"]))
+    secret = name == "url_key"
+    shown = "***" if secret else _USER.sub(r"\1***@", str(problem["input"]))
     return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"

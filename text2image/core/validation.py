@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from text2image.core import prompt_syntax
 from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.init_image import InitImage
 from text2image.core.messages import (
+    Input,
     ModelInfo,
+    PromptSyntax,
     Quality,
     Request,
     RequestParams,
@@ -26,8 +31,14 @@ from text2image.core.samplers import (
 MAX_PROMPT_CHARS = 4000
 MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
-MAX_IMAGES = 8
+MAX_IMAGES = 10
 MAX_SEED = 2**63 - 1
+# How much of a picture is to change where a request does not say, and of what its mask marks.
+STRENGTH = 0.8
+MASK_STRENGTH = 1.0
+# The same of a picture that was enlarged, and by how much it may be.
+HIRES_STRENGTH = 0.5
+MAX_HIRES_SCALE = 4.0
 # Seeds that we pick ourselves stay short enough to be typed again and exact in JSON readers that use doubles.
 RANDOM_SEED_BITS = 32
 
@@ -70,8 +81,9 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
     named = _or(params.sampler, model.sampler.value)
     sampler, ending = checks.sampler(named, model)
     request = Request(
-        prompt=checks.text("prompt", params.prompt, required=True),
-        negative_prompt=checks.text("negative_prompt", params.negative_prompt or ""),
+        # A picture says what to draw, too.
+        prompt=checks.prompt("prompt", params.prompt, model, required=params.image is None),
+        negative_prompt=checks.prompt("negative_prompt", params.negative_prompt or "", model),
         width=checks.side("width", _or(params.width, model.width), model),
         height=checks.side("height", _or(params.height, model.height), model),
         steps=checks.steps(_or(params.steps, model.steps), sampler, model),
@@ -84,10 +96,40 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         schedule=checks.schedule(params.schedule, ending, sampler, model),
         quality=checks.quality(params.quality, model),
         model=model.id,
+        **checks.beginning(params, model),
+        clip_skip=checks.clip_skip(_or(params.clip_skip, model.clip_skip), model),
     )
+    request = checks.enlarged(request, params, model)
+    checks.steps_drawn("strength", request.strength, request.steps)
     if checks.violations:
         raise InvalidRequest(*checks.violations)
     return request
+
+
+def check_size(params: RequestParams, model: ModelInfo) -> None:
+    """Checks the sides that a client named, before anything is made that large.
+
+    Raises:
+        InvalidRequest: the model does not draw them.
+    """
+    checks = _Checks()
+    for name, value in (("width", params.width), ("height", params.height)):
+        if value is not None:
+            checks.side(name, value, model)
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
+
+
+def check_inputs(params: RequestParams, model: ModelInfo) -> None:
+    """Checks whether a picture and a mask may be given at all, before they are read.
+
+    Raises:
+        InvalidRequest: there is a mask or a strength without a picture, or the model draws from no such thing.
+    """
+    checks = _Checks()
+    checks.inputs(params, model)
+    if checks.violations:
+        raise InvalidRequest(*checks.violations)
 
 
 def _or(value: T | None, default: T) -> T:
@@ -119,6 +161,31 @@ class _Checks:
         elif not _is_unicode(value):
             self.refuse(field, "is not valid Unicode text: it holds a lone surrogate")
         return value
+
+    def prompt(self, field: str, value: str, model: ModelInfo, *, required: bool = False) -> str:
+        before = len(self.violations)
+        self.text(field, value, required=required)
+        if len(self.violations) > before or model.prompt_syntax is not PromptSyntax.A1111:
+            return value
+        if (weight := prompt_syntax.too_heavy(value)) is not None:
+            self.refuse(
+                field,
+                f"has a word that weighs {weight:.4g}, as its brackets multiply; at most "
+                f"{prompt_syntax.MAX_WEIGHT:g} either way",
+            )
+        names = [embedding.name for embedding in model.embeddings]
+        if names and (unknown := prompt_syntax.unknown(value, names)):
+            self.refuse(
+                field,
+                f"names the embedding {unknown[:40]!r}; {model.id} has {_listed(names)}",
+            )
+        return value
+
+    def clip_skip(self, value: int, model: ModelInfo) -> int:
+        if value and not model.max_clip_skip:
+            self.refuse("clip_skip", f"is {value}; {model.id} takes none, leave it out")
+            return value
+        return self.integer("clip_skip", value, 0, model.max_clip_skip)
 
     def integer(self, field: str, value: int, low: int, high: int) -> int:
         if not low <= value <= high:
@@ -181,6 +248,79 @@ class _Checks:
             self.refuse(field, _no_schedule(asked, sampler, model))
         return schedule
 
+    def inputs(self, params: RequestParams, model: ModelInfo) -> None:
+        given = {Input.IMAGE: params.image, Input.MASK: params.mask, "strength": params.strength}
+        if params.image is None:
+            for name, value in given.items():
+                if value is not None:
+                    self.refuse(name, "is of no use without an image to begin from")
+            return
+        for name in (Input.IMAGE, Input.MASK):
+            if given[name] is not None and name not in model.inputs:
+                drawn = " and an ".join(model.inputs) if len(model.inputs) > 1 else "a text alone"
+                self.refuse(name, f"is not taken: {model.id} draws from {drawn}")
+
+    def beginning(self, params: RequestParams, model: ModelInfo) -> dict[str, Any]:
+        """What a request begins from, and how much of that is to change."""
+        self.inputs(params, model)
+        image = params.image
+        if image is None:
+            return {}
+        if not isinstance(image, InitImage):
+            self.refuse("image", "is a file, and those are read by gateways alone")
+            return {}
+        default = STRENGTH if image.mask is None else MASK_STRENGTH
+        return {
+            "image": image,
+            "strength": self.strength("strength", _or(params.strength, default)),
+        }
+
+    def enlarged(self, request: Request, params: RequestParams, model: ModelInfo) -> Request:
+        """The request with what it says of a second pass, if it asks for one."""
+        scale, steps = params.hires_scale, _or(params.hires_steps, request.steps)
+        if scale is None:
+            for name in ("hires_strength", "hires_steps"):
+                if getattr(params, name) is not None:
+                    self.refuse(name, "is of no use without hires_scale")
+            return request
+        if not (math.isfinite(scale) and 1 < scale <= MAX_HIRES_SCALE):
+            reason = f"is {scale}; it must be above 1 and at most {MAX_HIRES_SCALE:g}"
+            self.refuse("hires_scale", reason)
+            return request
+        if request.image is not None or Input.IMAGE not in model.inputs:
+            reason = "goes with a text alone" if request.image else "is not for this model"
+            self.refuse("hires_scale", f"{reason}; {model.id} draws from {', '.join(model.inputs)}")
+        strength = self.strength("hires_strength", _or(params.hires_strength, HIRES_STRENGTH))
+        self.integer("hires_steps", steps, 1, MAX_STEPS)
+        self.steps_drawn("hires_strength", strength, steps)
+        enlarged = replace(
+            request, hires_scale=float(scale), hires_strength=strength, hires_steps=steps
+        )
+        width, height = enlarged.final_size
+        if max(width, height) > model.max_side or any(
+            side % model.side_multiple for side in (width, height)
+        ):
+            self.refuse(
+                "hires_scale",
+                f"is {scale:g}, which makes {width}x{height} pixels; {model.id} draws sides of at most "
+                f"{model.max_side} pixels that are multiples of {model.side_multiple}",
+            )
+        return enlarged
+
+    def strength(self, field: str, value: float) -> float:
+        if math.isfinite(value) and 0 <= value <= 1:
+            return float(value)
+        self.refuse(field, f"is {value}; it must be between 0 and 1")
+        return 1.0
+
+    def steps_drawn(self, field: str, strength: float | None, steps: int) -> None:
+        if strength is not None and steps > 0 and not int(steps * strength):
+            self.refuse(
+                field,
+                f"is {strength:g}, and of {steps} steps that leaves none; with so many it must be at least "
+                f"{math.ceil(1000 / steps) / 1000:g}",
+            )
+
     def quality(self, value: str | None, model: ModelInfo) -> Quality:
         """How a picture is drawn; exactly, where the model has nothing to leave out."""
         quality: Quality | None = model.quality
@@ -194,6 +334,12 @@ class _Checks:
             )
             return model.quality
         return Quality.EXACT if quality is Quality.FAST and not model.fast else quality
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    """Names as an error tells them, not all of hundreds."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _schedules(sampler: Sampler, model: ModelInfo) -> tuple[Schedule, ...]:

@@ -147,7 +147,8 @@ class Backlog:
 
     def _drawing(self, sample: Sample, rows: float) -> float:
         """Seconds on the clock from a sample's first step to its picture, its prompt's encoding included."""
-        around = self.costs.overhead * self._around(sample.key)
+        longer = (sample.encoding - 1) * self.costs.encode_seconds(sample.key)
+        around = self.costs.overhead * (self._around(sample.key) + longer)
         return sample.passes * self._interval(sample, rows) + around
 
     def _around(self, key: BatchKey) -> float:

@@ -244,10 +244,10 @@ class StepCosts:
         measured = seconds / samples / self._scale(key)
         model.decode_seconds += WEIGHT * (measured - model.decode_seconds)
 
-    def observe_encode(self, key: BatchKey, samples: int, seconds: float) -> None:
-        """Learns from prompts that went well."""
+    def observe_encode(self, key: BatchKey, work: float, seconds: float) -> None:
+        """Learns from prompts that went well, as much work as those of so many samples with short ones."""
         model = self._models[key.model]
-        model.encode_seconds += WEIGHT * (seconds / samples - model.encode_seconds)
+        model.encode_seconds += WEIGHT * (seconds / work - model.encode_seconds)
 
     def observe_tick(self, predicted: float, seconds: float) -> None:
         """Learns how long work took that was predicted to take `predicted` seconds."""

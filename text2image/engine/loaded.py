@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from text2image.core.messages import Pixels, Request
-from text2image.engine.models.contract import Model, Pending
+from text2image.engine.models.contract import Model, Pending, Unread
 from text2image.engine.sample import BatchKey, Plan, Sample
 
 
@@ -37,7 +37,7 @@ class LoadedModels:
         plan = self._models[request.model].plan(request)
         return replace(plan, key=_owned(plan.key, request.model))
 
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         return self._of(samples).encode(samples)
 
     def start(self, samples: Sequence[Sample]) -> None:

@@ -21,6 +21,7 @@ from text2image.engine.admission import Backlog
 from text2image.engine.attempts import Attempts
 from text2image.engine.costs import StepCosts
 from text2image.engine.decoding import Decoding
+from text2image.engine.encoding import encoded_at_once
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model
 from text2image.engine.reports import Reports
@@ -30,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 # While others step, encoding and decoding may each take this share of a step's time, or one chunk if that is more.
 SHARE_BESIDE_STEPS = 0.5
-# Most samples whose prompts are encoded at once.
-ENCODE_CHUNK = 8
 # When a pause makes a whole queue late, a tick tries no more batches than this for one that is in time: what has
 # started waits meanwhile.
 MOST_BATCHES_TRIED = 8
@@ -261,17 +260,18 @@ class StepLoop:
         """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
         while samples:
             each = self._costs.encode_seconds(samples[0].key)
-            count = ENCODE_CHUNK if ENCODE_CHUNK * each <= budget else max(1, int(budget / each))
+            count = encoded_at_once(samples, each, budget, self._model)
             chunk, samples = samples[:count], samples[count:]
-            self._predicted += len(chunk) * each
+            work = sum(sample.encoding for sample in chunk)
+            self._predicted += work * each
             started = self._clock()
             encoded = self._attempt.all(chunk, self._model.encode)
             now = self._clock()
-            if len(encoded) == len(chunk):
-                self._costs.observe_encode(chunk[0].key, len(chunk), now - started)
-            for sample, truncated in encoded:
+            if len(encoded) == len(chunk) and chunk[0].generation.request.image is None:
+                self._costs.observe_encode(chunk[0].key, work, now - started)
+            for sample, unread in encoded:
                 sample.started_at, sample.encoded_at = started, now
-                sample.generation.truncated = truncated
+                sample.generation.unread = unread
             budget -= now - started
             if budget <= 0:
                 return
@@ -336,7 +336,7 @@ class StepLoop:
         if generation.dropped:
             self._end(generation, failures.unfinished(generation))
         else:
-            self._end(generation, Completed(generation.truncated))
+            self._end(generation, Completed(*generation.unread))
 
     # Ending
 

@@ -35,12 +35,14 @@ class Plan:
         passes: forward passes until it is done, or the best guess: samplers that evaluate the network twice a step take
             more than the request has steps, pictures that begin from another one fewer.
         load: time that one row takes against a plain one of the same key, as a mean over the passes.
+        encoding: about the time that encoding its prompts takes against short ones.
     """
 
     key: BatchKey
     rows: int
     passes: int
     load: float = 1.0
+    encoding: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,7 @@ class Sample:
         key, rows, load: of its next pass. Planned at first, set anew by the model when it has started or advanced the
             sample.
         passes: forward passes planned.
+        encoding: as planned.
         step: forward passes taken.
         done: whether it needs no more of them, which the model alone decides.
         state: the model's own; None until its prompt is encoded.
@@ -65,6 +68,7 @@ class Sample:
     rows: int
     passes: int
     load: float = 1.0
+    encoding: float = 1.0
     step: int = 0
     done: bool = False
     state: Any = None
@@ -87,8 +91,8 @@ class Sample:
 
     @property
     def steps(self) -> int:
-        """Steps that the request asked for."""
-        return self.generation.request.steps
+        """Steps that are taken of those that the request asked for."""
+        return self.generation.request.steps_drawn
 
     def steps_after(self, passes: int) -> int:
         """The steps that so many passes amount to; never the last one, which only `done` can tell."""
@@ -112,7 +116,7 @@ class Generation:
         admitted_at, deadline: seconds on the loop's clock.
         pending: pictures not yet out.
         dropped: pictures that came up too late to be finished in time.
-        truncated: the end of the prompt that the text encoder did not read.
+        unread: the ends of its prompts that no text encoder read.
         reported_at: when the last step of any of its pictures was told of that was not a picture's last.
     """
 
@@ -124,7 +128,7 @@ class Generation:
     samples: list[Sample] = field(default_factory=list)
     pending: int = 0
     dropped: int = 0
-    truncated: str = ""
+    unread: tuple[str, str] = ("", "")
     ended: bool = False
     reported_at: float = float("-inf")
 
@@ -149,7 +153,7 @@ class Generation:
             pending=request.n,
         )
         generation.samples = [
-            Sample(generation, index, plan.key, plan.rows, plan.passes, plan.load)
+            Sample(generation, index, plan.key, plan.rows, plan.passes, plan.load, plan.encoding)
             for index in range(request.n)
         ]
         return generation

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NoReturn, Protocol
 
 from prometheus_client import Counter
@@ -19,6 +20,9 @@ from text2image.core.messages import Share
 from text2image.core.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+# Callers without keys that need not be told apart again.
+_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,8 @@ class Authenticator:
         self._keys = keys
         self._everybody = everybody or Allowance()
         self._trusted_proxies = trusted_proxies
+        # Whoever calls once calls again, and a full server has no time to parse addresses.
+        self._stranger = lru_cache(_REMEMBERED)(self._by_address)
 
     def caller(self, credentials: Credentials, scope: Scope) -> Caller:
         """Whom a request counts as that asks for what `scope` covers.
@@ -132,10 +138,8 @@ class Authenticator:
             PermissionDenied: the key is for other things.
         """
         if self._keys is None:
-            name = "address:" + caller_address(
-                credentials.address, credentials.forwarded_for, self._trusted_proxies
-            )
-            return Caller(name, Share(name), self._everybody)
+            said = credentials.forwarded_for if self._trusted_proxies else ""
+            return self._stranger(credentials.address, said)
         if not credentials.api_key:
             self._refuse("missing", Unauthenticated(_HOW_TO_SHOW))
         key = self._keys.find(credentials.api_key)
@@ -149,6 +153,10 @@ class Authenticator:
             self._refuse("scope", PermissionDenied(message))
         name = f"key:{key.name}"
         return Caller(name, Share(name, key.priority), key.allowance(self._everybody))
+
+    def _by_address(self, address: str, forwarded_for: str) -> Caller:
+        name = "address:" + caller_address(address, forwarded_for, self._trusted_proxies)
+        return Caller(name, Share(name), self._everybody)
 
     def _refuse(self, why: str, error: Text2ImageError) -> NoReturn:
         self._metrics.auth_failures.labels(why).inc()

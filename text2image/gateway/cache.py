@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from text2image import __version__
-from text2image.core.messages import ModelInfo, Picture, Quality, Request, Timings
+from text2image.core.messages import (
+    Completed,
+    ModelInfo,
+    Picture,
+    Quality,
+    Request,
+    Timings,
+)
+from text2image.core.reading import reading_of
 from text2image.gateway.cache_backends import Backend
 
 logger = logging.getLogger(__name__)
@@ -30,10 +38,10 @@ class NotAnEntry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """All pictures of a request; `truncated` as in `Completed`."""
+    """All pictures of a request, and how it ended."""
 
     pictures: list[Picture]
-    truncated: str
+    completed: Completed
 
 
 class PictureCache:
@@ -45,32 +53,32 @@ class PictureCache:
     async def recall(self, request: Request, model: ModelInfo) -> Recalled | None:
         """All pictures of a request as they were drawn before, or None if any is missing."""
         pictures = []
-        truncated = ""
+        completed = Completed()
         for index in range(request.n):
             key = key_of(request, index, model)
             entry = await self._backend.get(key)
             if entry is None:
                 return None
             try:
-                picture, truncated = unpack(key, entry)
+                picture, completed = unpack(key, entry)
             except NotAnEntry as error:
                 logger.warning("entry %s of the cache is removed: it %s", key, error)
                 await self._backend.drop(key)
                 return None
             pictures.append(replace(picture, index=index))
-        return Recalled(pictures, truncated)
+        return Recalled(pictures, completed)
 
     async def keep(
         self,
         request: Request,
         model: ModelInfo,
         pictures: Sequence[Picture],
-        truncated: str,
+        completed: Completed,
     ) -> None:
         """Keeps pictures of a request for as long as there is room."""
         for picture in pictures:
             key = key_of(request, picture.index, model)
-            await self._backend.put(key, pack(key, picture, truncated))
+            await self._backend.put(key, pack(key, picture, completed))
 
 
 def key_of(request: Request, index: int, model: ModelInfo) -> str:
@@ -82,17 +90,33 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         "version": __version__,
         # What it was spared, which a setting decides.
         "fast": "" if request.quality is Quality.EXACT else model.fast,
-        **asdict(alone),
+        **asdict(replace(alone, image=None)),
         "model": model.id,
     }
     if 0 < model.tiled_above < request.width * request.height:
         # What is decoded in tiles depends on how many there are.
         identity["tiled_above"] = model.tiled_above
+    # Prompts as they stand, and the model's own layer, have the keys that they had before there was anything else.
+    if reading := reading_of(request, model):
+        identity["reading"] = reading
+    if not request.clip_skip:
+        del identity["clip_skip"]
+    # Without these the keys of pictures are those of before there were any.
+    begun = {
+        "image": request.image and request.image.digest,
+        "strength": request.strength,
+        "hires_scale": request.hires_scale,
+        "hires_strength": request.hires_strength,
+        "hires_steps": request.hires_steps,
+    }
+    for name, value in begun.items():
+        identity.pop(name)
+        identity |= {} if value is None else {name: value}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pack(key: str, picture: Picture, truncated: str) -> bytes:
+def pack(key: str, picture: Picture, completed: Completed) -> bytes:
     """The entry of a picture under its key: a mark, a checksum, the length of what is told of it, that, the PNG."""
     told = json.dumps(
         {
@@ -102,15 +126,16 @@ def pack(key: str, picture: Picture, truncated: str) -> bytes:
             "path": picture.path,
             "timings": asdict(picture.timings),
             # Entries of earlier versions have this name too.
-            "left_out": truncated,
+            "left_out": completed.truncated,
+            "left_out_negative": completed.truncated_negative,
         }
     ).encode()
     content = len(told).to_bytes(_LENGTH_BYTES) + told + picture.png
     return _MAGIC + _digest(key, content) + content
 
 
-def unpack(key: str, entry: bytes) -> tuple[Picture, str]:
-    """The picture that an entry holds, as the first of its request, and what was left out of its prompt.
+def unpack(key: str, entry: bytes) -> tuple[Picture, Completed]:
+    """The picture that an entry holds, as the first of its request, and how that ended.
 
     Raises:
         NotAnEntry: it is not what `pack` made for this key; the text says what it is.
@@ -133,7 +158,7 @@ def unpack(key: str, entry: bytes) -> tuple[Picture, str]:
         timings=Timings(**told["timings"]),
         cached=True,
     )
-    return picture, told["left_out"]
+    return picture, Completed(told["left_out"], told.get("left_out_negative", ""))
 
 
 def _digest(key: str, content: bytes) -> bytes:

@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Elected:
-    """The models that are drawn with.
+    """The models that are drawn with, each time anew.
 
     Attributes:
         default: that of requests that name none; None until a runner was ready.
@@ -122,6 +122,8 @@ def _pictures_of(model: ModelInfo) -> ModelInfo:
         aliases=(),
         licence="",
         price=1.0,
+        clip_skip=0,
+        max_clip_skip=0,
     )
 
 
@@ -140,6 +142,8 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
         max_steps=tuple(least.items()),
         # Where they do not mean the same by it, all of them draw exactly.
         fast=serving[0].fast if len({each.fast for each in serving}) == 1 else "",
+        clip_skip=min(model.clip_skip, *(each.max_clip_skip for each in serving)),
+        max_clip_skip=min(each.max_clip_skip for each in serving),
     )
 
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from text2image.core import validation
+from text2image.core.errors import Unavailable
+from text2image.core.formats import FileFormat
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Event,
     GeneratedImage,
     Loading,
     ModelInfo,
@@ -26,15 +29,18 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.gateway import metadata
+from text2image.core.settings import get_settings
+from text2image.gateway import encoding, hires, metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
 from text2image.gateway.singleflight import Flight, SingleFlight
 from text2image.gateway.store import NotSaved, Storage
+from text2image.gateway.urls import PictureUrls
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
 
@@ -67,8 +73,8 @@ class Drawing:
 class Gateway:
     """What every transport calls: `authenticate`, then `stream` or `draw`.
 
-    `store` is None where pictures are not to be saved, `cache` where none are kept; prompts are written to the log only
-    with `log_prompts`.
+    `store` is None where pictures are not to be saved, `cache` where none are kept, `urls` where none have any; prompts
+    are written to the log only with `log_prompts`.
     """
 
     def __init__(
@@ -82,11 +88,14 @@ class Gateway:
         locks: DrawingLocks | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
+        urls: PictureUrls | None = None,
+        images: Limits | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.runners = runners
         self.metrics = metrics
         self.work = work
+        self.urls = urls
         self._store = store
         self._cache = cache
         self._overhead = Overhead()
@@ -94,6 +103,7 @@ class Gateway:
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._images = Reader(images or Limits.of(get_settings()))
         self._flights = SingleFlight(self._answer, metrics)
 
     @property
@@ -127,28 +137,25 @@ class Gateway:
 
     @property
     def may_refuse_unread(self) -> bool:
-        """Whether it is worth asking `require_open`."""
+        """Whether it is worth asking `refusal`."""
         return self.work.draining or self.runners.may_refuse_anything
 
-    def require_open(
+    def refusal(
         self,
         caller: Caller,
         patience: float,
-        request: Request | None = None,
+        shape: Request | None = None,
         *,
         claim: bool = False,
-    ) -> None:
-        """Does nothing if this request, or else anything, might be drawn for a caller who gives it so many seconds.
+    ) -> Unavailable | None:
+        """What a server that drains or is full tells a caller who waits for so long; None if it might draw.
 
-        A picture that is known is not drawn, so ask only for requests that leave the seed open. `claim` as
-        `Refusals.check` has it.
-
-        Raises:
-            Unavailable: the server is draining or full.
+        A picture that is known is not drawn, so ask only for requests that leave the seed open. `shape` as `shape_of`
+        has it, None if that is not known; `claim` as `Refusals.find` has it.
         """
         if self.work.draining:
-            raise draining()
-        self.runners.require_open(patience, caller.share, request, claim=claim)
+            return draining()
+        return self.runners.refusal(patience, caller.share, shape, claim=claim)
 
     async def stream(self, context: RequestContext) -> AsyncGenerator[ClientEvent, None]:
         """Streams a request's events; closing the generator ends the work within one step.
@@ -158,11 +165,18 @@ class Gateway:
         """
         context.deadline = asyncio.get_running_loop().time() + context.timeout
         with self.work.admit(lambda: context.put(draining())):
-            if context.params.seed is None and self.may_refuse_unread:
-                self.require_open(context.caller, context.timeout)
+            if (
+                context.params.seed is None
+                and self.may_refuse_unread
+                and (refusal := self.refusal(context.caller, context.timeout))
+            ):
+                raise refusal
             # Which model, and exactly which pictures: from here on equal requests give equal pictures.
             with tracing.stage("validating"):
                 context.model = self.runners.named(context.params.model)
+                context.params = await self._images.read(
+                    context.params, context.model, context.deadline
+                )
                 context.request = validation.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
@@ -179,15 +193,15 @@ class Gateway:
             Text2ImageError: the request is invalid, refused or could not be finished.
         """
         pictures: list[Picture] = []
-        truncated = ""
+        completed = Completed()
         async with aclosing(self.stream(context)) as events:
             async for event in events:
                 if isinstance(event, Picture):
                     pictures.append(event)
                 elif isinstance(event, Completed):
-                    truncated = event.truncated
+                    completed = event
         pictures.sort(key=lambda picture: picture.index)
-        message = self.message(pictures, truncated)
+        message = self.message(pictures, completed)
         return Drawing(pictures, message, remembered=self._cache is not None)
 
     async def _answer(self, flight: Flight) -> None:
@@ -209,10 +223,10 @@ class Gateway:
                     self.metrics.cache.labels("shared").inc()
                     return
             self.metrics.cache.labels("miss").inc()
-            drawn, truncated = await self._draw(flight)
+            drawn, completed = await self._draw(flight)
             # Each by the model that drew it: a runner that began anew may serve another than the one that was asked.
             for picture, model in drawn:
-                await cache.keep(context.request, model, [picture], truncated)
+                await cache.keep(context.request, model, [picture], completed)
 
     async def _recall(self, cache: PictureCache, flight: Flight) -> bool:
         """Answers from the cache, if it has all pictures."""
@@ -225,27 +239,31 @@ class Gateway:
         flight.emit(Queued(0.0))
         for picture in recalled.pictures:
             flight.emit(await asyncio.to_thread(self._still_saved, context, picture))
-        flight.emit(Completed(recalled.truncated))
+        flight.emit(recalled.completed)
         return True
 
-    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], str]:
-        """Answers with what a runner draws, on the leader's account; returns that, and what the prompt was cut by."""
+    async def _draw(self, flight: Flight) -> tuple[list[tuple[Picture, ModelInfo]], Completed]:
+        """Answers with what a runner draws, on the leader's account; returns that, and how it ended."""
         context = flight.leader
         drawn: list[tuple[Picture, ModelInfo]] = []
-        completed = Completed("")
+        completed = Completed()
         loaded = False
         work = round(work_of(context.request) * context.model.price)
         async with self._quotas.reserved(context.caller, work, context) as reservation:
             clock = asyncio.get_running_loop().time
             asked = clock()
-            events = self.runners.generate(
-                context.request,
-                context.options,
-                flight.deadline - self._overhead.of(context.timeout),
-                context.caller.share,
-                patience=context.timeout,
-            )
-            async with aclosing(events):
+            deadline = flight.deadline - self._overhead.of(context.timeout)
+
+            def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+                return self.runners.generate(
+                    request,
+                    context.options,
+                    deadline,
+                    context.caller.share,
+                    patience=context.timeout,
+                )
+
+            async with aclosing(hires.drawn(context.request, generate)) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
@@ -258,7 +276,8 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        self._overhead.learn(clock() - asked - event.timings.total)
+                        if context.request.hires_scale is None:
+                            self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
                     else:
@@ -266,37 +285,43 @@ class Gateway:
                         flight.emit(event)
         # Now that the caller's place is free, since its next request may follow at once.
         flight.emit(completed)
-        return drawn, completed.truncated
+        return drawn, completed
 
     def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
-        """The picture where it was saved, or saved again if this gateway has no such file.
+        """The picture as it is asked for, where it was saved, or saved again if this gateway has no such file.
 
         A hit costs its caller nothing, so however many there are, and whatever their titles, they make one file.
         """
+        picture = _converted(picture, context)
         store = self._store
         if store is None:
             return replace(picture, path="")
+        suffix = context.encoding.format.suffix
         title = context.request.prompt
         mark = key_of(context.request, picture.index, context.model)[:MARK_DIGITS]
-        for path in (picture.path, store.path_of(title, mark)):
-            if store.holds(path, picture.png):
+        for path in (picture.path, store.path_of(title, mark, suffix)):
+            if store.holds(path, picture.file):
                 return replace(picture, path=path)
-        path = self._save(lambda store: store.save_once(picture.png, title, mark))
+        path = self._save(lambda store: store.save_once(picture.file, title, mark, suffix))
         return replace(picture, path=path)
 
     def _finish(self, image: GeneratedImage, context: RequestContext, model: ModelInfo) -> Picture:
         parameters = metadata.describe(context.request, image.seed, model)
         with self.metrics.stage("png"):
             png = metadata.encode(image.pixels, parameters)
-        return Picture(
+        picture = Picture(
             index=image.index,
             seed=image.seed,
             width=image.pixels.width,
             height=image.pixels.height,
             png=png,
-            path=self._save(lambda store: store.save(png, context.title)),
+            path="",
             timings=image.timings,
         )
+        picture = _converted(picture, context)
+        suffix = context.encoding.format.suffix
+        path = self._save(lambda store: store.save(picture.file, context.title, suffix))
+        return replace(picture, path=path)
 
     def _save(self, save: Callable[[Storage], str]) -> str:
         """Where the picture was saved, or nothing: a full disk is no reason to withhold it."""
@@ -312,10 +337,10 @@ class Gateway:
         self.metrics.pictures.labels("yes").inc()
         return path
 
-    def message(self, pictures: list[Picture], truncated: str) -> str:
-        """How it went, for people; `truncated` as in `Completed`."""
+    def message(self, pictures: list[Picture], completed: Completed) -> str:
+        """How it went, for people."""
         lost = self._store is not None and not all(picture.path for picture in pictures)
-        return message_of(len(pictures), truncated, lost=lost)
+        return message_of(len(pictures), completed, lost=lost)
 
     def _log(self, what: str, request: Request) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.
@@ -339,16 +364,23 @@ def _identity(context: RequestContext) -> Hashable:
         # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
         return context
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-    return context.model, context.request, context.options, context.caller
+    return context.model, context.request, context.options, context.encoding, context.caller
 
 
-def message_of(count: int, truncated: str, *, lost: bool = False) -> str:
+def _converted(picture: Picture, context: RequestContext) -> Picture:
+    """The picture with its file in the form that it is asked for."""
+    if context.encoding.format is FileFormat.PNG:
+        return picture
+    return replace(picture, converted=encoding.convert(picture.png, context.encoding))
+
+
+def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:
     """What is told of `count` finished pictures; `lost` are those that could not be saved."""
     message = (
         f"{count} images generated successfully" if count > 1 else "Image generated successfully"
     )
     if lost:
         message += "; it could not be saved on the server"
-    if truncated:
-        message += f"; the prompt was too long, left out: {truncated}"
+    for name, end in completed.unread:
+        message += f"; the {name} was too long, left out: {end}"
     return message

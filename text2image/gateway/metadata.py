@@ -1,6 +1,7 @@
 """PNG encoding with the picture's parameters inside, in the text form that A1111 began and other tools read.
 
 The chunk is called `parameters` and suffices to draw the picture again: `parse` gives back what `describe` was given.
+JPEG and WebP have the same text in EXIF, as A1111 writes it, and `read` finds it in either.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
 from text2image.core.messages import ModelInfo, Pixels, Quality, Request, RequestParams
+from text2image.core.reading import named_embeddings
 from text2image.core.samplers import (
     SCHEDULE_TITLES,
     TITLES,
@@ -27,6 +31,15 @@ CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
+# EXIF's own folder of fields, the one for comments, and how such a text begins.
+_EXIF_FOLDER, _USER_COMMENT = 0x8769, 0x9286
+_UNICODE = b"UNICODE\0"
+# A JPEG holds one segment of it, less its own length and name.
+_MAX_EXIF = 0xFFFF - 2 - 6
+# Of the picture that it began from, as short as A1111 writes it.
+HASH_DIGITS = 10
+
+_STRENGTH, _SCALE = "Denoising strength", "Hires upscale"
 _NEGATIVE = "\nNegative prompt: "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
@@ -44,15 +57,46 @@ def encode(pixels: Pixels, parameters: str = "") -> bytes:
     return file.getvalue()
 
 
+def exif(parameters: str) -> bytes:
+    """The EXIF data that tell the parameters; none where a JPEG would have no room for them."""
+    told = Image.Exif()
+    text = parameters.encode("utf-16-be", errors="replace")
+    told.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = _UNICODE + text
+    data = told.tobytes() if parameters else b""
+    return data if len(data) <= _MAX_EXIF else b""
+
+
+def read(file: bytes | Path) -> str:
+    """The parameters in a PNG, JPEG or WebP file, whoever wrote it in A1111's form; empty if there are none.
+
+    Raises:
+        ValueError: it is no picture that can be read.
+    """
+    try:
+        with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
+            if image.format == "PNG":
+                return str(image.info.get(CHUNK, ""))
+            comment = image.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
+    except Exception as error:
+        # The readers of each format have errors of their own.
+        raise ValueError("it is no picture that can be read") from error
+    if isinstance(comment, bytes) and comment.startswith(_UNICODE):
+        return comment.removeprefix(_UNICODE).decode("utf-16-be", errors="replace")
+    return ""
+
+
 def describe(request: Request, seed: int, model: ModelInfo) -> str:
     """The parameters of one picture of a request, drawn from `seed`."""
     settings: dict[str, str] = {
         "Steps": str(request.steps),
         "Sampler": TITLES.get(request.sampler, request.sampler.value),
         **_schedule(request),
-        "CFG scale": f"{request.guidance_scale!r}".removesuffix(".0"),
+        "CFG scale": _number(request.guidance_scale),
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
+        **_beginning(request),
+        **({"Clip skip": str(request.clip_skip)} if request.clip_skip else {}),
+        **_embeddings(request, model),
         **({} if request.quality is Quality.EXACT else {"Quality": request.quality.value}),
         "Model": model.id,
         "Model hash": model.revision,
@@ -69,6 +113,8 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
 
 def parse(parameters: str) -> RequestParams:
     """The request that draws the picture again; what the text does not hold is left to the model's defaults.
+
+    One that began from another picture names its strength, and is refused until that picture is added.
 
     Raises:
         ValueError: the text is not in this form.
@@ -92,9 +138,49 @@ def parse(parameters: str) -> RequestParams:
             # Where nothing is said, as by other tools, nothing was left out.
             quality=settings.get("Quality", Quality.EXACT),
             model=settings.get("Model"),
+            **_begun(settings),
+            # Nor, where it says no layer, was another taken than the model's own.
+            clip_skip=int(settings.get("Clip skip", 0)),
         )
     except KeyError:
         raise ValueError("the text does not end in a line of parameters") from None
+
+
+def _beginning(request: Request) -> dict[str, str]:
+    """What a picture began from. Its own pixels are not told, so whoever draws it again must have it."""
+    if request.hires_scale is not None:
+        return {
+            _STRENGTH: _number(request.hires_strength or 0.0),
+            _SCALE: _number(request.hires_scale),
+            "Hires steps": str(request.hires_steps),
+            "Hires upscaler": "Lanczos",
+        }
+    if request.image is None:
+        return {}
+    hashed = {"Init image hash": request.image.digest[:HASH_DIGITS]}
+    return {_STRENGTH: _number(request.strength or 0.0), **hashed}
+
+
+def _number(value: float) -> str:
+    return f"{value!r}".removesuffix(".0")
+
+
+def _begun(settings: dict[str, str]) -> dict[str, Any]:
+    """The strength, of the picture that it began from or of its second pass, and what else is told of that.
+
+    Other tools enlarge otherwise, so that from what they made the small picture alone is drawn again.
+    """
+    strength = float(settings[_STRENGTH]) if _STRENGTH in settings else None
+    if not any(name.startswith("Hires") for name in settings):
+        return {"strength": strength}
+    if settings.get("Hires upscaler") != "Lanczos" or _SCALE not in settings:
+        return {}
+    steps = int(settings.get("Hires steps", 0)) or None
+    return {
+        "hires_scale": float(settings[_SCALE]),
+        "hires_strength": strength,
+        "hires_steps": steps,
+    }
 
 
 def _schedule(request: Request) -> dict[str, str]:
@@ -102,6 +188,12 @@ def _schedule(request: Request) -> dict[str, str]:
         return {}
     title = SCHEDULE_TITLES.get(request.schedule, request.schedule.value)
     return {"Schedule type": title}
+
+
+def _embeddings(request: Request, model: ModelInfo) -> dict[str, str]:
+    """The textual inversions that the prompts name, with their files' hashes, as A1111 has them."""
+    hashes = {each.name: each.hash for each in named_embeddings(request, model)}
+    return {"TI hashes": ", ".join(map(": ".join, hashes.items()))} if hashes else {}
 
 
 def _sampler(settings: dict[str, str]) -> tuple[str | None, str | None]:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from text2image.core.errors import Unavailable
+from text2image.core.hires import passes
 from text2image.core.messages import Request, Share
 
 # Seconds after a refusal has ended in which a crowd is let through one by one. In a crowd the next one comes at once.
@@ -24,24 +26,28 @@ ONE_BY_ONE = 0.02
 CLAIM = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What requests have in common that a runner admits or refuses alike; without a request it is anything."""
+def shape_of(request: Request) -> Request:
+    """What a runner goes by when it admits or refuses: all of a request but what it shows."""
+    first, _ = passes(request)
+    return replace(first, prompt="", negative_prompt="", seed=0, image=None)
 
-    request: Request | None
+
+class Kind(NamedTuple):
+    """What requests have in common that a runner admits or refuses alike; without a shape it is anything."""
+
+    shape: Request | None
     owner: str
     patience: float
 
     @classmethod
     def of(cls, request: Request, patience: float, share: Share) -> Kind:
-        """The kind of a request that waits for at most `patience` seconds; what it shows is of no matter."""
-        shape = replace(request, prompt="", negative_prompt="", seed=0)
-        return cls(shape, share.owner, round(patience, 1))
+        """The kind of a request that waits for at most `patience` seconds."""
+        return cls.shaped(shape_of(request), patience, share)
 
     @classmethod
-    def anything(cls, patience: float, share: Share) -> Kind:
-        """Whatever an owner asks for that waits for at most `patience` seconds."""
-        return cls(None, share.owner, round(patience, 1))
+    def shaped(cls, shape: Request | None, patience: float, share: Share) -> Kind:
+        """The same for what has a shape, or for whatever an owner asks for."""
+        return cls(shape, share.owner, round(patience, 1))
 
 
 @dataclass(slots=True, eq=False)
@@ -50,13 +56,13 @@ class _Refusal:
 
     Attributes:
         until: on the clock.
-        again: makes the error anew: one that was raised holds on to all that its request had.
+        again: makes the error anew, with how long it `lasts`: one that was raised holds on to all that its request had.
         probed: whether a request is on its way to find out if it still holds.
         claimed: until when one is on its way to be that request.
     """
 
     until: float
-    again: Callable[[], Unavailable]
+    again: Callable[..., Unavailable]
     probed: bool = False
     claimed: float = -math.inf
 
@@ -86,28 +92,35 @@ class Refusals:
             )
             self._lasting[kind] = _Refusal(now + refusal.lasts, again)
             if refusal.anything:
-                self._lasting[replace(kind, request=None)] = _Refusal(now + refusal.lasts, again)
+                self._lasting[kind._replace(shape=None)] = _Refusal(now + refusal.lasts, again)
 
     def check(self, kind: Kind, *, claim: bool = False) -> None:
-        """Refuses what was refused a moment ago, or is being asked for once more just now.
+        """As `find`.
+
+        Raises:
+            Unavailable: the refusal.
+        """
+        if refusal := self.find(kind, claim=claim):
+            raise refusal
+
+    def find(self, kind: Kind, *, claim: bool = False) -> Unavailable | None:
+        """The refusal of what was refused a moment ago, or is being asked for once more just now; None of all else.
 
         Args:
             claim: whether the like of this request is to be refused from now on as if it were at the runner. Of a crowd
-                that asks in the moment in which a refusal ends, one gets there.
-
-        Raises:
-            Unavailable: in the words of that refusal.
+                that asks in the moment in which a refusal ends, one gets there. The error says how long it lasts then.
         """
         held = self._lasting.get(kind)
         if held is None:
-            return
+            return None
         now = self._clock()
         if held.probed or now < held.until or (claim and now < held.claimed):
-            raise held.again()
+            return held.again(lasts=max(0.0, held.until - now) if claim else 0.0)
         if now >= max(held.claimed, held.until + ONE_BY_ONE):
             del self._lasting[kind]
         elif claim:
             held.claimed = now + CLAIM
+        return None
 
     @contextmanager
     def probe(self, kind: Kind) -> Iterator[None]:
@@ -115,7 +128,7 @@ class Refusals:
 
         Otherwise all that arrives in the moment in which a refusal ends would be sent to the runner.
         """
-        kinds = (kind, replace(kind, request=None))
+        kinds = (kind, kind._replace(shape=None))
         probed = [held for each in kinds if (held := self._lasting.get(each))]
         for held in probed:
             held.probed = True

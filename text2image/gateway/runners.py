@@ -180,6 +180,11 @@ class Runners:
             await changed.wait()
 
     @property
+    def elected(self) -> Elected:
+        """The models that are drawn with now."""
+        return self._elected
+
+    @property
     def model(self) -> ModelInfo:
         """The model that is drawn with if none is named.
 
@@ -212,31 +217,30 @@ class Runners:
 
     @property
     def may_refuse_anything(self) -> bool:
-        """Whether it is worth asking `require_open`."""
+        """Whether it is worth asking `refusal`."""
         ready = self._working
         return bool(ready) and all(link.refusals for link in ready)
 
-    def require_open(
-        self, patience: float, share: Share, request: Request | None, *, claim: bool = False
-    ) -> None:
-        """Does nothing if this request, or else anything, of an owner who waits for so long might be admitted.
+    def refusal(
+        self, patience: float, share: Share, shape: Request | None, *, claim: bool = False
+    ) -> Unavailable | None:
+        """What a request of an owner who waits for so long is refused with; None if it might be admitted.
 
-        `claim` as `Refusals.check` has it.
-
-        Raises:
-            Unavailable: all ready runners have just refused the like of it.
+        That is if all ready runners have just refused the like of it. `shape` as `shape_of` has it, None if that is not
+        known; `claim` as `Refusals.find` has it.
         """
-        kind = Kind.of(request, patience, share) if request else Kind.anything(patience, share)
+        anything = Kind.shaped(None, patience, share)
+        kinds = [anything]
+        if shape:
+            kinds.append(Kind(shape, anything.owner, anything.patience))
         refusal: Unavailable | None = None
-        for link in self._able(request.model) if request else self._working:
-            try:
-                link.refusals.check(kind, claim=claim)
-            except Unavailable as error:
-                refusal = error
+        for link in self._able(shape.model) if shape else self._working:
+            for kind in kinds:
+                if refusal := link.refusals.find(kind, claim=claim):
+                    break
             else:
-                return
-        if refusal:
-            raise refusal
+                return None
+        return refusal
 
     async def generate(
         self,

@@ -53,16 +53,34 @@ def refuse_unknown(message: str, numbers: Sequence[int]) -> Text2ImageError | No
     return InvalidRequest(*(FieldViolation(f"#{number}", reason) for number in numbers))
 
 
+# Fields of requests that hold pictures.
+_PICTURES = ("image", "mask")
+
+
+def _pictures_in(message: Message) -> int:
+    """Bytes of the pictures that a message holds."""
+    known = message.DESCRIPTOR.fields_by_name
+    return sum(len(getattr(message, name)) for name in _PICTURES if name in known)
+
+
 def deserializer(
-    kind: type[M], max_bytes: int, unknown: Unknown = refuse_unknown
+    kind: type[M], max_bytes: int, unknown: Unknown = refuse_unknown, *, picture_bytes: int = 0
 ) -> Callable[[bytes], M | Malformed]:
-    """Parses a request; what does not parse, is too large or refused by `unknown` becomes `Malformed`."""
+    """Parses a request; what does not parse, is too large or refused by `unknown` becomes `Malformed`.
+
+    Args:
+        max_bytes: of all but its pictures, which may have `picture_bytes` more.
+    """
+    more = f", and {picture_bytes} of pictures" if picture_bytes else ""
+
+    def too_large(size: int) -> Malformed:
+        reason = f"the request has {size} bytes; at most {max_bytes} are read{more}"
+        return Malformed(PayloadTooLarge(reason))
 
     def deserialize(data: bytes) -> M | Malformed:
-        if len(data) > max_bytes:
-            return Malformed(
-                PayloadTooLarge(f"the request has {len(data)} bytes; at most {max_bytes} are read")
-            )
+        size = len(data)
+        if size > max_bytes + picture_bytes:
+            return too_large(size)
         try:
             message = kind.FromString(data)
         except DecodeError:
@@ -70,6 +88,8 @@ def deserializer(
                 f"is not a valid {kind.DESCRIPTOR.name}: check field types and that text is UTF-8"
             )
             return Malformed(InvalidRequest(FieldViolation("request", reason)))
+        if size > max_bytes and size - _pictures_in(message) > max_bytes:
+            return too_large(size)
         numbers = sorted({field.field_number for field in _unknown_fields(message)})
         if numbers and (error := unknown(kind.DESCRIPTOR.name, numbers)):
             return Malformed(error)
@@ -107,10 +127,12 @@ def generic_handler(
     max_bytes: int,
     unknown: Unknown = refuse_unknown,
     send_timeout: float | None = None,
+    picture_bytes: int = 0,
 ) -> grpc.GenericRpcHandler:
     """Handlers for the methods of a service, each streaming as its descriptor says.
 
     Args:
+        max_bytes, picture_bytes: as `deserializer` has them.
         send_timeout: seconds after which a stream ends whose client takes no message of it.
     """
     handlers = {}
@@ -121,7 +143,10 @@ def generic_handler(
         handlers[name] = _MAKE_HANDLER[method.client_streaming, method.server_streaming](
             handler,
             request_deserializer=deserializer(
-                GetMessageClass(method.input_type), max_bytes, unknown
+                GetMessageClass(method.input_type),
+                max_bytes,
+                unknown,
+                picture_bytes=picture_bytes,
             ),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )

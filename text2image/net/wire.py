@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
+from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     SIDE_MULTIPLE,
     ClientEvent,
     Completed,
     Counters,
+    Embedding,
     Event,
     GeneratedImage,
+    Input,
     Loading,
     ModelInfo,
     ModelState,
@@ -19,6 +24,7 @@ from text2image.core.messages import (
     Picture,
     Pixels,
     Progress,
+    PromptSyntax,
     Quality,
     Queued,
     Request,
@@ -39,8 +45,8 @@ _OWNER = "text2image-owner-bin"
 _WEIGHT = "text2image-weight"
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-# A 2048 x 2048 picture is 12 MiB of RGB; the receiving side's default of 4 MiB would refuse it.
-MAX_PICTURE_BYTES = 64 << 20
+# A 4096 x 4096 picture is 48 MiB of RGB, and its mask 16 more; the receiving side's default of 4 MiB would refuse it.
+MAX_PICTURE_BYTES = 68 << 20
 
 _STATES = {
     State.LOADING: pb.STATE_LOADING,
@@ -50,6 +56,8 @@ _STATES = {
 }
 _STATES_BACK = {number: state for state, number in _STATES.items()}
 
+# For gateways, which draw in two passes then.
+_HIRES = ("hires_scale", "hires_strength", "hires_steps")
 _OPTIONAL_FIELDS = (
     "negative_prompt",
     "width",
@@ -62,9 +70,21 @@ _OPTIONAL_FIELDS = (
     "schedule",
     "quality",
     "model",
+    "strength",
+    "clip_skip",
+    *_HIRES,
 )
-# Of a model: names that a later version may know more of, and limits by such a name.
-_NAMES = {"sampler", "samplers", "schedules", "max_steps", "quality"}
+# Of a model: names that a later version may know more of, limits by such a name, and what is a message of its own.
+_NAMES = {
+    "sampler",
+    "samplers",
+    "schedules",
+    "max_steps",
+    "quality",
+    "embeddings",
+    "prompt_syntax",
+    "inputs",
+}
 
 
 def stub(channel: Any) -> Any:
@@ -91,7 +111,31 @@ def optional_fields(message: MessageWithPresence) -> dict[str, Any]:
 
 
 def params_from(message: pb.GenerateRequest) -> RequestParams:
-    return RequestParams(prompt=message.prompt, **optional_fields(message))
+    """A request as a client sends it, with files."""
+    return RequestParams(
+        prompt=message.prompt,
+        image=message.image if message.HasField("image") else None,
+        mask=message.mask if message.HasField("mask") else None,
+        **optional_fields(message),
+    )
+
+
+def sent_params_from(message: pb.GenerateRequest) -> RequestParams:
+    """A request as a gateway sends it to a runner, with pixels.
+
+    Raises:
+        InvalidRequest: there are more or fewer pixels than its size says.
+    """
+    params = params_from(message)
+    if not isinstance(params.image, bytes):
+        return params
+    try:
+        image = InitImage.of(params.width or 0, params.height or 0, params.image, params.mask)
+    except ValueError as error:
+        raise InvalidRequest(
+            FieldViolation("image", f"is for a runner to be pixels: {error}")
+        ) from None
+    return replace(params, image=image, mask=None)
 
 
 def options_from(message: pb.GenerateRequest) -> StreamOptions:
@@ -103,11 +147,18 @@ def options_from(message: pb.GenerateRequest) -> StreamOptions:
 def request_to(request: Request, options: StreamOptions) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         prompt=request.prompt,
-        **{name: getattr(request, name) for name in _OPTIONAL_FIELDS if name != "model"},
+        **{
+            name: getattr(request, name)
+            for name in _OPTIONAL_FIELDS
+            if name not in ("model", *_HIRES)
+        },
         progress_every=options.progress_every,
         preview_every=options.preview_every,
         # Runners of earlier versions have one model, and know no field that names it.
         model=request.model or None,
+        # Those that do not know these fields refuse them.
+        image=request.image.rgb if request.image else None,
+        mask=request.image.mask if request.image else None,
     )
 
 
@@ -137,8 +188,9 @@ def event_to(event: Event) -> pb.GenerateResponse:
             return pb.GenerateResponse(progress=progress_to(event))
         case GeneratedImage():
             return pb.GenerateResponse(image=image_to(event))
-        case Completed(truncated=truncated):
-            return pb.GenerateResponse(completed=pb.Completed(left_out=truncated))
+        case Completed(truncated=truncated, truncated_negative=negative):
+            completed = pb.Completed(left_out=truncated, left_out_negative=negative)
+            return pb.GenerateResponse(completed=completed)
 
 
 def progress_to(event: Progress) -> pb.Progress:
@@ -227,7 +279,7 @@ def event_from(message: pb.GenerateResponse) -> Event | None:
                 timings=_timings_from(image.timings),
             )
         case "completed":
-            return Completed(message.completed.left_out)
+            return Completed(message.completed.left_out, message.completed.left_out_negative)
         case "loading":
             return Loading(message.loading.detail, _seconds_in(message.loading))
         case _:
@@ -257,6 +309,12 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
         schedules=[schedule.value for schedule in model.schedules],
         max_steps={sampler.value: steps for sampler, steps in model.max_steps},
         quality=model.quality.value,
+        inputs=[each.value for each in model.inputs],
+        embeddings=[
+            pb.Embedding(name=each.name, hash=each.hash, vectors=each.vectors)
+            for each in model.embeddings
+        ],
+        prompt_syntax=model.prompt_syntax.value,
     )
 
 
@@ -272,7 +330,14 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     )
     # A runner of an earlier version draws exactly, and does not say so.
     values["quality"] = Quality.named(message.quality or Quality.EXACT)
+    # And one of before they were told draws from a text alone.
+    values["inputs"] = tuple(map(Input.named, message.inputs)) or (Input.TEXT,)
     values["aliases"] = tuple(message.aliases)
+    values["embeddings"] = tuple(
+        Embedding(each.name, each.hash, each.vectors) for each in message.embeddings
+    )
+    # One of before there was a choice reads prompts as they stand.
+    values["prompt_syntax"] = PromptSyntax.named(message.prompt_syntax or PromptSyntax.PLAIN)
     values["price"] = message.price or 1.0
     # One of before this was told draws multiples of 8.
     values["side_multiple"] = message.side_multiple or SIDE_MULTIPLE

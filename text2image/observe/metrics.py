@@ -155,6 +155,13 @@ class GatewayMetrics:
             registry=registry,
         )
         self._stage_seconds = stage_seconds(registry)
+        # To find them takes as long as to count.
+        self._unread_counters = cache(
+            lambda transport, code, reason: (
+                self._requests.labels(transport, code),
+                self.refusals.labels(reason),
+            )
+        )
         self._unread = 0
         self._unread_told = -UNREAD_LOG_SECONDS
         started("gateway", registry)
@@ -196,8 +203,8 @@ class GatewayMetrics:
 
     def refused_unread(self, transport: str, error: Text2ImageError) -> None:
         """Counts a request that was refused before anything was done for it; the log has a line for many."""
-        self._requests.labels(transport, error.grpc_code).inc()
-        self.refusals.labels(error.reason).inc()
+        for counter in self._unread_counters(transport, error.grpc_code, error.reason):
+            counter.inc()
         self._unread += 1
         now = time.monotonic()
         if now - self._unread_told >= UNREAD_LOG_SECONDS:

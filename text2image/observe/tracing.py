@@ -111,7 +111,10 @@ def begin(headers: Mapping[str, str]) -> str:
 
 def id_of(headers: Mapping[str, str]) -> str:
     """The id of the trace that a request names, or of one that is begun for it alone: nothing of it is told."""
-    return format_trace_id(_span_of(headers).get_span_context().trace_id)
+    named = _TRACEPARENT in headers
+    return format_trace_id(
+        _span_of(headers).get_span_context().trace_id if named else _ids.generate_trace_id()
+    )
 
 
 def _span_of(headers: Mapping[str, str]) -> Span:

@@ -16,6 +16,7 @@ import grpc
 from text2image.core.addresses import address_of, is_loopback
 from text2image.core.errors import Text2ImageError
 from text2image.core.folders import private_folder
+from text2image.core.hires import require_single
 from text2image.core.messages import (
     Completed,
     GeneratedImage,
@@ -51,14 +52,11 @@ _DEVICE_LOST_STATUS = 70
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A resolved request and its finished pictures, in the order of their index.
-
-    `truncated` is the end of the prompt that the text encoder did not read.
-    """
+    """A resolved request, its finished pictures, in the order of their index, and how it ended."""
 
     request: Request
     images: tuple[GeneratedImage, ...]
-    truncated: str
+    completed: Completed
 
 
 def exposure(settings: Settings) -> str | None:
@@ -185,15 +183,16 @@ class RunnerServer:
 
     async def _generate_one(self, params: RequestParams) -> Drawn | Text2ImageError:
         try:
-            request = resolve(params, self._engine.model_named(params.model))
+            model = self._engine.model_named(params.model)
+            request = require_single(resolve(params, model))
             time_limit = self._settings.request_timeout
             stream = self._engine.generate(request, StreamOptions(), time_limit=time_limit)
             events = [event async for event in stream]
         except Exception as error:
             return as_ours(error)
         images = [event for event in events if isinstance(event, GeneratedImage)]
-        truncated = "".join(event.truncated for event in events if isinstance(event, Completed))
-        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), truncated)
+        completed = next(event for event in events if isinstance(event, Completed))
+        return Drawn(request, tuple(sorted(images, key=lambda image: image.index)), completed)
 
     async def _keep_metrics(self) -> None:
         async for status in self._engine.watch(min_interval=1.0):

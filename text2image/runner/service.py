@@ -10,6 +10,7 @@ from contextlib import aclosing
 import grpc
 
 from text2image.core.errors import Text2ImageError, Unavailable
+from text2image.core.hires import require_single
 from text2image.core.messages import Event, GeneratedImage, Queued
 from text2image.core.settings import Settings
 from text2image.core.validation import resolve
@@ -51,8 +52,9 @@ class RunnerService:
         try:
             with tracing.request("Generate"):
                 parsed = rpc.checked(message)
-                params = wire.params_from(parsed)
-                request = resolve(params, self._engine.model_named(params.model))
+                params = wire.sent_params_from(parsed)
+                model = self._engine.model_named(params.model)
+                request = require_single(resolve(params, model))
                 remaining = context.time_remaining()
                 time_limit = self._settings.request_timeout if remaining is None else remaining
                 events = self._engine.generate(

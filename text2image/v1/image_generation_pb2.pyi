@@ -21,7 +21,7 @@ STATE_DRAINING: State
 STATE_FAILED: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model")
+    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model", "image", "strength", "mask", "clip_skip", "hires_scale", "hires_strength", "hires_steps")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,13 @@ class GenerateRequest(_message.Message):
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
+    HIRES_SCALE_FIELD_NUMBER: _ClassVar[int]
+    HIRES_STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    HIRES_STEPS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     width: int
@@ -50,7 +57,14 @@ class GenerateRequest(_message.Message):
     schedule: str
     quality: str
     model: str
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+    image: bytes
+    strength: float
+    mask: bytes
+    clip_skip: int
+    hires_scale: float
+    hires_strength: float
+    hires_steps: int
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., clip_skip: _Optional[int] = ..., hires_scale: _Optional[float] = ..., hires_strength: _Optional[float] = ..., hires_steps: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("queued", "progress", "image", "completed", "loading")
@@ -137,10 +151,12 @@ class Timings(_message.Message):
     def __init__(self, queued: _Optional[float] = ..., denoising: _Optional[float] = ..., decoding: _Optional[float] = ..., encoding: _Optional[float] = ...) -> None: ...
 
 class Completed(_message.Message):
-    __slots__ = ("left_out",)
+    __slots__ = ("left_out", "left_out_negative")
     LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_NEGATIVE_FIELD_NUMBER: _ClassVar[int]
     left_out: str
-    def __init__(self, left_out: _Optional[str] = ...) -> None: ...
+    left_out_negative: str
+    def __init__(self, left_out: _Optional[str] = ..., left_out_negative: _Optional[str] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("model",)
@@ -149,7 +165,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple", "quantization", "tiled_above")
+    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple", "inputs", "embeddings", "quantization", "tiled_above", "clip_skip", "max_clip_skip", "prompt_syntax")
     class MaxStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -179,8 +195,13 @@ class GetModelResponse(_message.Message):
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
     SIDE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     TILED_ABOVE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
+    MAX_CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_SYNTAX_FIELD_NUMBER: _ClassVar[int]
     id: str
     revision: str
     family: str
@@ -203,9 +224,24 @@ class GetModelResponse(_message.Message):
     licence: str
     price: float
     side_multiple: int
+    inputs: _containers.RepeatedScalarFieldContainer[str]
+    embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     quantization: str
     tiled_above: int
-    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ..., quantization: _Optional[str] = ..., tiled_above: _Optional[int] = ...) -> None: ...
+    clip_skip: int
+    max_clip_skip: int
+    prompt_syntax: str
+    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ..., inputs: _Optional[_Iterable[str]] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., quantization: _Optional[str] = ..., tiled_above: _Optional[int] = ..., clip_skip: _Optional[int] = ..., max_clip_skip: _Optional[int] = ..., prompt_syntax: _Optional[str] = ...) -> None: ...
+
+class Embedding(_message.Message):
+    __slots__ = ("name", "hash", "vectors")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    hash: str
+    vectors: int
+    def __init__(self, name: _Optional[str] = ..., hash: _Optional[str] = ..., vectors: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

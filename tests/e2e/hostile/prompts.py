@@ -51,6 +51,23 @@ PROMPTS = [
     "1" * 4000,
     "<|endoftext|><|startoftext|>",
     "[[[[((((hostile:1.5))))]]]]",
+    "(" * 4000,
+    "((((((((((((((((((((((((((hostile",
+    "[(" * 1000 + "hostile" + ")]" * 999,
+    "(a" * 1300 + ":1e9)" * 10,
+    "(hostile:" + "9" * 3000 + ")",
+    "(hostile:-0.0) (hostile:0) (a:10)(b:-10)",
+    "(hostile:1.2.3)(:1.5)(:)(()\\(\\",
+    "\\" * 3999,
+    " BREAK " * 500,
+    "BREAK" * 800,
+    "(BREAK:9)[BREAK]BREAK",
+    "a, " * 1300,
+    "zz-film " * 500,
+    "(zz-film:9.9)" * 300,
+    "embedding:hostile",
+    "embedding:" * 400,
+    "embedding:../../hostile.pt",
 ]
 # What is refused for its length or for being no text, whatever else is in it.
 REFUSED = [

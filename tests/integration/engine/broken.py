@@ -122,8 +122,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
         r"model_index\.json: names no pipeline class",
     ),
     "another family": (
-        configured("model_index.json", _class_name="StableDiffusionInpaintPipeline"),
-        r"model_index\.json: it is a StableDiffusionInpaintPipeline; this server draws with Stable",
+        configured("model_index.json", _class_name="StableDiffusionDepth2ImgPipeline"),
+        r"model_index\.json: it is a StableDiffusionDepth2ImgPipeline; this server draws with Stable",
     ),
     "a part that nobody names": (
         configured("model_index.json", vae=None),

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ OFFERED = offered(CONFIG)
 TOLERANCE = 2 if DEVICE == "cpu" else 8
 
 RealHarness = LoopHarness[Model, Callable[[], float]]
+# What a request's picture is, (height, width, 3).
+Alone = Callable[[Request], np.ndarray]
 
 
 def harness_for(model: Model, cap: int = 64) -> RealHarness:
@@ -74,9 +77,21 @@ def device() -> str:
 
 
 @pytest.fixture(scope="session", params=("torch", "openvino") if DEVICE == "cpu" else ("torch",))
-def embedded(request: pytest.FixtureRequest, device: str) -> Model:
-    """The embedded model, executed by each runtime that the device has."""
-    return load_model(settings_for("embedded", request.param), 0, lambda detail: None)
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Each runtime that the device has."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def embedded(runtime: str, device: str) -> Model:
+    """The embedded model, executed by each runtime."""
+    return load_model(settings_for("embedded", runtime), 0, lambda detail: None)
+
+
+@pytest.fixture(scope="session")
+def alone(embedded: Model) -> Alone:
+    """The embedded model's picture of a request that has the engine to itself; each is drawn once."""
+    return cache(lambda request: draw_alone(embedded, request))
 
 
 @pytest.fixture(scope="session")

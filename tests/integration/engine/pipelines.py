@@ -20,7 +20,9 @@ from diffusers import (
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     TCDScheduler,
     UNet2DConditionModel,
@@ -51,6 +53,11 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "turbo": (EulerDiscreteScheduler(**SD_BETAS, timestep_spacing="trailing"), {}),
     "lcm": (LCMScheduler(**SD_BETAS), {"time_cond_proj_dim": 32}),
+    # A network for inpainting takes a mask and a masked picture besides.
+    "sd1-inpaint": (
+        PNDMScheduler(**SD_BETAS, skip_prk_steps=True, steps_offset=1),
+        {"in_channels": 9},
+    ),
 }
 
 
@@ -68,6 +75,10 @@ XL_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
             **_TRAILING, prediction_type="v_prediction", rescale_betas_zero_snr=True
         ),
         {},
+    ),
+    "xl-inpaint": (
+        EulerDiscreteScheduler(**SD_BETAS, steps_offset=1, timestep_spacing="leading"),
+        {"in_channels": 9},
     ),
     "xl-second": (DDIMScheduler(**SD_BETAS, clip_sample=False, steps_offset=1), {}),
 }
@@ -107,8 +118,8 @@ def _stable_diffusion(kind: str) -> Any:
     unet = _unet(cross_attention_dim=_WIDTH, **{"attention_head_dim": 2, **extras})
     vae = _vae()
     text_encoder = _text_encoder(CLIPTextModel, tokenizer)
-    make = LatentConsistencyModelPipeline if kind == "lcm" else StableDiffusionPipeline
-    return make(
+    kinds = {"lcm": LatentConsistencyModelPipeline, "sd1-inpaint": StableDiffusionInpaintPipeline}
+    return kinds.get(kind, StableDiffusionPipeline)(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -138,8 +149,9 @@ def _xl(kind: str) -> Any:
     )
     # As torch initialises it, a network hardly says what it was told.
     torch.nn.init.normal_(unet.conv_out.weight, std=0.2)
+    make = StableDiffusionXLInpaintPipeline if kind == "xl-inpaint" else StableDiffusionXLPipeline
     statistics = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.9, 1.1, 1.2, 0.8]}
-    return StableDiffusionXLPipeline(
+    return make(
         vae=_vae(scaling_factor=0.13025, **(statistics if alone else {})),
         text_encoder=None if alone else _text_encoder(CLIPTextModel, tokenizer),
         tokenizer=None if alone else tokenizer,
@@ -227,14 +239,13 @@ def _t5(width: int) -> tuple[Any, Any]:
 def _unet(**more: Any) -> Any:
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(16, 32),
         layers_per_block=1,
         norm_num_groups=8,
-        **more,
+        **{"in_channels": 4, **more},
     )
 
 

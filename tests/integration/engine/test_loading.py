@@ -35,7 +35,7 @@ def test_the_embedded_model_knows_its_limits(embedded: Model) -> None:
     info = embedded.info
     assert (info.id, info.width, info.height) == ("embedded", 128, 128)
     assert info.min_side <= 64 <= info.max_side
-    assert info.max_prompt_tokens == 24
+    assert info.max_prompt_tokens == 90
     assert info.dtype == "float32"
 
 
@@ -97,6 +97,7 @@ def test_a_hub_model_is_found_by_its_id_and_revision(
         "HF_HUB_OFFLINE": "1",
         "T2I_MODEL": "somebody/small-sd",
         "T2I_MODEL_REVISION": "fp32",
+        "T2I_RUNTIME": "torch",
     }
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -77,7 +77,7 @@ def packed_in(part: Any) -> int:
     return sum(isinstance(module, PackedConv2d) for module in part.modules())
 
 
-@pytest.mark.parametrize("embedded", ["torch"], indirect=True)
+@pytest.mark.parametrize("runtime", ["torch"], indirect=True)
 @pytest.mark.skipif(DEVICE != "cpu", reason="it is for a CPU's kernels")
 def test_a_model_on_a_cpu_is_packed_as_far_as_it_draws(embedded: Any) -> None:
     assert packed_in(embedded._networks._unet)

@@ -24,6 +24,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
 )
+from tests.integration.engine.pipelines import save_pipeline
 from text2image.core.messages import Sampler
 from text2image.core.settings import Settings
 from text2image.engine.models.contract import Model, OutOfMemory
@@ -63,23 +64,29 @@ def test_openvino_computes_on_a_cpu_where_it_is_installed_and_torch_everywhere_e
 
 
 @pytest.mark.parametrize(
-    ("kind", "sampler"),
+    ("kind", "sampler", "shipped"),
     [
-        ("sd2", Sampler.DDIM),
-        ("lcm", Sampler.LCM),
-        ("xl-lcm", Sampler.LCM),
+        ("sd2", Sampler.DDIM, True),
+        ("lcm", Sampler.LCM, True),
+        ("xl-lcm", Sampler.LCM, False),
     ],
 )
 def test_a_model_is_converted_once_and_gives_the_picture_that_torch_gives(
-    pipeline_folder: Callable[[str], Path],
+    tmp_path: Path,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
     sampler: Sampler,
+    shipped: bool,
 ) -> None:
+    """When it is loaded first, or before it was shipped."""
     monkeypatch.setattr(graphs, "WORTH", 1)
-    folder = str(pipeline_folder(kind))
-    told: list[str] = []
+    saved = save_pipeline(kind, tmp_path)
+    if shipped:
+        revision = revision_of(saved)
+        ship(saved)
+        assert revision_of(saved) == revision, "what is made of the weights changes no revision"
+    folder, told = str(saved), list[str]()
     models: list[Any] = [
         load_model(Settings(model=folder, device="cpu", runtime=runtime), 0, told.append)
         for runtime in ("openvino", "torch")
@@ -94,23 +101,11 @@ def test_a_model_is_converted_once_and_gives_the_picture_that_torch_gives(
         assert np.abs(draw_alone(one, request) - draw_alone(other, request)).max() <= TOLERANCE
         one._networks.settle()
     assert one._networks._unet._fixed
-    assert sum("converting" in detail for detail in told) == 1
+    assert sum("converting" in detail for detail in told) == (0 if shipped else 1)
+    assert cache.exists() is not shipped
     told.clear()
     load_model(Settings(model=folder, device="cpu", runtime="openvino"), 0, told.append)
     assert not [detail for detail in told if "converting" in detail]
-
-
-def test_a_model_that_was_shipped_converted_is_not_converted_again(
-    pipeline_folder: Callable[[str], Path], cache: Path
-) -> None:
-    folder = pipeline_folder("sd1")
-    revision = revision_of(folder)
-    ship(folder)
-    assert revision_of(folder) == revision, "what is made of the weights changes no revision"
-    told: list[str] = []
-    load_model(Settings(model=str(folder), device="cpu", runtime="openvino"), 0, told.append)
-    assert not [detail for detail in told if "converting" in detail]
-    assert not cache.exists()
 
 
 def test_what_openvino_cannot_execute_is_left_to_torch_unless_it_was_named(
@@ -146,15 +141,26 @@ def test_a_model_is_not_converted_where_memory_is_short(
     assert not [detail for detail in told if "converting" in detail]
 
 
+@pytest.fixture(scope="module")
+def model_with_graphs() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        return with_graphs(patch)
+
+
 @pytest.fixture
-def pieced(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return with_graphs(monkeypatch)
-
-
-def with_graphs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The embedded model with graphs of fixed sizes for most batches, as after a while of work."""
-    monkeypatch.setattr(graphs, "WORTH", 1)
+def pieced(model_with_graphs: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One model for all tests, each of which leaves its graphs as they were."""
+    networks = model_with_graphs._networks
     monkeypatch.setattr(graphs, "PIECES", (4, 2))
+    monkeypatch.setattr(networks._unet, "_fixed", networks._unet._fixed)
+    monkeypatch.setattr(networks._room, "limit", networks._room.limit)
+    return model_with_graphs
+
+
+def with_graphs(patch: pytest.MonkeyPatch) -> Any:
+    """The embedded model with graphs of fixed sizes for most batches, as after a while of work."""
+    patch.setattr(graphs, "WORTH", 1)
+    patch.setattr(graphs, "PIECES", (4, 2))
     settings = Settings(model="embedded", device="cpu", runtime="openvino")
     model: Any = load_model(settings, 0, nothing)
     for rows in (4, 2):
@@ -192,7 +198,7 @@ def test_graphs_of_fixed_sizes_take_what_they_have_and_the_open_one_the_rest(pie
     unet = pieced._networks._unet
     parts = [(part.stop - part.start, request) for part, request in unet._parts(11)]
     assert parts == [(4, unet._fixed[4])] * 2 + [(2, unet._fixed[2]), (1, unet._open)]
-    del unet._fixed[4]
+    unet._fixed = {2: unet._fixed[2]}
     parts = [(part.stop - part.start, request) for part, request in unet._parts(11)]
     assert parts == [(2, unet._fixed[2]), (9, unet._open)]
 
@@ -219,6 +225,7 @@ def test_a_graph_that_cannot_be_compiled_leaves_the_open_one(
     pieced: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     networks = pieced._networks
+    monkeypatch.setattr(graphs, "WORTH", 1)
     monkeypatch.setattr(graphs, "PIECES", (3,))
     nowhere = replace(networks._unet._recipe, path=Path("/nowhere"))
     monkeypatch.setattr(networks._unet, "_recipe", nowhere)

@@ -33,6 +33,7 @@ from text2image.core.messages import (
 )
 from text2image.core.settings import Settings
 from text2image.engine.engine import Engine
+from text2image.engine.models.contract import Unread
 from text2image.engine.models.loading import FAMILIES, Checkpoint, load_model
 from text2image.engine.sample import BatchKey, Plan, Sample
 
@@ -79,13 +80,13 @@ class Toy:
             raise InvalidRequest(violation)
         return Plan(BASE, 2 if request.guidance_scale > 1 else 1, 2 * request.steps - 1, LOAD)
 
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         prompts = dict.fromkeys(sample.generation.request.prompt for sample in samples)
         known = {prompt: hashlib.sha256(prompt.encode()).digest() for prompt in prompts}
         self.encoded += prompts
         for sample in samples:
             sample.state = known[sample.generation.request.prompt]
-        return [""] * len(samples)
+        return [Unread()] * len(samples)
 
     def start(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
@@ -147,7 +148,7 @@ async def serving(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> AsyncIterator[tuple[Engine, Toy]]:
     """An engine that has loaded the toy by the class that its folder names."""
-    monkeypatch.setitem(FAMILIES, "ToyPipeline", Toy)
+    monkeypatch.setitem(FAMILIES.own, "ToyPipeline", Toy)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline"}))
     settings = Settings(model=str(folder), device="cpu")
     engine = Engine(lambda report: load_model(settings, 0, report))

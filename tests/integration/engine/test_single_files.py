@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from tests.doubles import make_request
+from tests.init_images import init_image
 from tests.integration.engine.conftest import TOLERANCE, draw_alone, settings_for
 from tests.integration.engine.originals import (
     clip_weights,
@@ -36,6 +38,7 @@ from text2image.engine.layouts.structure import CLIP_XL, OPEN_CLIP_XL
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.models.loading import FAMILIES, load_model, revision_of
 from text2image.engine.preflight.check import check
+from text2image.engine.runtimes.encoder import encoded, load_encoder
 
 REQUEST = make_request("a cat on a hill", steps=3, seed=5, width=64, height=64)
 
@@ -140,6 +143,23 @@ def test_a_single_file_is_opened_without_the_parts_that_a_runtime_does_not_need(
     rest = open_pipeline(kind, folder, torch.float32, unet=None, vae=None)
     assert (rest.unet, rest.vae) == (None, None)
     assert rest.text_encoder.device.type == "cpu"
+    encoder = load_encoder(folder, torch.float32)
+    assert encoder.decoder is None
+    pixels = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    assert torch.equal(encoded(encoder, pixels), encoded(pipelines("sd1").vae.eval(), pixels))
+
+
+def test_a_network_for_inpainting_draws_from_a_single_file(
+    pipelines: Callable[[str], StableDiffusionPipeline], tmp_path: Path
+) -> None:
+    weights = original_weights(pipelines("sd1"))
+    first = f"{NET}input_blocks.0.0.weight"
+    weights[first] = torch.cat([weights[first], torch.randn(weights[first].shape[0], 5, 3, 3)], 1)
+    file = tmp_path / "inpainting.safetensors"
+    save_file(weights, file)
+    model = load_model(settings_of(file, tmp_path), 0, silent)
+    masked = replace(REQUEST, image=init_image((64, 64), masked=True), strength=1.0)
+    assert np.abs(draw_alone(model, masked) - draw_alone(model, REQUEST)).max() > TOLERANCE
 
 
 def test_a_changed_file_changes_the_revision(
@@ -206,7 +226,7 @@ def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path
     file = tmp_path / "xl.safetensors"
     saved = save_xl(tmp_path / "folder", file)
     folder = lay_out(file, tmp_path / "laid", silent)
-    assert check(folder, ["StableDiffusionXLPipeline"], torch.device("cpu"), torch.float32) == []
+    assert check(folder, FAMILIES, torch.device("cpu"), torch.float32) == []
     loaded = open_pipeline(StableDiffusionXLPipeline, folder, torch.float32)
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         state, expected = (getattr(each, name).state_dict() for each in (loaded, saved))
@@ -215,7 +235,6 @@ def test_a_stable_diffusion_xl_is_loaded_with_the_weights_of_its_folder(tmp_path
     assert (loaded.tokenizer.pad_token_id, loaded.tokenizer_2.pad_token_id) == (49407, 0)
 
 
-@pytest.mark.skipif("StableDiffusionXLPipeline" not in FAMILIES, reason="it is not drawn with")
 def test_a_stable_diffusion_xl_draws_the_picture_of_its_folder(tmp_path: Path) -> None:
     folder, file = tmp_path / "folder", tmp_path / "xl.safetensors"
     save_xl(folder, file)
@@ -250,9 +269,9 @@ BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
         without("first_stage_model.encoder.down.1.block.0.conv2"),
         r"lacks 2 of the \d+ parameters that vae/config\.json asks for",
     ),
-    "a network for inpainting": (
-        lambda weights: weights.update({f"{NET}input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}),
-        "takes 9 channels, as for inpainting",
+    "a network for upscaling": (
+        lambda weights: weights.update({f"{NET}input_blocks.0.0.weight": torch.zeros(32, 7, 3, 3)}),
+        "takes 7 channels, as for upscaling",
     ),
     "another vocabulary": (
         lambda weights: weights.update(

@@ -12,7 +12,14 @@ from PIL import Image
 from tests.samples import MODEL
 from text2image.api.batch import draw_batch
 from text2image.core.errors import Text2ImageError, Unavailable
-from text2image.core.messages import GeneratedImage, Pixels, Request, RequestParams, Timings
+from text2image.core.messages import (
+    Completed,
+    GeneratedImage,
+    Pixels,
+    Request,
+    RequestParams,
+    Timings,
+)
 from text2image.core.validation import resolve
 from text2image.gateway import metadata
 
@@ -21,7 +28,7 @@ from text2image.gateway import metadata
 class Drawn:
     request: Request
     images: Sequence[GeneratedImage]
-    truncated: str = ""
+    completed: Completed
 
 
 async def generate_many(requests: Sequence[RequestParams]) -> list[Drawn | Text2ImageError]:
@@ -33,7 +40,8 @@ async def generate_many(requests: Sequence[RequestParams]) -> list[Drawn | Text2
             continue
         request = resolve(params, MODEL)
         image = GeneratedImage(0, request.seed, Pixels(1, 1, b"abc"), Timings(0, 0, 0))
-        results.append(Drawn(request, [image], "and more" if "long" in params.prompt else ""))
+        ended = Completed("and more" if "long" in params.prompt else "")
+        results.append(Drawn(request, [image], ended))
     return results
 
 

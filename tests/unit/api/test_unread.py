@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.unit.gateway.asking import asking
 from tests.unit.gateway.scripted import ScriptedRunner
+from text2image.api import protocol
 from text2image.api.protocol import refusing
 from text2image.api.unread import Unread
 from text2image.core import messages
@@ -161,7 +162,7 @@ async def test_whom_a_runner_refuses_whatever_they_ask_is_refused_unread(service
         status, headers, body = await service.post(path, chunks=(b"not even JSON",))
         assert status == 503
         assert headers["Retry-After"] == "3"
-        assert headers["X-Trace-Id"]
+        assert headers["X-Trace-Id"] == headers["X-Request-Id"]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "full" in str(body)
     assert not service.reached
@@ -176,6 +177,7 @@ async def test_whom_a_runner_refuses_whatever_they_ask_is_refused_unread(service
         {"client": "bob"},
         {"x-request-timeout": "60"},
         {"chunks": (b'{"text": "a fox", "seed": 7}',)},
+        {"chunks": (b'{"text": "a fox", "image": "iVBORw0"}',)},
         {"chunks": (BODY[:5], BODY[5:])},
         {"origin": "http://elsewhere"},
         {"expect": "100-continue", "chunks": (b"", BODY)},
@@ -187,7 +189,18 @@ async def test_whom_a_runner_refuses_whatever_they_ask_is_refused_unread(service
             "chunks": (b"3\r\nfox\r\n0\r\n\r\n",),
         },
     ],
-    ids=["caller", "patience", "seed", "pieces", "page", "asks first", "path", "query", "chunked"],
+    ids=[
+        "caller",
+        "patience",
+        "seed",
+        "picture",
+        "pieces",
+        "page",
+        "asks first",
+        "path",
+        "query",
+        "chunked",
+    ],
 )
 async def test_whatever_might_be_answered_goes_through_whole(
     service: Service, post: dict[str, Any]
@@ -218,13 +231,22 @@ async def test_the_like_of_what_was_refused_is_refused_before_anything_begins(
 @pytest.mark.parametrize("service", [False], indirect=True)
 @pytest.mark.parametrize(
     "body",
-    [b'{"text": "a fox"}', b'{"text": "", "n": 2}', b'{"n": 2', b'{"text": "a fox", "n": "2"}'],
-    ids=["another", "invalid", "no JSON", "a wrong type"],
+    [
+        b'{"text": "a fox"}',
+        b'{"text": "", "n": 2}',
+        b'{"n": 2',
+        b'{"text": "a fox", "n": "2"}',
+        b'{"text": "%s", "n": 2}' % (b"x" * 4001),
+        b'{"text": "a fox", "n": 2, "colour": "red"}',
+    ],
+    ids=["another", "invalid", "no JSON", "a wrong type", "too long", "unknown field"],
 )
 async def test_a_refusal_for_what_was_asked_says_nothing_of_other_requests(
     service: Service, body: bytes
 ) -> None:
     await service.refused()
+    like = b'{"text": "a bear", "n": 2}'
+    assert (await service.post(chunks=(like,), **JSON)).status == 503
     assert (await service.post(chunks=(body,), **JSON)).status == 200
     assert service.reached == [body]
 
@@ -277,6 +299,23 @@ async def test_a_fault_of_ours_is_no_fault_of_the_clients(
 async def test_a_server_with_room_reads_everything(service: Service) -> None:
     assert (await service.post()).status == 200
     assert service.reached == [BODY]
+
+
+async def test_a_crowd_that_is_refused_gathers_and_a_lone_client_does_not_wait(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(protocol, "sleep", pauses.append)
+    monkeypatch.setattr(protocol, "GATHER", 30.0)
+    await service.refused()
+    await service.post()
+    assert not pauses
+    for client in ("alice", "bob", "alice"):
+        await service.post(client=client)
+    assert pauses == [30.0, 30.0]
+    monkeypatch.setattr(protocol, "GATHER", 90.0)
+    await service.post()
+    assert len(pauses) == 2, "it would outlast the refusal"
 
 
 async def test_who_may_not_is_told_so_at_once_by_a_full_server(service: Service) -> None:

@@ -128,6 +128,7 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         **({"--schedule": request.schedule.value} if request.schedule else {}),
         "--quality": request.quality.value,
         "--model": request.model,
+        "--clip-skip": request.clip_skip,
     }
     options = [f"{name}{'' if name == '-n' else '='}{value}" for name, value in typed.items()]
     params = parse([*options, "--", request.prompt]).params
@@ -141,7 +142,7 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         ("fox --steps 500", "--steps: is 500; it must be between 1 and 150"),
         ("fox --seed -1", "--seed: is -1; it must be between 0 and 9223372036854775807"),
         ("fox --seed 9223372036854775808", "--seed: is 9223372036854775808; it must be"),
-        ("fox -n 9", "-n: is 9; it must be between 1 and 8"),
+        ("fox -n 11", "-n: is 11; it must be between 1 and 10"),
         ("fox --width 99999999999", "--width: is 99999999999 pixels; a model draws between"),
         ("fox --size 65x64", "--width: is 65 pixels; it must be a multiple of 8"),
         ("fox --guidance-scale nan", "--guidance-scale: is nan; it must be between 0 and 30"),
@@ -287,9 +288,11 @@ def test_a_bad_setting_is_bad_usage(
 def test_what_the_encoder_left_out_is_told(
     drawn_by: Callable[[Draw], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn_by(lambda *arguments: arguments[-1](Completed("and a zebra")))
+    drawn_by(lambda *arguments: arguments[-1](Completed("and a zebra", "and a hen")))
     assert main(["a red fox"]) == 0
-    assert "left out: and a zebra" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the prompt was too long, left out: and a zebra" in told
+    assert "the negative prompt was too long, left out: and a hen" in told
 
 
 # Who draws

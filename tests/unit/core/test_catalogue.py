@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from text2image.core.catalogue import default_entry, find_entries
+from text2image.core.catalogue import all_entries, default_entry, find_entries
 from text2image.core.limits import parse_bytes
 from text2image.core.messages import Sampler
-from text2image.core.settings import Settings
+from text2image.core.settings import Settings, get_settings
 
 
 def model(folder: Path) -> Path:
@@ -52,8 +52,9 @@ def test_a_file_says_more_of_each(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
     file.write_text(
         '[models.anime]\npath = "v3"\naliases = ["manga"]\nsteps = 30\nsampler = "Euler a"\n'
-        'precision = "float16"\nprice = 2\nquantize = "int8"\n'
-        'offload = "model"\ntile_above = 0\n[models.hub]\npath = "owner/name"\nrevision = "v1"\n'
+        'precision = "float16"\nprice = 2\nclip_skip = 2\nembeddings = "words"\n'
+        'quantize = "int8"\noffload = "model"\ntile_above = 0\n'
+        '[models.hub]\npath = "owner/name"\nrevision = "v1"\n'
     )
     entries = find_entries(str(file))
     settings = Settings(default_steps=5, dtype="float32")
@@ -62,6 +63,7 @@ def test_a_file_says_more_of_each(tmp_path: Path) -> None:
     assert (anime.default_steps, anime.dtype) == (30, "float16")
     assert anime.default_sampler is Sampler.EULER_ANCESTRAL
     assert (anime.quantize, anime.offload, anime.tile_above) == ("int8", "model", 0)
+    assert (anime.default_clip_skip, anime.embeddings) == (2, tmp_path / "words")
     assert (entries["anime"].aliases, entries["anime"].price) == (("manga",), 2)
     hub = entries["hub"].applied_to(settings)
     assert (hub.model, hub.model_revision, hub.default_steps) == ("owner/name", "v1", 5)
@@ -107,6 +109,27 @@ def test_the_default_model_may_be_one_of_them(tmp_path: Path) -> None:
     assert default_entry(Settings(models=str(tmp_path))).name == "embedded"
     alone = default_entry(Settings(model=str(folder), model_revision=None))
     assert (alone.name, alone.source) == ("a", str(folder))
+
+
+def test_models_have_the_names_that_the_settings_give_them_too(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        model(tmp_path / name)
+    told = "dall-e-3=a, gpt-image-1=b,gpt-image-1-mini=a,dall-e-2=embedded,lost=nowhere"
+    settings = Settings(models=str(tmp_path), model_aliases=told)
+    assert {name: entry.aliases for name, entry in all_entries(settings).items()} == {
+        "embedded": ("dall-e-2",),
+        "a": ("dall-e-3", "gpt-image-1-mini"),
+        "b": ("gpt-image-1",),
+    }
+    assert default_entry(settings).aliases == ("dall-e-2",)
+
+
+@pytest.mark.parametrize("told", ["dall-e-3", "=a", "a=", "a=b,a=c"])
+def test_what_is_no_alias_is_told(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("T2I_MODEL_ALIASES", told)
+    get_settings.cache_clear()
+    with pytest.raises(SystemExit, match=r"^text2image: T2I_MODEL_ALIASES="):
+        get_settings()
 
 
 @pytest.mark.parametrize(

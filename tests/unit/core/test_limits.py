@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.init_images import init_image
 from tests.samples import REQUEST
 from text2image.core.limits import RateLimit, parse_limits, work_of
+from text2image.core.messages import Sampler
 
 
 def test_limits_are_read_and_written_alike() -> None:
@@ -32,3 +34,11 @@ def test_what_is_no_limit_is_refused_in_words(text: str) -> None:
 def test_a_request_costs_its_pixels_times_steps_times_pictures() -> None:
     request = replace(REQUEST, width=512, height=512, steps=20, n=3)
     assert work_of(request) == 512 * 512 * 20 * 3
+
+
+def test_of_a_picture_that_begins_from_another_the_steps_that_are_drawn_count_and_its_encoding() -> (
+    None
+):
+    for sampler, calls in ((Sampler.EULER, 6), (Sampler.HEUN, 11)):
+        request = replace(REQUEST, n=3, image=init_image(), strength=0.3, sampler=sampler)
+        assert work_of(request) == 128 * 96 * (calls * 3 + 1)

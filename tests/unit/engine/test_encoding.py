@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from tests.doubles import TimedModel, make_request
 from tests.harness import NATIVE, Harness
+from tests.init_images import init_image
 from text2image.core.messages import Completed, GeneratedImage
-from text2image.engine.loop import ENCODE_CHUNK, SHARE_BESIDE_STEPS
+from text2image.engine.encoding import ENCODE_CHUNK
+from text2image.engine.loop import SHARE_BESIDE_STEPS
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.sample import Sample
 from text2image.engine.warmup import measure
@@ -69,6 +72,49 @@ def test_prompts_that_cost_little_join_at_the_next_step_in_chunks() -> None:
     harness.loop.tick()
     assert len(model.batches[-1]) == 21
     assert max(len(chunk) for chunk in model.encoded) == ENCODE_CHUNK
+
+
+class Reader(Scribe):
+    """Takes ten times as long for a prompt of ten words, and says so."""
+
+    def plan(self, request):  # type: ignore[no-untyped-def]
+        return replace(super().plan(request), encoding=float(len(request.prompt.split())))
+
+    def encode(self, samples):  # type: ignore[no-untyped-def]
+        words = sum(len(sample.generation.request.prompt.split()) for sample in samples)
+        self.clock.now += (words - len(samples)) * self.encode_time
+        return super().encode(samples)
+
+
+def test_long_prompts_count_for_as_many_short_ones_as_they_take() -> None:
+    model = Reader(encode_time=0.01)
+    harness = Harness(model, max_rows=64)
+    for number in range(12):
+        harness.submit(make_request(f"four words of {number}", seed=number))
+    harness.finish()
+    assert max(len(chunk) for chunk in model.encoded) == ENCODE_CHUNK // 4
+    assert harness.costs.encode_seconds(NATIVE) == pytest.approx(0.01)
+
+
+def test_pictures_are_encoded_apart_from_prompts_in_turn_and_few_at_once() -> None:
+    model = Scribe()
+    harness = Harness(model, max_rows=64)
+    for number in range(18):
+        begun = {"image": init_image(), "strength": 1.0} if 4 <= number < 12 else {}
+        harness.submit(make_request(f"prompt {number}", seed=number, **begun))
+    harness.loop.tick()
+    assert [len(chunk) for chunk in model.encoded] == [4, model.decode_chunk, model.decode_chunk, 6]
+    encoded = [sample.seed for chunk in model.encoded for sample in chunk]
+    assert encoded == sorted(encoded)
+
+
+def test_what_a_picture_takes_to_encode_is_not_taken_for_what_a_prompt_takes() -> None:
+    harness = Harness(TimedModel(encode_time=0.02))
+    harness.model.encode_time = 5.0
+    for number in range(20):
+        harness.submit(make_request(f"{number}", steps=2, image=init_image(), strength=1.0))
+    harness.finish()
+    assert harness.costs.encode_seconds(NATIVE) == 0.02
 
 
 def test_each_sample_is_encoded_once() -> None:

@@ -28,7 +28,7 @@ from text2image.core.messages import (
 from text2image.engine import reports
 from text2image.engine.engine import Engine
 from text2image.engine.memory import MemoryGuard
-from text2image.engine.models.contract import DeviceLost, OutOfMemory
+from text2image.engine.models.contract import DeviceLost, OutOfMemory, Unread
 from text2image.engine.sample import Generation
 
 
@@ -41,7 +41,7 @@ class GatedModel(TimedModel):
         self.gate.set()
         self.threads: set[int] = set()
 
-    def encode(self, samples: Any) -> list[str]:
+    def encode(self, samples: Any) -> list[Unread]:
         self.threads.add(threading.get_ident())
         return super().encode(samples)
 
@@ -57,7 +57,7 @@ class GatedModel(TimedModel):
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for a condition, and fails if it does not come."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.005)
 

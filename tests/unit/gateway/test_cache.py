@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.redis import RedisServer
-from tests.samples import MODEL, REQUEST, requests
-from text2image.core.messages import Picture, Quality, Request, Timings
+from tests.samples import MODEL, REQUEST, begun, requests
+from text2image.core.messages import Completed, Picture, Quality, Request, Timings
 from text2image.core.settings import Settings
 from text2image.gateway.cache import NotAnEntry, PictureCache, key_of, pack, unpack
 from text2image.gateway.cache_backends import DiskBackend
@@ -44,7 +44,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.name[0] != ".")
 
 
-@given(requests, requests)
+@given(requests | begun, requests | begun)
 def test_two_pictures_have_one_key_only_where_nothing_tells_them_apart(
     one: Request, other: Request
 ) -> None:
@@ -76,7 +76,7 @@ def test_what_fast_pictures_are_spared_makes_another_picture_of_those_alone() ->
     assert key_of(REQUEST, 0, other) == KEY
 
 
-@given(requests, st.integers(1, 8))
+@given(requests | begun, st.integers(1, 8))
 def test_a_picture_of_many_has_the_key_of_its_seed_alone(request: Request, n: int) -> None:
     for index in range(n):
         alone = replace(request, seed=request.seed_of(index))
@@ -88,12 +88,13 @@ def test_an_entry_holds_all_of_its_picture(
     png: bytes, text: str, seconds: float, seed: int
 ) -> None:
     picture = replace(PICTURE, png=png, path=text, seed=seed, timings=Timings(seconds, 0, seconds))
-    assert unpack(KEY, pack(KEY, picture, text)) == (replace(picture, cached=True), text)
+    ended = Completed(text, text)
+    assert unpack(KEY, pack(KEY, picture, ended)) == (replace(picture, cached=True), ended)
 
 
 @given(st.data())
 def test_an_entry_that_is_not_whole_is_none(data: st.DataObject) -> None:
-    entry = pack(KEY, PICTURE, "and a dog")
+    entry = pack(KEY, PICTURE, Completed("and a dog"))
     place = data.draw(st.integers(0, len(entry) - 1))
     changed = bytearray(entry)
     changed[place] ^= data.draw(st.integers(1, 255))
@@ -110,9 +111,9 @@ def test_an_entry_that_is_not_whole_is_none(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("name", "entry"),
     [
-        ("another picture's", pack(key(1), PICTURE, "")),
+        ("another picture's", pack(key(1), PICTURE, Completed())),
         ("another form", pickle.dumps(PICTURE)),
-        ("an older form", pack(KEY, PICTURE, "").replace(b"picture 1", b"picture 0")),
+        ("an older form", pack(KEY, PICTURE, Completed()).replace(b"picture 1", b"picture 0")),
         ("nothing", b""),
     ],
 )
@@ -130,11 +131,11 @@ async def test_what_was_kept_is_recalled_picture_by_picture(folder: Path) -> Non
     cache = PictureCache(DiskBackend(folder, 1 << 20))
     two = replace(REQUEST, n=2)
     pictures = [replace(PICTURE, index=index, seed=REQUEST.seed_of(index)) for index in (0, 1)]
-    await cache.keep(two, MODEL, pictures, "and a dog")
+    await cache.keep(two, MODEL, pictures, Completed("and a dog", "blur"))
     recalled = await PictureCache(DiskBackend(folder, 1 << 20)).recall(two, MODEL)
     assert recalled
     assert recalled.pictures == [replace(picture, cached=True) for picture in pictures]
-    assert recalled.truncated == "and a dog"
+    assert recalled.completed == Completed("and a dog", "blur")
     second = await cache.recall(replace(REQUEST, seed=REQUEST.seed_of(1)), MODEL)
     assert second
     assert second.pictures == [replace(pictures[1], index=0, cached=True)]
@@ -145,7 +146,7 @@ async def test_a_damaged_entry_is_removed_and_told_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = PictureCache(DiskBackend(folder, 1 << 20))
-    await cache.keep(REQUEST, MODEL, [PICTURE], "")
+    await cache.keep(REQUEST, MODEL, [PICTURE], Completed())
     (folder / KEY).write_bytes((folder / KEY).read_bytes()[:-1])
     assert not await cache.recall(REQUEST, MODEL)
     assert not (folder / KEY).exists()

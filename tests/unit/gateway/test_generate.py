@@ -42,7 +42,7 @@ from text2image.observe.metrics import GatewayMetrics
 
 @pytest.fixture
 async def runner(tmp_path: Path) -> AsyncIterator[ScriptedRunner]:
-    runner = ScriptedRunner(tmp_path / "socket", (*STORY[:-1], Completed("and a dog")))
+    runner = ScriptedRunner(tmp_path / "socket", (*STORY[:-1], Completed("and a dog", "blur")))
     await runner.start()
     yield runner
     await runner.die()
@@ -84,7 +84,8 @@ async def test_pictures_are_stored_and_carry_their_parameters(
     assert [picture.seed for picture in drawing.pictures] == [7, 8]
     assert (
         drawing.message
-        == "2 images generated successfully; the prompt was too long, left out: and a dog"
+        == "2 images generated successfully; the prompt was too long, left out: and a dog; "
+        "the negative prompt was too long, left out: blur"
     )
     for picture in drawing.pictures:
         check_file(picture)
@@ -166,7 +167,7 @@ async def test_a_recalled_order_is_told_like_one_that_is_drawn(
     events = [event async for event in asked.stream(asking())]
     assert [type(event) for event in events] == [Queued, Picture, Picture, Completed]
     assert events[0] == Queued(0.0)
-    assert events[-1] == Completed("and a dog")
+    assert events[-1] == Completed("and a dog", "blur")
 
 
 async def test_without_a_seed_every_picture_is_new(

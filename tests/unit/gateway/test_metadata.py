@@ -11,8 +11,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.init_images import init_image
 from tests.samples import MODEL, REQUEST, params_of, requests
-from text2image.core.messages import Pixels, Quality, Request, RequestParams, Sampler, Schedule
+from text2image.core.errors import InvalidRequest
+from text2image.core.messages import (
+    Input,
+    Pixels,
+    Quality,
+    Request,
+    RequestParams,
+    Sampler,
+    Schedule,
+)
+from text2image.core.validation import resolve
 from text2image.gateway import metadata
 
 
@@ -60,6 +71,7 @@ def test_parameters_of_other_tools_are_read() -> None:
         n=1,
         sampler="dpm++ 2m",
         quality="exact",
+        clip_skip=0,
     )
 
 
@@ -98,6 +110,30 @@ def test_only_a_picture_that_is_not_exact_says_its_quality() -> None:
     assert "Quality" not in exact
     # Else a server whose pictures are fast by default would draw another one.
     assert metadata.parse(exact).quality == "exact"
+
+
+def test_what_a_picture_began_from_is_named_and_has_to_be_added_again() -> None:
+    request = replace(REQUEST, image=init_image(), strength=0.6)
+    text = metadata.describe(request, 7, MODEL)
+    assert f", Denoising strength: 0.6, Init image hash: {init_image().digest[:10]}, " in text
+    params = metadata.parse(text)
+    assert params.strength == 0.6
+    with pytest.raises(InvalidRequest, match="strength: is of no use without an image"):
+        resolve(params, MODEL)
+    drawing = replace(MODEL, inputs=tuple(Input))
+    again = resolve(replace(params, image=init_image()), drawing)
+    assert again == request
+    # Of one that was enlarged it is that of its second pass, and other tools enlarge otherwise.
+    other = metadata.parse(f"{text}, Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+")
+    assert (other.strength, other.hires_scale, other.hires_strength) == (None, None, None)
+
+
+def test_an_enlarged_picture_tells_its_second_pass_as_a1111_does() -> None:
+    request = replace(REQUEST, hires_scale=1.5, hires_strength=0.4, hires_steps=12)
+    text = metadata.describe(request, 7, MODEL)
+    told = "Denoising strength: 0.4, Hires upscale: 1.5, Hires steps: 12, Hires upscaler: Lanczos"
+    assert f"Size: 128x96, {told}, " in text
+    assert metadata.parse(text) == params_of(request)
 
 
 @pytest.mark.parametrize("text", ["", "a fox", "Steps: many"])

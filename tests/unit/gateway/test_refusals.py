@@ -128,6 +128,18 @@ def test_long_after_a_refusal_a_crowd_gets_through(memory: Memory) -> None:
     assert not any(memory.refuses(KIND, claim=True) for _ in range(3))
 
 
+def test_a_crowd_is_told_how_long_it_lasts_unless_one_is_on_the_way(memory: Memory) -> None:
+    def lasts() -> float:
+        refusal = memory.refusals.find(KIND, claim=True)
+        assert refusal
+        return refusal.lasts
+
+    assert lasts() == 0.5
+    memory.now += 1.0
+    with memory.refusals.probe(KIND):
+        assert lasts() == 0.0
+
+
 def test_what_the_one_is_told_counts_for_all(memory: Memory) -> None:
     memory.now += 1.0
     with memory.refusals.probe(KIND):

@@ -29,6 +29,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
+from tests.init_images import init_image
 from tests.samples import MODEL
 from text2image.client import AsyncClient, Client
 from text2image.core import errors
@@ -36,10 +37,12 @@ from text2image.core.messages import (
     Completed,
     Event,
     GeneratedImage,
+    Input,
     ModelInfo,
     Picture,
     Pixels,
     Progress,
+    PromptSyntax,
     Quality,
     Queued,
     Request,
@@ -95,9 +98,22 @@ def message_in(file: FileDescriptorProto, name: str) -> DescriptorProto:
 
 def lacking_what_came_last(file: FileDescriptorProto) -> None:
     lacks = {
-        "GenerateRequest": ["preview_every", "schedule", "quality", "model"],
+        "GenerateRequest": [
+            "preview_every",
+            "schedule",
+            "quality",
+            "model",
+            "image",
+            "strength",
+            "mask",
+            "clip_skip",
+            "hires_scale",
+            "hires_strength",
+            "hires_steps",
+        ],
         "GenerateResponse": ["loading"],
         "GetModelRequest": ["model"],
+        "Completed": ["left_out_negative"],
         "Progress": ["preview"],
         "Image": ["cached"],
         "Timings": ["encoding"],
@@ -113,6 +129,11 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "price",
             "quantization",
             "tiled_above",
+            "inputs",
+            "embeddings",
+            "clip_skip",
+            "max_clip_skip",
+            "prompt_syntax",
         ],
     }
     for name, fields in lacks.items():
@@ -125,7 +146,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
     del message_in(file, "GetModelRequest").oneof_decl[:]
     del message_in(file, "GetModelResponse").nested_type[:]
     # It had one model.
-    later = {"Loading", "ModelStatus", "ListModelsRequest", "ListModelsResponse"}
+    later = {"Embedding", "Loading", "ModelStatus", "ListModelsRequest", "ListModelsResponse"}
     for each in [each for each in file.message_type if each.name in later]:
         file.message_type.remove(each)
     for method in [each for each in file.service[0].method if each.name == "ListModels"]:
@@ -323,6 +344,52 @@ async def test_an_older_runner_is_asked_for_no_schedule(tmp_path: Path) -> None:
         assert runners.model.schedules == ()
         with pytest.raises(errors.InvalidRequest, match="'karras'; with euler it must be left out"):
             await draw(runners, sampler="euler", schedule="karras")
+
+
+async def test_an_older_runner_is_asked_for_no_layer_and_reads_prompts_as_they_stand(
+    tmp_path: Path,
+) -> None:
+    """It would draw with its own, and weigh nothing."""
+    async with Peer(OLDER, tmp_path / "0").serving() as peer, gateway_of(peer) as runners:
+        assert runners.model.prompt_syntax is PromptSyntax.PLAIN
+        with pytest.raises(errors.InvalidRequest, match="clip_skip: is 2; embedded takes none"):
+            await draw(runners, clip_skip=2)
+
+
+async def test_runners_that_read_prompts_otherwise_share_no_work(tmp_path: Path) -> None:
+    web_ui = replace(MODEL, prompt_syntax=PromptSyntax.A1111)
+    async with (
+        Peer(OLDER, tmp_path / "0").serving() as old,
+        Peer(NEWER, tmp_path / "1", model=web_ui).serving() as one,
+        Peer(NEWER, tmp_path / "2", model=web_ui).serving() as other,
+        gateway_of(old, one, other) as runners,
+    ):
+        assert runners.model.prompt_syntax is PromptSyntax.A1111
+        for _ in range(20):
+            await draw(runners)
+        assert not old.requests
+        assert one.requests or other.requests
+
+
+async def test_only_layers_that_all_runners_have_are_asked_for(tmp_path: Path) -> None:
+    deep = replace(MODEL, max_clip_skip=12, clip_skip=2)
+    async with (
+        Peer(OLDER, tmp_path / "0").serving() as old,
+        Peer(NEWER, tmp_path / "1", model=deep).serving() as new,
+        gateway_of(old, new) as runners,
+    ):
+        assert (runners.model.clip_skip, runners.model.max_clip_skip) == (0, 0)
+
+
+async def test_an_older_runner_is_asked_for_nothing_that_begins_from_a_picture(
+    tmp_path: Path,
+) -> None:
+    """It would draw from the text alone."""
+    async with Peer(OLDER, tmp_path / "0").serving() as peer, gateway_of(peer) as runners:
+        assert runners.model.inputs == (Input.TEXT,)
+        with pytest.raises(errors.InvalidRequest, match=r"image: .* draws from a text alone"):
+            await draw(runners, image=init_image())
+        assert not peer.requests
 
 
 async def test_a_runner_that_knows_nothing_of_fast_pictures_is_asked_for_the_exact_one(

@@ -9,19 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.samples import MODEL, params_of, requests
+from tests.init_images import init_image
+from tests.samples import MODEL, REQUEST, params_of, requests
 from text2image.core import errors
+from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Completed,
     Counters,
+    Embedding,
     Event,
     GeneratedImage,
+    Input,
     Loading,
     ModelState,
     ModelStatus,
     Picture,
     Pixels,
     Progress,
+    PromptSyntax,
     Queued,
     Request,
     RequestParams,
@@ -42,7 +47,7 @@ plain_events = (
     st.builds(Queued, seconds)
     | st.builds(Loading, text, st.none() | seconds)
     | st.builds(Progress, counts, counts, counts, st.none() | pixels)
-    | st.builds(Completed, text)
+    | st.builds(Completed, text, text)
 )
 images = st.builds(GeneratedImage, counts, st.integers(0, 2**63 - 1), pixels, timings)
 pictures = st.builds(
@@ -63,6 +68,27 @@ def test_a_request_arrives_complete(request: Request, options: StreamOptions) ->
     message = pb.GenerateRequest.FromString(sent)
     assert wire.params_from(message) == params_of(request)
     assert wire.options_from(message) == options
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_picture_to_begin_from_arrives_as_pixels(masked: bool) -> None:
+    image = init_image(masked=masked)
+    request = replace(REQUEST, image=image, strength=0.6)
+    message = wire.request_to(request, StreamOptions())
+    params = wire.sent_params_from(pb.GenerateRequest.FromString(message.SerializeToString()))
+    assert params == params_of(request)
+    assert isinstance(params.image, InitImage)
+    assert (params.image.rgb, params.image.mask) == (image.rgb, image.mask)
+
+
+@pytest.mark.parametrize("field", ["image", "mask"])
+def test_a_runner_is_sent_all_pixels_and_no_more(field: str) -> None:
+    message = wire.request_to(
+        replace(REQUEST, image=init_image(masked=True), strength=0.6), StreamOptions()
+    )
+    setattr(message, field, getattr(message, field)[:-1])
+    with pytest.raises(errors.InvalidRequest, match=f"is for a runner to be pixels: {field} has"):
+        wire.sent_params_from(message)
 
 
 def test_what_a_client_leaves_out_stays_open() -> None:
@@ -117,7 +143,18 @@ def test_a_status_arrives(status: Status) -> None:
 
 def test_a_model_arrives() -> None:
     quantized = replace(MODEL, side_multiple=16, quantization="nf4", tiled_above=512 * 512)
-    for model in (MODEL, quantized):
+    words = {
+        "embeddings": (Embedding("film", "0123456789ab", 2),),
+        "clip_skip": 2,
+        "max_clip_skip": 12,
+        "prompt_syntax": PromptSyntax.A1111,
+    }
+    for model in (
+        MODEL,
+        replace(MODEL, side_multiple=16, inputs=tuple(Input)),
+        replace(MODEL, **words),
+        quantized,
+    ):  # type: ignore[arg-type]
         sent = wire.model_to(model).SerializeToString()
         assert wire.model_from(pb.GetModelResponse.FromString(sent)) == model
 
@@ -218,6 +255,19 @@ def test_what_does_not_parse_reaches_the_handler(
     else:
         with pytest.raises(error):
             rpc.checked(parsed)
+
+
+def test_only_pictures_may_be_larger_than_the_rest() -> None:
+    parse = rpc.deserializer(pb.GenerateRequest, LIMIT, picture_bytes=LIMIT)
+    for sent, fits in (
+        ({"image": b"x" * LIMIT}, True),
+        ({"image": b"x" * 60, "mask": b"x" * 60}, True),
+        ({"image": b"x" * 60, "negative_prompt": "x" * 110}, False),
+        ({"prompt": "x" * 120}, False),
+        ({"image": b"x" * 201}, False),
+    ):
+        data = pb.GenerateRequest(**sent).SerializeToString()  # type: ignore[arg-type]
+        assert isinstance(parse(data), pb.GenerateRequest) == fits
 
 
 def test_an_unforeseen_error_tells_an_id_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:

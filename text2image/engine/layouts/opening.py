@@ -40,6 +40,31 @@ def open_pipeline(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> 
     return pipeline
 
 
+def open_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    """One part of a pipeline that is a network of diffusers; the folder as `open_pipeline` takes it.
+
+    Raises:
+        OSError, ValueError: it is missing or cannot be read.
+    """
+    index = read_json(folder / INDEX)
+    kind = getattr(diffusers, index[name][1])
+    if checkpoint := checkpoint_of(folder):
+        return kind.from_single_file(
+            str(checkpoint),
+            config=str(folder),
+            subfolder=name,
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
+    return kind.from_pretrained(
+        folder,
+        subfolder=name,
+        torch_dtype=dtype,
+        variant=variant_of(folder, index),
+        local_files_only=True,
+    )
+
+
 def _stand_in(folder: Path) -> Any:
     """A scheduler of the same configuration, where diffusers' own class needs a package that is not here; else None.
 

@@ -133,10 +133,13 @@ def configurations(header: Header, path: Path) -> dict[str, dict[str, Any]]:
         encoders = _encoders(kind, shapes)
     except (KeyError, StopIteration, ValueError, IndexError) as error:
         raise Unreadable(f"is a {kind.title} that lacks weights: {error}") from None
-    if unet["in_channels"] != vae["latent_channels"]:
+    takes, gives = unet["in_channels"], vae["latent_channels"]
+    # A mask and a masked picture besides.
+    inpaints = takes == 2 * gives + 1
+    if takes != gives and not inpaints:
         raise Unreadable(
-            f"is a {kind.title} whose U-Net takes {unet['in_channels']} channels, as for inpainting or upscaling; "
-            f"from words alone draw those with {vae['latent_channels']}"
+            f"is a {kind.title} whose U-Net takes {takes} channels, as for upscaling; drawn with are those that take "
+            f"{gives}, or {2 * gives + 1} for inpainting"
         )
     for name, config in encoders.items():
         if config["vocab_size"] != VOCABULARY:
@@ -150,6 +153,8 @@ def configurations(header: Header, path: Path) -> dict[str, dict[str, Any]]:
     files = {"unet/config.json": unet, "vae/config.json": vae}
     files |= {f"{name}/config.json": config for name, config in encoders.items()}
     index = _index(kind, scheduler["_class_name"], encoders)
+    if inpaints:
+        index["_class_name"] = kind.pipeline.replace("Pipeline", "InpaintPipeline")
     return files | {"scheduler/scheduler_config.json": scheduler, INDEX: index}
 
 

@@ -8,7 +8,7 @@ The loop calls all but `plan` from the engine's one thread, the one that loaded 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from text2image.core.messages import Pixels
 
@@ -24,6 +24,13 @@ class OutOfMemory(Exception):
 
 class DeviceLost(Exception):
     """The device or its driver is beyond repair in this process; only a new process helps."""
+
+
+class Unread(NamedTuple):
+    """The ends of a sample's two prompts that no text encoder read."""
+
+    prompt: str = ""
+    negative: str = ""
 
 
 class Pending(Protocol):
@@ -65,10 +72,10 @@ class Model(Protocol):
         """
         ...
 
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         """Encodes the prompts of samples, each distinct one once, and keeps the result in their `state`.
 
-        Returns, for each sample, the end of its prompt that the text encoder did not read.
+        Returns, for each sample, what was not read of its prompts; of the negative one only if it is drawn with.
 
         Raises:
             OutOfMemory: with fewer samples it may fit.

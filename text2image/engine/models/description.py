@@ -6,12 +6,23 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffusers import AutoencoderKL, AutoencoderTiny
+
 from text2image.core.guidance import EVERYWHERE, parse_interval
-from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, Sampler, Schedule
+from text2image.core.messages import (
+    SIDE_MULTIPLE,
+    Input,
+    ModelInfo,
+    PromptSyntax,
+    Sampler,
+    Schedule,
+)
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
 from text2image.engine.models.prompts import FLUX_TOKENS, T5_TOKENS
+from text2image.engine.prompts.chunks import Language
+from text2image.engine.prompts.inversions import Encoders, Inversion, find
 from text2image.engine.runtimes.choice import network_of, sample_size
 from text2image.engine.runtimes.forward import is_flux, is_sd3, patch_size
 from text2image.engine.samplers.registry import flux_levels, limit_steps, own_sampler
@@ -71,6 +82,9 @@ _PROFILES = {
         "scale as an input": Profile(28, 3.5),
     },
 }
+# Autoencoders whose encoder gives latents as these families have them.
+_ENCODING = (AutoencoderKL, AutoencoderTiny)
+_USUAL_CHUNKS: int = Settings.model_fields["max_prompt_chunks"].default
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
 
@@ -95,7 +109,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
         id=checkpoint.name,
-        revision=_revision(checkpoint, profile),
+        revision=_revision(checkpoint, profile, chunked=reads_chunks(pipeline)),
         family=family,
         width=side,
         height=side,
@@ -111,7 +125,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
             each for each in Schedule if any(each in SCHEDULES_OF[sampler] for sampler in samplers)
         ),
         max_steps=tuple((each, limit) for each, limit in limits.items() if limit < MAX_STEPS),
-        max_prompt_tokens=_max_tokens(pipeline),
+        max_prompt_tokens=_max_tokens(pipeline, settings),
         device=str(checkpoint.device),
         dtype=str(checkpoint.dtype).removeprefix("torch."),
         quality=settings.quality,
@@ -119,6 +133,8 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         side_multiple=multiple,
         quantization=checkpoint.saving.quantize,
         tiled_above=tiled_above(checkpoint, max_side),
+        inputs=_inputs(pipeline, family),
+        **_reading(pipeline, settings),
     )
 
 
@@ -140,14 +156,71 @@ def _max_side(pipeline: Any, wanted: int, scale: int) -> int:
     return min(wanted, positions * config.patch_size * scale) if positions else wanted
 
 
-def _max_tokens(pipeline: Any) -> int:
-    """Tokens of a prompt that are read whole: T5 reads more than CLIP, and the others of a family as many."""
+def reads_chunks(pipeline: Any) -> bool:
+    """Whether CLIP alone reads prompts, in chunks, which a U-Net takes in any number."""
+    return not (is_flux(network_of(pipeline).config) or is_sd3(network_of(pipeline).config))
+
+
+def reading_of(pipeline: Any, settings: Settings) -> tuple[Language, list[Inversion]]:
+    """How a model with CLIP alone reads prompts, and the words in them that files teach it.
+
+    Raises:
+        ValueError: the folder of these is not there.
+    """
+    inversions = []
+    if settings.prompt_syntax is PromptSyntax.A1111:
+        inversions = find(settings.embeddings, Encoders.of(pipeline))
+    sizes = tuple((each.name, each.size) for each in inversions)
+    return Language(settings.prompt_syntax, settings.max_prompt_chunks, sizes), inversions
+
+
+def _reading(pipeline: Any, settings: Settings) -> dict[str, Any]:
+    """What requests may say of how prompts are read.
+
+    Raises:
+        ValueError: the settings name a layer that is not there.
+    """
+    if not reads_chunks(pipeline):
+        return {}
+    most, asked = _layers(pipeline), settings.default_clip_skip or 0
+    if most and asked > most:
+        raise ValueError(
+            f"T2I_DEFAULT_CLIP_SKIP is {asked}; the text encoder of {settings.model} has {most} layers"
+        )
+    _, inversions = reading_of(pipeline, settings)
+    return {
+        "embeddings": tuple(each.described for each in inversions),
+        "clip_skip": asked if most else 0,
+        "max_clip_skip": most,
+        "prompt_syntax": settings.prompt_syntax,
+    }
+
+
+def _layers(pipeline: Any) -> int:
+    """Layers of the text encoder with the fewest; 0 where one is not CLIP's."""
+    parts = (getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))
+    configs = [part.config for part in parts if part]
+    if not all(str(getattr(each, "model_type", "")).startswith("clip") for each in configs):
+        return 0
+    return min(int(getattr(each, "num_hidden_layers", 12)) for each in configs)
+
+
+def _max_tokens(pipeline: Any, settings: Settings) -> int:
+    """Tokens of a prompt that are read, with one start and end mark: by T5 more than by CLIP, unless that is alone."""
     if is_flux(network_of(pipeline).config):
         return FLUX_TOKENS
     if getattr(pipeline, "text_encoder_3", None):
         return T5_TOKENS
     tokenizers = (pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None))
-    return min(int(each.model_max_length) for each in tokenizers if each)
+    least = min(int(each.model_max_length) for each in tokenizers if each)
+    marks = 2
+    return settings.max_prompt_chunks * (least - marks) + marks if reads_chunks(pipeline) else least
+
+
+def _inputs(pipeline: Any, family: str) -> tuple[Input, ...]:
+    """What a request may give it beside a text."""
+    known = family in ("stable-diffusion", "stable-diffusion-xl")
+    return tuple(Input) if known and isinstance(pipeline.vae, _ENCODING) else (Input.TEXT,)
 
 
 def _fast(pipeline: Any, settings: Settings, family: str) -> str:
@@ -188,13 +261,18 @@ def rescale_of(pipeline: Any, settings: Settings, family: str) -> float:
     return _profile(pipeline, settings.model, family).rescale
 
 
-def _revision(checkpoint: Checkpoint, profile: Profile) -> str:
+def _revision(checkpoint: Checkpoint, profile: Profile, *, chunked: bool) -> str:
     """The revision of the files, or another where a setting has the same request give another picture."""
-    revision = checkpoint.saving.revised(checkpoint.revision)
-    rescale = checkpoint.settings.guidance_rescale
-    if rescale is None or rescale == profile.rescale:
+    settings, revision = checkpoint.settings, checkpoint.saving.revised(checkpoint.revision)
+    different = []
+    if settings.guidance_rescale not in (None, profile.rescale):
+        different.append(str(settings.guidance_rescale))
+    if chunked and settings.max_prompt_chunks != _USUAL_CHUNKS:
+        different.append(f"chunks {settings.max_prompt_chunks}")
+    if not different:
         return revision
-    return hashlib.sha256(f"{revision} {rescale}".encode()).hexdigest()[:12]
+    told = " ".join((revision, *different))
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def _profile(pipeline: Any, name: str, family: str) -> Profile:

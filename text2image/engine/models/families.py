@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import diffusers
 
 from text2image.engine.models.contract import Model
 
+Loader = Callable[..., Model]
 # What a pipeline from text to image is asked for.
 _ASKED = frozenset({"prompt", "generator", "output_type", "num_inference_steps", "height", "width"})
 # Words in the arguments of pipelines that want, or make, something else.
@@ -39,19 +41,20 @@ def is_text_to_image(named: str) -> bool:
     return True
 
 
-class Families(dict[str, Callable[..., Model]]):
-    """What loads a pipeline, by its class: the families' own, which it lists, and the general one's."""
+@dataclass(frozen=True, slots=True)
+class Families:
+    """What loads a pipeline, by its class.
 
-    def __init__(
-        self, named: dict[str, Callable[..., Model]], general: Callable[..., Model]
-    ) -> None:
-        super().__init__(named)
-        self._general = general
+    Attributes:
+        own: of the classes that have a family of their own.
+        general: of all others that make a picture of a text alone.
+    """
 
-    def __contains__(self, named: object) -> bool:
-        return super().__contains__(named) or (isinstance(named, str) and is_text_to_image(named))
+    own: dict[str, Loader]
+    general: Loader
 
-    def __missing__(self, named: str) -> Callable[..., Model]:
-        if not is_text_to_image(named):
-            raise KeyError(named)
-        return self._general
+    def loader_of(self, named: object) -> Loader | None:
+        """What loads pipelines of a class, which is what a model_index.json names; None if nothing here does."""
+        if not isinstance(named, str):
+            return None
+        return self.own.get(named) or (self.general if is_text_to_image(named) else None)

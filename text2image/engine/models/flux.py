@@ -17,7 +17,7 @@ from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
-from text2image.engine.models.contract import Pending
+from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, vae_factor
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import FluxPromptEncoder, unread_ends
@@ -88,13 +88,13 @@ class Flux:
         return request.height // self._latent_scale, request.width // self._latent_scale
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         prompts = [sample.generation.request.prompt for sample in samples]
         with devices.device_errors():
             encoded = self._prompts.encode(prompts)
         for sample, each in zip(samples, encoded, strict=True):
             sample.state = each
-        return unread_ends(self._prompts.truncated, prompts)
+        return [Unread(end) for end in unread_ends(self._prompts.truncated, prompts)]
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:

@@ -28,7 +28,7 @@ from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.layouts.folder import INDEX, NOT_DRAWING, parts_of, read_json
 from text2image.engine.layouts.opening import open_pipeline
-from text2image.engine.models.contract import DeviceLost
+from text2image.engine.models.contract import DeviceLost, Unread
 from text2image.engine.models.general_info import describe, guidance_of, networks_of
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.suspension import Call, Run, answers, suspend, whole
@@ -112,7 +112,7 @@ class General:
         return max(1, round(each * request.steps)) if self._suspended else 1
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         """Runs each pipeline as far as its first step; what it cuts off a prompt it does not tell."""
         texts: dict[Any, Any] = {}
         begun: list[Run] = []
@@ -130,7 +130,7 @@ class General:
             texts.clear()
         for sample, run in zip(samples, begun, strict=True):
             sample.state = State(run)
-        return [""] * len(samples)
+        return [Unread()] * len(samples)
 
     def _begun(self, sample: Sample, texts: dict[Any, Any]) -> Run:
         request, seed = sample.generation.request, sample.seed

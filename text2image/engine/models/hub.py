@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -18,6 +17,7 @@ from huggingface_hub.errors import (
 
 from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import INDEX, read_json, variant_among
+from text2image.engine.models.families import Families
 from text2image.engine.preflight.check import family_finding
 from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes.choice import LEFT_OUT
@@ -34,11 +34,11 @@ class NoPipeline(OSError):
 _REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, NoPipeline)
 
 
-def fetch(settings: Settings, families: Collection[str]) -> Path:
+def fetch(settings: Settings, families: Families) -> Path:
     """The folder of a model in the hub's cache, fetched if need be, without the parts that do not draw.
 
     Args:
-        families: the pipeline classes that are drawn with here; of others no weights are fetched.
+        families: what draws here; of what it does not draw with no weights are fetched.
 
     Raises:
         OSError: there is none that can be drawn with; the text says why, and what to do.
@@ -70,7 +70,7 @@ def cached(settings: Settings) -> Path | None:
         return None
 
 
-def family_fault(settings: Settings, families: Collection[str]) -> Finding | None:
+def family_fault(settings: Settings, families: Families) -> Finding | None:
     """Why a model's pipeline is not drawn with, or None; a few hundred bytes are fetched for it.
 
     Raises:

@@ -19,6 +19,7 @@ from text2image.core.messages import Pixels, Quality, Request
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
 from text2image.engine.models.contract import DeviceLost, Pending
+from text2image.engine.models.init_images import Encoded, load_with
 from text2image.engine.models.previews import Projection
 from text2image.engine.runtimes import tiling
 from text2image.engine.runtimes.networks import Networks
@@ -33,10 +34,10 @@ _DECODE_AREA = 4 * 64 * 64
 
 def plan(request: Request, height: int, width: int, interval: Interval | None) -> Plan:
     """The plan of a picture of so many latent pixels; see `guided_calls`."""
-    passes = network_calls(request.sampler, request.steps)
+    passes = network_calls(request.sampler, request.steps_drawn)
     guided = len(guided_calls(request, passes, interval))
     rows = 2 if guided else 1
-    load = (passes + guided) / (rows * passes)
+    load = load_with((passes + guided) / (rows * passes), request, rows, passes)
     return Plan(BatchKey((height, width), size=height * width), rows, passes, load)
 
 
@@ -60,6 +61,7 @@ def trajectory(
     *,
     mu: float | None = None,
     sigmas: tuple[float, ...] | None = None,
+    image: Encoded | None = None,
 ) -> Trajectory:
     """The beginning of a sample's way from its seed, with latents of a shape (1, C, h, w); sets its `passes`.
 
@@ -68,21 +70,30 @@ def trajectory(
     Args:
         mu: shift of the noise levels by the size of the picture, for schedulers that have one.
         sigmas: noise levels of the model's own.
+        image: what it begins from, if it is not noise alone.
 
     Raises:
         InvalidRequest: the model cannot be drawn with this sampler in so many steps.
     """
     request = sample.generation.request
     try:
-        table = tables.table(request.sampler, request.steps, request.schedule, mu=mu, sigmas=sigmas)
+        first = request.steps - request.steps_drawn
+        table = tables.table(
+            request.sampler, request.steps, request.schedule, first=first, mu=mu, sigmas=sigmas
+        )
     except ValueError as error:
         raise InvalidRequest(FieldViolation("sampler", str(error))) from error
     # On the CPU, so that a seed means the same noise on every device.
     generator = torch.Generator("cpu").manual_seed(sample.seed)
-    noise = torch.randn(shape, generator=generator, dtype=dtype)
-    latents = devices.moved(noise.float() * table.noise_scale, device)
     # For a few numbers of steps the sampler makes one more than its formula says.
     sample.passes = table.calls
+    if image is not None:
+        start = image.start(table, shape, generator, dtype, device)
+        return Trajectory(
+            table, start.latents, generator, dtype, kept=start.kept, condition=start.condition
+        )
+    noise = torch.randn(shape, generator=generator, dtype=dtype)
+    latents = devices.moved(noise.float() * table.noise_scale, device)
     return Trajectory(table, latents, generator, dtype)
 
 

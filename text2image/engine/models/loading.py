@@ -76,7 +76,9 @@ FAMILIES = Families(
     {
         "StableDiffusionPipeline": stable_diffusion.load,
         "LatentConsistencyModelPipeline": stable_diffusion.load,
+        "StableDiffusionInpaintPipeline": stable_diffusion.load,
         "StableDiffusionXLPipeline": stable_diffusion_xl.load,
+        "StableDiffusionXLInpaintPipeline": stable_diffusion_xl.load,
         "StableDiffusion3Pipeline": stable_diffusion_3.load,
         "FluxPipeline": flux.load,
     },
@@ -177,9 +179,10 @@ def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]
         ValueError: no family here draws with its kind.
     """
     named = read_json(folder / INDEX).get("_class_name")
-    if finding := family_finding(named, FAMILIES):
-        raise ValueError(f"{settings.model}: {finding}")
-    return FAMILIES[str(named)]
+    loader = FAMILIES.loader_of(named)
+    if loader is None:
+        raise ValueError(f"{settings.model}: {family_finding(named, FAMILIES)}")
+    return loader
 
 
 def locate(settings: Settings, report: Callable[[str], None]) -> Path:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from text2image.core.messages import Request
 from text2image.engine import devices
+from text2image.engine.prompts.chunks import Language, Reading
+from text2image.engine.prompts.clip import ClipEncoder
+from text2image.engine.prompts.inversions import Inversion
+from text2image.engine.prompts.lengths import joined
 
-# Embeddings kept for prompts that come again; one of SD 1.5 takes 115 KiB in half precision, one of SDXL 311.
+# Chunks of prompts kept for those that come again; one of SD 1.5 takes 115 KiB in half precision, one of SDXL 311.
 _MAX_CACHED = 256
 # One of SD3 takes 2.6 MiB, one of Flux 4.
 _MAX_CACHED_T5 = 32
@@ -19,108 +24,162 @@ _MAX_CACHED_T5 = 32
 T5_TOKENS = 256
 # What Flux's second one reads.
 FLUX_TOKENS = 512
+# SDXL takes the layer before the last.
+_XL_LAYER = 2
 
+K = TypeVar("K", bound=Hashable)
 E = TypeVar("E")
 
 
-class _Cache(Generic[E]):
-    """What prompts were encoded to, those used last; new ones in one forward pass."""
+class _Cache(Generic[K, E]):
+    """What prompts were encoded to, those used last; new ones together."""
 
     def __init__(
-        self, forward: Callable[[list[str]], Iterable[E]], most: int = _MAX_CACHED
+        self,
+        forward: Callable[[list[K]], Iterable[E]],
+        most: int = _MAX_CACHED,
+        size_of: Callable[[E], int] = lambda encoded: 1,
     ) -> None:
+        """
+        Args:
+            most: what all that is kept adds up to.
+            size_of: what one of it counts.
+        """
         self._forward = forward
         self._most = most
-        self._kept: OrderedDict[str, E] = OrderedDict()
+        self._size_of = size_of
+        self._size = 0
+        self._kept: OrderedDict[K, E] = OrderedDict()
 
-    def encode(self, prompts: Sequence[str]) -> list[E]:
+    def encode(self, prompts: Sequence[K]) -> list[E]:
         found = {prompt: self._kept[prompt] for prompt in prompts if prompt in self._kept}
         new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
         if new:
             found.update(zip(new, self._forward(new), strict=True))
+            self._size += sum(self._size_of(found[prompt]) for prompt in new)
         for prompt, encoded in found.items():
             self._kept[prompt] = encoded
             self._kept.move_to_end(prompt)
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        while self._size > self._most:
+            self._size -= self._size_of(self._kept.popitem(last=False)[1])
         return [found[prompt] for prompt in prompts]
 
 
-class PromptEncoder:
-    """A CLIP tokenizer and text encoder, as diffusers' Stable Diffusion pipelines use them."""
+class Wording(NamedTuple):
+    """A prompt, and the layer that it is taken from as `Request.clip_skip` has it."""
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, device: torch.device) -> None:
-        self._tokenizer = tokenizer
-        self._text_encoder = text_encoder
-        self._device = device
-        self._use_mask = bool(getattr(text_encoder.config, "use_attention_mask", False))
-        self._cache = _Cache(self._forward)
+    text: str
+    clip_skip: int = 0
 
-    def encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
-        """Embeddings of shape (1, tokens, width), one for each prompt; new ones in one forward pass."""
-        return self._cache.encode(prompts)
 
-    def truncated(self, prompt: str) -> str:
-        """The end of a prompt that the encoder does not read, from the first word not read whole; else empty."""
-        return _truncated(self._tokenizer, prompt)
+class Text(NamedTuple):
+    """A prompt as one encoder reads it: `embeddings` (1, tokens, width) of its chunks.
 
-    def _forward(self, prompts: list[str]) -> Iterable[torch.Tensor]:
-        tokens = _tokens(self._tokenizer, prompts)
-        mask = devices.moved(tokens.attention_mask, self._device) if self._use_mask else None
-        embeddings = self._text_encoder(
-            devices.moved(tokens.input_ids, self._device), attention_mask=mask
-        )[0]
-        # Copies, since a view into the batch would keep all of it alive in the cache.
-        return (embedding[None].clone() for embedding in embeddings)
+    `unread` is the end of it that is not read.
+    """
+
+    embeddings: torch.Tensor
+    unread: str = ""
+    chunks: int = 1
 
 
 class Encoded(NamedTuple):
-    """A prompt as several encoders read it: `embeddings` (1, tokens, width), and `pooled` (1, D) of all of it."""
+    """A prompt as several encoders read it: `embeddings` (1, tokens, width), and `pooled` (1, D).
+
+    `chunks` and `unread`, the end of it that is not read, are those of CLIP's encoders.
+    """
 
     embeddings: torch.Tensor
     pooled: torch.Tensor
+    unread: str = ""
+    chunks: int = 1
 
 
 def stacked(*rows: Encoded) -> Encoded:
     """Several prompts as the rows of one."""
     return Encoded(
-        torch.cat([row.embeddings for row in rows]), torch.cat([row.pooled for row in rows])
+        joined([row.embeddings for row in rows]), torch.cat([row.pooled for row in rows])
     )
+
+
+class PromptEncoder:
+    """A CLIP tokenizer and text encoder, as diffusers' Stable Diffusion pipelines use them."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        device: torch.device,
+        language: Language | None = None,
+        inversions: Sequence[Inversion] = (),
+    ) -> None:
+        language = language or Language()
+        vectors = {each.name: each.vectors[0] for each in inversions}
+        self._clip = ClipEncoder(tokenizer, text_encoder, device, language, vectors)
+        self._cache = _Cache(self._forward, size_of=lambda text: text.chunks)
+
+    def encode(self, prompts: Sequence[Wording]) -> list[Text]:
+        """One result for each prompt; new ones in few forward passes."""
+        return self._cache.encode(prompts)
+
+    def work(self, request: Request) -> float:
+        """About what encoding a request's prompts takes, against prompts of one chunk."""
+        return _work([self._clip], request)
+
+    def _forward(self, prompts: list[Wording]) -> list[Text]:
+        # The last layer is what the encoder puts out.
+        layers = [prompt.clip_skip if prompt.clip_skip > 1 else 0 for prompt in prompts]
+        (encoded,) = _by_encoder([self._clip], prompts, layers, normed=True)
+        return [Text(each.embeddings, each.unread, each.chunks) for each in encoded]
 
 
 class DualPromptEncoder:
     """The two CLIP tokenizers and text encoders of SDXL, or the second alone.
 
     As in diffusers' `StableDiffusionXLPipeline.encode_prompt`: the layer before the last of each, side by side, and the
-    projection of the one that has it.
+    projection of the one that has it, of the first chunk.
     """
 
-    def __init__(self, pipeline: Any, device: torch.device) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        device: torch.device,
+        language: Language | None = None,
+        inversions: Sequence[Inversion] = (),
+    ) -> None:
+        language = language or Language()
         first = [(pipeline.tokenizer, pipeline.text_encoder)] if pipeline.text_encoder else []
-        self._encoders = [*first, (pipeline.tokenizer_2, pipeline.text_encoder_2)]
-        self._device = device
-        self._cache = _Cache(self._forward)
+        both = [*first, (pipeline.tokenizer_2, pipeline.text_encoder_2)]
+        self._clips = [
+            ClipEncoder(
+                tokenizer,
+                encoder,
+                device,
+                language,
+                {each.name: each.vectors[place] for each in inversions},
+            )
+            for place, (tokenizer, encoder) in enumerate(both)
+        ]
+        self._cache = _Cache(self._forward, size_of=lambda text: text.chunks)
 
-    def encode(self, prompts: Sequence[str]) -> list[Encoded]:
-        """One result for each prompt; new ones in one forward pass of each encoder."""
+    def encode(self, prompts: Sequence[Wording]) -> list[Encoded]:
+        """One result for each prompt; new ones in few forward passes of each encoder."""
         return self._cache.encode(prompts)
 
-    def truncated(self, prompt: str) -> str:
-        """The end of a prompt that some encoder does not read, from the first word not read whole; else empty."""
-        return max((_truncated(each, prompt) for each, _ in self._encoders), key=len)
+    def work(self, request: Request) -> float:
+        """About what encoding a request's prompts takes, against prompts of one chunk."""
+        return _work(self._clips, request)
 
-    def _forward(self, prompts: list[str]) -> Iterable[Encoded]:
-        outputs = [
-            encoder(_ids(tokenizer, prompts, self._device), output_hidden_states=True)
-            for tokenizer, encoder in self._encoders
-        ]
-        embeddings = torch.cat([output.hidden_states[-2] for output in outputs], -1)
-        # Only an encoder with a projection puts out two dimensions first.
-        pooled = next(output[0] for output in outputs if output[0].ndim == 2)
-        return (
-            Encoded(embedding[None].clone(), row[None].clone())
-            for embedding, row in zip(embeddings, pooled, strict=True)
-        )
+    def _forward(self, prompts: list[Wording]) -> Iterable[Encoded]:
+        layers = [prompt.clip_skip or _XL_LAYER for prompt in prompts]
+        for parts in zip(*_by_encoder(self._clips, prompts, layers, normed=False), strict=True):
+            yield Encoded(
+                torch.cat([part.embeddings for part in parts], -1),
+                # Only an encoder with a projection puts out two dimensions first.
+                next(part.first for part in parts if part.first.ndim == 2),
+                max((part.unread for part in parts), key=len),
+                parts[0].chunks,
+            )
 
 
 class TriplePromptEncoder:
@@ -207,6 +266,59 @@ class FluxPromptEncoder:
             Encoded(embedding[None].clone(), row[None].clone())
             for embedding, row in zip(embeddings, pooled, strict=True)
         )
+
+
+class _Part(NamedTuple):
+    """What one encoder makes of a prompt, of the first chunk what it puts out first (1, ...) too."""
+
+    embeddings: torch.Tensor
+    first: torch.Tensor
+    unread: str
+    chunks: int
+
+
+def _by_encoder(
+    clips: Sequence[ClipEncoder], prompts: Sequence[Wording], layers: Sequence[int], *, normed: bool
+) -> list[list[_Part]]:
+    """For each encoder what it makes of each prompt at its layer; see `ClipEncoder.forward`."""
+    return [[*_parts(clip, prompts, layers, normed)] for clip in clips]
+
+
+def _parts(
+    clip: ClipEncoder, prompts: Sequence[Wording], layers: Sequence[int], normed: bool
+) -> Iterator[_Part]:
+    readings = [clip.reader.read(prompt.text) for prompt in prompts]
+    parts: dict[int, _Part] = {}
+    for layer in dict.fromkeys(layers):
+        places = [place for place, each in enumerate(layers) if each == layer]
+        parts |= zip(
+            places, _passed(clip, [readings[place] for place in places], layer, normed), strict=True
+        )
+    return (parts[place] for place in range(len(prompts)))
+
+
+def _passed(
+    clip: ClipEncoder, readings: Sequence[Reading], layer: int, normed: bool
+) -> Iterator[_Part]:
+    chunks = [chunk for reading in readings for chunk in reading.chunks]
+    embeddings, firsts = clip.forward(chunks, layer, normed=normed)
+    start = 0
+    for reading in readings:
+        count = len(reading.chunks)
+        own = embeddings[start : start + count]
+        # Copies, since a view into the batch would keep all of it alive in the cache.
+        yield _Part(
+            own.reshape(1, -1, own.shape[-1]).clone(),
+            firsts[start : start + 1].clone(),
+            reading.unread,
+            count,
+        )
+        start += count
+
+
+def _work(clips: Sequence[ClipEncoder], request: Request) -> float:
+    reader = clips[0].reader
+    return (reader.guess(request.prompt) + reader.guess(request.negative_prompt)) / 2
 
 
 def _tokens(tokenizer: Any, prompts: list[str], most: int | None = None) -> Any:

@@ -18,10 +18,14 @@ from text2image.core.passes import Pass, schedule, work
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
 from text2image.engine.models import latents
-from text2image.engine.models.contract import Pending
-from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.contract import Pending, Unread
+from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder, load_with
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import PromptEncoder, unread_ends
+from text2image.engine.models.prompts import PromptEncoder, Wording
+from text2image.engine.prompts.chunks import Language
+from text2image.engine.prompts.inversions import Inversion
+from text2image.engine.prompts.lengths import grouped, joined
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.deep import outer_share
 from text2image.engine.runtimes.networks import Networks
@@ -74,6 +78,8 @@ class StableDiffusion:
         interval: Interval = EVERYWHERE,
         rescale: float = 0.0,
         whole_every: int = 1,
+        language: Language | None = None,
+        inversions: Sequence[Inversion] = (),
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
@@ -81,6 +87,7 @@ class StableDiffusion:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
             whole_every: of so many passes of a fast picture, one computes the deep part of the network.
+            language: how prompts are read, and `inversions` the words in it that files teach the model.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -96,16 +103,34 @@ class StableDiffusion:
         self._scaling_factor = float(pipeline.vae.config.scaling_factor)
         self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
-        self._prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, device)
-        self._projection = Projection(self._config.in_channels)
+        self._prompts = PromptEncoder(
+            pipeline.tokenizer, pipeline.text_encoder, device, language, inversions
+        )
+        self._channels = int(pipeline.vae.config.latent_channels)
+        self._images = ImageEncoder(
+            networks,
+            device,
+            lambda each: each * self._scaling_factor,
+            scale=self._latent_scale,
+            conditions=self._config.in_channels != self._channels,
+        )
+        self._projection = Projection(self._channels)
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
         height, width = self._sides(request)
-        passes = self._passes(request, network_calls(request.sampler, request.steps))
+        self._images.prepare(request)
+        passes = self._passes(request, network_calls(request.sampler, request.steps_drawn))
         rows = max(each.rows for each in passes)
         load = work(passes, self._outer_load) / (rows * len(passes))
-        return Plan(BatchKey((height, width), size=height * width), rows, len(passes), load)
+        load = load_with(load, request, rows, len(passes))
+        return Plan(
+            BatchKey((height, width), size=height * width),
+            rows,
+            len(passes),
+            load,
+            self._prompts.work(request),
+        )
 
     def _passes(self, request: Request, total: int) -> tuple[Pass, ...]:
         """What so many passes of a picture compute."""
@@ -121,15 +146,24 @@ class StableDiffusion:
         return self._interval if self._config.time_cond_proj_dim is None else None
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
-        prompts = [request.prompt for request in requests]
+        prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
+        negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
         with devices.device_errors():
-            embeddings = self._prompts.encode(prompts + [each.negative_prompt for each in requests])
-        for number, sample in enumerate(samples):
-            positive, negative = embeddings[number], embeddings[len(samples) + number]
-            sample.state = torch.cat([negative, positive]) if sample.rows == 2 else positive
-        return unread_ends(self._prompts.truncated, prompts)
+            self._images.encode(requests)
+            texts = self._prompts.encode(prompts + negatives)
+        unread = []
+        for sample, positive, negative in zip(
+            samples, texts[: len(samples)], texts[len(samples) :], strict=True
+        ):
+            is_guided = sample.rows == 2
+            rows = (
+                [negative.embeddings, positive.embeddings] if is_guided else [positive.embeddings]
+            )
+            sample.state = joined(rows)
+            unread.append(Unread(positive.unread, negative.unread if is_guided else ""))
+        return unread
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
@@ -137,8 +171,11 @@ class StableDiffusion:
 
     def _initial(self, sample: Sample) -> State:
         request = sample.generation.request
-        shape = (1, self._config.in_channels, *self._sides(request))
-        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
+        shape = (1, self._channels, *self._sides(request))
+        image = self._images.of(request)
+        trajectory = latents.trajectory(
+            sample, self._tables, shape, self._dtype, self._device, image=image
+        )
         return State(
             trajectory,
             embeddings=sample.state,
@@ -161,8 +198,8 @@ class StableDiffusion:
         predictions: dict[Sample, Prediction] = {}
         with devices.device_errors():
             for part, predict in ((whole, self._predict_whole), (outer, self._predict_outer)):
-                if part:
-                    predictions.update(zip(part, predict(part), strict=True))
+                for group in grouped(part, _text_length):
+                    predictions.update(zip(group, predict(group), strict=True))
             devices.wait(self._device)
         return [predictions[sample] for sample in samples]
 
@@ -187,7 +224,7 @@ class StableDiffusion:
     ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None]:
         """Latents, timesteps and embeddings of all rows, and what guidance the network takes as an input."""
         inputs, timesteps, _ = latents.rows_of(samples, self._device)
-        embeddings = torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples])
+        embeddings = joined([sample.state.embeddings[-sample.rows :] for sample in samples])
         guidance = latents.joined([sample.state.guidance_embedding for sample in samples])
         return (inputs, timesteps, embeddings), guidance
 
@@ -239,6 +276,10 @@ class StableDiffusion:
         self._networks.free_memory()
 
 
+def _text_length(sample: Sample) -> int:
+    return int(sample.state.embeddings.shape[1])
+
+
 def load(checkpoint: Checkpoint) -> StableDiffusion:
     """Loads a pipeline of this family, without the parts that do not draw.
 
@@ -249,6 +290,7 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
     with devices.device_errors():
         pipeline, networks = networks_of(checkpoint, deep=checkpoint.settings.deep_cache > 1)
     info = describe(pipeline, checkpoint, FAMILY)
+    language, inversions = reading_of(pipeline, checkpoint.settings)
     return StableDiffusion(
         pipeline,
         networks,
@@ -257,4 +299,6 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
         parse_interval(checkpoint.settings.guidance_interval),
         rescale_of(pipeline, checkpoint.settings, FAMILY),
         checkpoint.settings.deep_cache,
+        language,
+        inversions,
     )

@@ -17,7 +17,7 @@ from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
-from text2image.engine.models.contract import Pending
+from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, rescale_of, vae_factor
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import TriplePromptEncoder, stacked, unread_ends
@@ -88,7 +88,7 @@ class StableDiffusion3:
         return request.height // self._latent_scale, request.width // self._latent_scale
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
         prompts = [request.prompt for request in requests]
         guided = [each.generation.request for each in samples if each.rows == 2]
@@ -99,7 +99,11 @@ class StableDiffusion3:
                 sample.state = encoded[request.prompt]
                 if sample.rows == 2:
                     sample.state = stacked(encoded[request.negative_prompt], sample.state)
-        return unread_ends(self._prompts.truncated, prompts)
+        ends = dict(zip(texts, unread_ends(self._prompts.truncated, texts), strict=True))
+        return [
+            Unread(ends[each.prompt], ends[each.negative_prompt] if sample.rows == 2 else "")
+            for sample, each in zip(samples, requests, strict=True)
+        ]
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:

@@ -9,7 +9,7 @@ the picture's size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +18,14 @@ from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
-from text2image.engine.models.contract import Pending
-from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.contract import Pending, Unread
+from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import DualPromptEncoder, Encoded, stacked, unread_ends
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded, Wording, stacked
+from text2image.engine.prompts.chunks import Language
+from text2image.engine.prompts.inversions import Inversion
+from text2image.engine.prompts.lengths import grouped, joined
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
 from text2image.engine.sample import Plan, Sample
@@ -63,12 +67,15 @@ class StableDiffusionXL:
         device: torch.device,
         interval: Interval = EVERYWHERE,
         rescale: float = 0.0,
+        language: Language | None = None,
+        inversions: Sequence[Inversion] = (),
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
         Args:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
+            language: how prompts are read, and `inversions` the words in it that files teach the model.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -79,16 +86,26 @@ class StableDiffusionXL:
         self._networks = networks
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
-        self._unscale = _Unscale(pipeline.vae.config, device)
+        self._scale = _Scale(pipeline.vae.config, device)
         self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
-        self._prompts = DualPromptEncoder(pipeline, device)
+        self._prompts = DualPromptEncoder(pipeline, device, language, inversions)
         self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
-        self._projection = Projection(self._config.in_channels)
+        self._channels = int(pipeline.vae.config.latent_channels)
+        self._images = ImageEncoder(
+            networks,
+            device,
+            self._scale.done,
+            scale=self._latent_scale,
+            conditions=self._config.in_channels != self._channels,
+        )
+        self._projection = Projection(self._channels)
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        return latents.plan(request, *self._sides(request), self._guided_in)
+        self._images.prepare(request)
+        plan = latents.plan(request, *self._sides(request), self._guided_in)
+        return replace(plan, encoding=self._prompts.work(request))
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -99,26 +116,31 @@ class StableDiffusionXL:
         return self._interval if self._config.time_cond_proj_dim is None else None
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[Sample]) -> list[str]:
+    def encode(self, samples: Sequence[Sample]) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
-        prompts = [request.prompt for request in requests]
-        negatives = [request.negative_prompt for request in requests]
-        texts = prompts + [text for text in negatives if text or not self._zeros_for_none]
+        prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
+        negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
+        texts = prompts + [each for each in negatives if each.text or not self._zeros_for_none]
+        unread = []
         with devices.device_errors():
+            self._images.encode(requests)
             encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
-                sample.state = encoded[prompt]
+                sample.state, not_read = encoded[prompt], ""
                 if sample.rows == 2:
-                    sample.state = stacked(
-                        self._negative(negative, encoded, prompt), encoded[prompt]
-                    )
-        return unread_ends(self._prompts.truncated, prompts)
+                    without = self._negative(negative, encoded, prompt)
+                    sample.state, not_read = stacked(without, encoded[prompt]), without.unread
+                unread.append(Unread(encoded[prompt].unread, not_read))
+        return unread
 
-    def _negative(self, negative: str, encoded: Mapping[str, Encoded], prompt: str) -> Encoded:
+    def _negative(
+        self, negative: Wording, encoded: Mapping[Wording, Encoded], prompt: Wording
+    ) -> Encoded:
         """Zeros in place of an empty text, if the model is made so: as diffusers has it without a negative prompt."""
-        if negative or not self._zeros_for_none:
+        if negative.text or not self._zeros_for_none:
             return encoded[negative]
-        return Encoded(*(torch.zeros_like(each) for each in encoded[prompt]))
+        there = encoded[prompt]
+        return Encoded(torch.zeros_like(there.embeddings), torch.zeros_like(there.pooled))
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
@@ -126,8 +148,11 @@ class StableDiffusionXL:
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
-        shape = (1, self._config.in_channels, *self._sides(request))
-        trajectory = latents.trajectory(sample, self._tables, shape, self._dtype, self._device)
+        shape = (1, self._channels, *self._sides(request))
+        image = self._images.of(request)
+        trajectory = latents.trajectory(
+            sample, self._tables, shape, self._dtype, self._device, image=image
+        )
         size = (request.height, request.width)
         return State(
             trajectory,
@@ -142,13 +167,19 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
+        predictions: dict[Sample, Any] = {}
+        for group in grouped(samples, _text_length):
+            predictions.update(zip(group, self._predicted(group), strict=True))
+        return [predictions[sample] for sample in samples]
+
+    def _predicted(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
         with devices.device_errors():
             inputs, timesteps, owners = latents.rows_of(samples, self._device)
             output = self._networks.predict(
                 inputs,
                 timesteps,
-                torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
+                joined([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 latents.joined([state.guidance_embedding for state in states]),
                 pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
                 time_ids=torch.cat([states[owner].time_ids for owner in owners]),
@@ -165,7 +196,9 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
-        return latents.decode(self._networks, samples, self._unscale, self._projection, self._side)
+        return latents.decode(
+            self._networks, samples, self._scale.undone, self._projection, self._side
+        )
 
     def decode_limit(self, sample: Sample) -> int:
         return latents.decode_limit(self._device, sample)
@@ -181,8 +214,12 @@ class StableDiffusionXL:
         self._networks.free_memory()
 
 
-class _Unscale:
-    """From latents as they are drawn to latents as the decoder takes them."""
+def _text_length(sample: Sample) -> int:
+    return int(sample.state.embeddings.shape[1])
+
+
+class _Scale:
+    """From latents as the autoencoder has them to latents as they are drawn, and back."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
         """Takes an autoencoder's configuration; some have a mean and a standard deviation for each channel."""
@@ -194,8 +231,13 @@ class _Unscale:
             for numbers in ((mean, deviation) if known else ([0.0], [1.0]))
         )
 
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+    def done(self, latents: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) in fp32 to the same."""
+        scaled: torch.Tensor = (latents - self._mean) * self._factor / self._deviation
+        return scaled
+
+    def undone(self, latents: torch.Tensor) -> torch.Tensor:
+        """The way back."""
         unscaled: torch.Tensor = latents * self._deviation / self._factor + self._mean
         return unscaled
 
@@ -214,7 +256,10 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     info = describe(pipeline, checkpoint, FAMILY)
     interval = parse_interval(checkpoint.settings.guidance_interval)
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
-    return StableDiffusionXL(pipeline, networks, info, checkpoint.device, interval, rescale)
+    language, inversions = reading_of(pipeline, checkpoint.settings)
+    return StableDiffusionXL(
+        pipeline, networks, info, checkpoint.device, interval, rescale, language, inversions
+    )
 
 
 def _check(pipeline: Any, name: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
 from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import INDEX
+from text2image.engine.models.families import Families
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, summary
 from text2image.engine.preflight.finite import check_finite
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def check(
     folder: Path,
-    families: Collection[str],
+    families: Families,
     device: torch.device,
     dtype: torch.dtype,
     *,
@@ -39,7 +39,7 @@ def check(
     """What is wrong with a pipeline's folder; the first finding is told first.
 
     Args:
-        families: the pipeline classes that are drawn with here.
+        families: what draws here.
         settings: how the model is to be made to fit; as it is if left out.
         deep: whether weights are read whole, to find what is no number in them.
 
@@ -54,7 +54,7 @@ def check(
     check_types(files)
     networks = build_networks(files)
     compare(files, networks)
-    is_known = files.index.get("_class_name") in set(families)
+    is_known = files.index.get("_class_name") in families.own
     if is_known:
         # Families that take the steps themselves list their classes; all others step with their own scheduler.
         check_scheduler(files)
@@ -68,20 +68,22 @@ def check(
     return files.findings
 
 
-def family_finding(named: object, families: Collection[str]) -> Finding | None:
+def family_finding(named: object, families: Families) -> Finding | None:
     """Why a pipeline of this class is not drawn with, or None."""
-    if named in families:
+    if families.loader_of(named):
         return None
     if not isinstance(named, str):
         return Finding(INDEX, "names no pipeline class (_class_name)")
-    drawn = f"{', '.join(families)}, and whatever else in diffusers makes a picture of a text alone"
+    drawn = (
+        f"{', '.join(families.own)}, and whatever else in diffusers makes a picture of a text alone"
+    )
     return Finding(INDEX, f"it is a {named}; this server draws with {drawn}")
 
 
 def require_usable(
     settings: Settings,
     folder: Path,
-    families: Collection[str],
+    families: Families,
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:

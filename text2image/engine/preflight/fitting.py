@@ -80,9 +80,12 @@ def check_fit(files: Files, networks: Mapping[str, Any]) -> None:
     tell = files.findings.append
     if unet and vae and hasattr(vae.config, "latent_channels"):
         takes, gives = unet.config.in_channels, vae.config.latent_channels
-        if takes != gives:
+        # Networks for inpainting take a mask and a masked picture besides.
+        inpaints = "Inpaint" in str(files.index.get("_class_name")) and takes == 2 * gives + 1
+        if takes != gives and not inpaints:
             what = f"the network takes {takes} channels and the autoencoder has {gives}, as for inpainting or upscaling"
-            tell(Finding("unet/config.json", f"{what}; name a model that draws from words alone"))
+            named = "name a model that draws from words alone, or its pipeline for inpainting"
+            tell(Finding("unet/config.json", f"{what}; {named}"))
     if unet and text and "text_encoder_2" not in networks:
         # Some project the encoder's output first, and some have a width for each block.
         takes = unet.config.encoder_hid_dim or unet.config.cross_attention_dim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.runtimes import openvino
 from text2image.engine.runtimes.compression import compressed
 from text2image.engine.runtimes.eager import TorchNetworks
+from text2image.engine.runtimes.encoder import LazyEncoder, load_encoder
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.runtimes.offload import offload
 from text2image.engine.runtimes.quantize import Saving, is_host, quantize
@@ -173,6 +175,7 @@ def _with_openvino(
         fixed_network=name == "unet",
         free=free,
         tiles=checkpoint.tiles,
+        encoder=LazyEncoder(partial(load_encoder, folder, torch.float32)),
     )
     pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(checkpoint.device)
     for name, part in parts.items():
@@ -208,6 +211,7 @@ def sample_size(config: Any) -> int:
 # network drew them, whatever packages for watermarks are there.
 _KINDS: dict[str, tuple[Any, dict[str, bool]]] = {
     "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+    "StableDiffusionXLInpaintPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
     "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, {}),
     "FluxPipeline": (FluxPipeline, {}),
 }

@@ -183,6 +183,7 @@ def _write(network: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> N
     # Converting would report to its makers that it did.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # Open are the rows, the sides of latents and the number of tokens: all but channels and widths.
     fixed = {4: 1, 3: 2, 2: 1}
@@ -196,9 +197,13 @@ def _write(network: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> N
         for each in inputs.values()
     ]
     with warnings.catch_warnings():
-        # What a trace holds fast is compared below, at a size that it has not seen.
+        # What a trace holds fast is compared below, at a size that it has not seen. So torch need not trace it again to
+        # see that it gets the same, which takes as long.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        model = openvino.convert_model(network, example_input=tuple(inputs.values()), input=shapes)
+        traced = TorchScriptPythonDecoder(
+            network, example_input=tuple(inputs.values()), trace_kwargs={"check_trace": False}
+        )
+        model = openvino.convert_model(traced, input=shapes)
     openvino.save_model(model, path, compress_to_fp16=False)
 
 

@@ -10,6 +10,7 @@ from text2image.engine import devices
 from text2image.engine.runtimes import packing
 from text2image.engine.runtimes.buckets import Buckets, Network
 from text2image.engine.runtimes.deep import OuterPass, WholePass
+from text2image.engine.runtimes.encoder import encoded
 from text2image.engine.runtimes.forward import forward_of, taken
 from text2image.engine.runtimes.tiling import WHOLE, Tiles
 
@@ -99,6 +100,12 @@ class TorchNetworks:
 
     def free_memory(self) -> None:
         devices.free_memory(self._device)
+
+    def prepare_encoder(self) -> None:
+        """It is here with the decoder."""
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        return encoded(self._vae, pictures.contiguous(memory_format=torch.channels_last))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         scaled = latents.to(self._vae.dtype, memory_format=torch.channels_last)

@@ -73,6 +73,18 @@ class Networks(Protocol):
         """Pictures (N, 3, H, W), about -1 to 1, of latents (N, C, h, w) as the decoder scales them."""
         ...
 
+    def prepare_encoder(self) -> None:
+        """Begins to load what `encode` needs, if that is not here yet; returns at once, in any thread."""
+        ...
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Mean and logarithm of the variance (N, 2 C, h, w) of the latents of pictures (N, 3, H, W), from -1 to 1.
+
+        Of autoencoders that know no variance the latents (N, C, h, w). They are in the encoder's precision, and as the
+        autoencoder has them: not scaled.
+        """
+        ...
+
     def free_memory(self) -> None:
         """Gives memory that is kept for later back."""
         ...

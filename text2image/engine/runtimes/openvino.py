@@ -24,6 +24,7 @@ from filelock import FileLock
 from text2image.core.settings import Settings
 from text2image.engine.host_memory import HostMemory
 from text2image.engine.runtimes import SHIPPED
+from text2image.engine.runtimes.encoder import LazyEncoder
 from text2image.engine.runtimes.graphs import Graphs, Recipe, Room, held
 from text2image.engine.runtimes.tiling import WHOLE, Tiles
 
@@ -142,6 +143,7 @@ class OpenVinoNetworks:
         own_size: tuple[int, int] | None = None,
         fixed_network: bool = True,
         free: int | None = None,
+        encoder: LazyEncoder | None = None,
         tiles: Tiles = WHOLE,
     ) -> None:
         """Compiles them for this CPU.
@@ -154,9 +156,11 @@ class OpenVinoNetworks:
             own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
             fixed_network: whether these are worth their memory for the network too, as for the decoder.
             free: bytes of memory that are free, where that is known.
+            encoder: torch's, since a picture is encoded once, and few are.
             tiles: how pictures are decoded.
         """
         self.tiles = tiles
+        self._encoder = encoder
         core = _core()
         options = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -197,7 +201,7 @@ class OpenVinoNetworks:
             return self.predict_whole(latents, timesteps, embeddings, guidance)[0]
         # In the order in which they were traced.
         inputs = (latents, timesteps, embeddings, pooled, time_ids, guidance)
-        return self._unet.run(_given(inputs), latents.shape[1:])[0]
+        return self._unet.run(_given(inputs), self._output_of(latents))[0]
 
     def predict_whole(
         self,
@@ -208,7 +212,7 @@ class OpenVinoNetworks:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = (latents, timesteps, embeddings, guidance)
         features_shape = (self._unet.channels_of(1), *latents.shape[2:])
-        output, features = self._unet.run(_given(inputs), latents.shape[1:], features_shape)
+        output, features = self._unet.run(_given(inputs), self._output_of(latents), features_shape)
         return output, features
 
     def predict_outer(
@@ -221,7 +225,19 @@ class OpenVinoNetworks:
     ) -> torch.Tensor:
         assert self._outer is not None
         inputs = (latents, timesteps, embeddings, features, guidance)
-        return self._outer.run(_given(inputs), latents.shape[1:])[0]
+        return self._outer.run(_given(inputs), self._output_of(latents))[0]
+
+    def _output_of(self, latents: torch.Tensor) -> tuple[int, ...]:
+        """The shape of a row that the network puts out; for inpainting it takes more channels than that."""
+        return (self._unet.channels_of(0), *latents.shape[2:])
+
+    def prepare_encoder(self) -> None:
+        if self._encoder:
+            self._encoder.prepare()
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        assert self._encoder is not None
+        return self._encoder.encode(pictures)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         height, width = latents.shape[2:]

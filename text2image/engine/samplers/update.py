@@ -7,11 +7,29 @@ makes are parts of one tensor for all rows, so nothing is copied to hand them ou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from text2image.engine import devices
 from text2image.engine.samplers.tables import Table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """The part of a picture that is not drawn anew: (1, C, h, w) of the picture and the noise that it began with.
+
+    Attributes:
+        mask: (1, 1, h, w), true where it is drawn anew.
+    """
+
+    picture: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
+
+    def put_back(self, latents: torch.Tensor, signal: float, spread: float) -> torch.Tensor:
+        """Latents with these shares of picture and noise outside the mask."""
+        return torch.where(self.mask, latents, signal * self.picture + spread * self.noise)
 
 
 class Trajectory:
@@ -21,6 +39,7 @@ class Trajectory:
         table: what it goes by.
         call: network calls made and taken in.
         latents: as they are to be fed to the next call.
+        condition: (1, D, h, w), which the network takes beside the latents, unscaled; None if there is none.
     """
 
     def __init__(
@@ -29,16 +48,23 @@ class Trajectory:
         latents: torch.Tensor,
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
+        *,
+        kept: Kept | None = None,
+        condition: torch.Tensor | None = None,
     ) -> None:
         """Begins with latents that have the noise of the first call: `table.noise_scale` times noise, or a picture's.
 
         Args:
             generator: the sample's own, on the CPU, so that its noise is the same on every device.
             dtype: the network's; diffusers draws noise in it, and each precision has numbers of its own.
+            kept: what is put back after each call. Inside its mask the latents fed are those that were produced, so
+                the table's terms hold there, and outside of it nothing of them stays.
         """
         self.table = table
         self.call = 0
         self.latents = latents
+        self.condition = condition
+        self._kept = kept
         self._generator = generator
         self._dtype = torch.float32 if table.single else dtype
         # Of the calls made, the newest first.
@@ -100,14 +126,18 @@ class Trajectory:
         self._fed = [self.latents, *self._fed][:back]
         self._outputs = [output, *self._outputs][:back]
         self._noise = None
-        self.latents = latents
         self.call += 1
+        if self._kept is not None:
+            latents = self._kept.put_back(latents, *self.table.noised[self.call].tolist())
+        self.latents = latents
 
 
 def inputs_of(trajectories: Sequence[Trajectory]) -> torch.Tensor:
-    """The next inputs (N, C, h, w) of the network."""
+    """The next inputs (N, C, h, w) of the network, conditions included; all have one, or none has."""
     latents = torch.cat([each.latents for each in trajectories])
-    return latents * _column([each.input_scale for each in trajectories], latents.device)
+    scaled = latents * _column([each.input_scale for each in trajectories], latents.device)
+    conditions = [each.condition for each in trajectories if each.condition is not None]
+    return torch.cat([scaled, torch.cat(conditions)], 1) if conditions else scaled
 
 
 def timesteps_of(trajectories: Sequence[Trajectory]) -> torch.Tensor:

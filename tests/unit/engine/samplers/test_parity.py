@@ -52,11 +52,24 @@ def configurations(sampler: Sampler) -> Iterator[dict[str, Any]]:
                 }
 
 
+def schedules_for(sampler: Sampler, config: dict[str, Any]) -> Iterator[Schedule | None]:
+    """Without a schedule every configuration is tried; each schedule with every prediction, and with every spacing."""
+    yield None
+    prediction = PREDICTIONS.index(config.get("prediction_type", "epsilon"))
+    spacing = SPACINGS.index(config.get("timestep_spacing", "leading"))
+    for place, schedule in enumerate(sorted(SCHEDULES_OF[sampler])):
+        turn = (place + spacing) % len(SPACINGS)
+        # Where there is no third prediction the first one takes its spacing too.
+        chosen = prediction in ((turn, 0) if turn == 2 and sampler in NO_SAMPLE else (turn,))
+        if KINDS[sampler].flow or chosen:
+            yield schedule
+
+
 GRID = [
     pytest.param(sampler, config, schedule, id=f"{sampler}-{'-'.join(named)}-{schedule}")
     for sampler in Sampler
     for config in configurations(sampler)
-    for schedule in (None, *sorted(SCHEDULES_OF[sampler]))
+    for schedule in schedules_for(sampler, config)
     if (named := [str(config.get(key)) for key in ("prediction_type", "timestep_spacing")])
 ]
 
@@ -168,6 +181,36 @@ def test_weights_are_exact_where_the_scheduler_is(sampler: Sampler) -> None:
         total = sum((weight * each for each, weight in [*fed, *answered]), of_noise * noise)
         assert_same(total, theirs.latents[call], 1e-6 if rounds else 1e-9)
         latents.append(total)
+
+
+@pytest.mark.parametrize("sampler", [Sampler.HEUN, Sampler.DPM2])
+def test_from_a_level_of_much_noise_a_table_is_nearer_to_the_scheduler_than_that_to_itself(
+    sampler: Sampler,
+) -> None:
+    """Their first step goes from 4096 to about 5. In fp32 diffusers loses three digits to it, a table hardly any."""
+    config = {
+        **STABLE_DIFFUSION,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+    }
+    steps = 7
+    table = Tables(config).table(sampler, steps)
+    outputs = outputs_for(table.calls, 4)
+    initial = outputs_for(1, 3)[0] * table.noise_scale
+    exact, rounded = (Stepped(scheduler_for(sampler, config, None), steps) for _ in range(2))
+    exact.run(initial.double(), [output.double() for output in outputs], 1)
+    rounded.run(initial, outputs, 1)
+    ours = Trajectory(table, initial, torch.Generator())
+    for output in outputs:
+        advance([ours], [output])
+    off = [
+        float((each - exact.latents[-1]).abs().max())
+        for each in (ours.latents, rounded.latents[-1])
+    ]
+    assert table.noise_scale > 4000
+    assert off[0] < 0.005
+    assert off[1] > 10 * off[0]
 
 
 def scheduler_noise(scheduler: Any, noise: torch.Tensor) -> None:

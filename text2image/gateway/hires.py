@@ -1,0 +1,151 @@
+"""Draws in two passes what asks for that: small, and on from the enlarged pictures (`core/hires.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+
+from PIL import Image
+
+from text2image.core.errors import Unavailable
+from text2image.core.hires import passes
+from text2image.core.init_image import InitImage
+from text2image.core.messages import (
+    Completed,
+    Event,
+    GeneratedImage,
+    ModelInfo,
+    Pixels,
+    Progress,
+    Request,
+    Timings,
+)
+
+Drawn = tuple[Event, ModelInfo]
+Generate = Callable[[Request], AsyncGenerator[Drawn, None]]
+
+_SAMPLING = Image.Resampling.LANCZOS
+# What a second pass waits for room, if the runner does not say how long that takes, in seconds.
+_PAUSE = 1.0
+
+
+async def drawn(request: Request, generate: Generate) -> AsyncGenerator[Drawn, None]:
+    """The events of a request as if one drawing were all of it; closing the generator ends the work.
+
+    The second passes of all its pictures are drawn at once. They wait for room as long as `generate` lets them, since
+    what is half drawn is refused no more.
+
+    Args:
+        generate: draws a request in one pass.
+
+    Raises:
+        Text2ImageError: as `generate` raises.
+    """
+    first, second = passes(request)
+    if second is None:
+        async with aclosing(generate(first)) as events:
+            async for each in events:
+                yield each
+        return
+    small: list[GeneratedImage] = []
+    completed: list[Drawn] = []
+    async with aclosing(generate(first)) as events:
+        async for event, model in events:
+            if isinstance(event, GeneratedImage):
+                small.append(event)
+            elif isinstance(event, Completed):
+                completed.append((event, model))
+            else:
+                yield _as_part(event, 0, first.steps_drawn + second.steps_drawn), model
+    async with _together([_second(request, image, generate) for image in small]) as merged:
+        async for each in merged:
+            yield each
+    for each in completed:
+        yield each
+
+
+async def _second(
+    request: Request, small: GeneratedImage, generate: Generate
+) -> AsyncGenerator[Drawn, None]:
+    """Progress and picture of the second pass of one picture; what else there is was told of the first."""
+    enlarged = await asyncio.to_thread(_enlarged, small.pixels, *request.final_size)
+    first, second = passes(request, enlarged)
+    assert second is not None
+    before = first.steps_drawn
+    alone = replace(second, n=1, seed=small.seed)
+    while True:
+        try:
+            async with aclosing(generate(alone)) as events:
+                async for event, model in events:
+                    if isinstance(event, GeneratedImage):
+                        timings = _sum(small.timings, event.timings)
+                        yield replace(event, index=small.index, timings=timings), model
+                    elif isinstance(event, Progress):
+                        own = replace(event, index=small.index)
+                        yield _as_part(own, before, before + second.steps_drawn), model
+            return
+        except Unavailable as refusal:
+            if refusal.reason != Unavailable.FULL:
+                raise
+            await asyncio.sleep(refusal.retry_after or _PAUSE)
+
+
+def _as_part(event: Event, before: int, in_all: int) -> Event:
+    """An event of one pass as that of both, with the steps that came before."""
+    if not isinstance(event, Progress):
+        return event
+    return replace(event, step=before + event.step, steps=in_all)
+
+
+def _enlarged(pixels: Pixels, width: int, height: int) -> InitImage:
+    image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
+    return InitImage.of(width, height, image.resize((width, height), _SAMPLING).tobytes())
+
+
+def _sum(one: Timings, other: Timings) -> Timings:
+    return Timings(
+        queued=one.queued + other.queued,
+        denoising=one.denoising + other.denoising,
+        decoding=one.decoding + other.decoding,
+        encoding=one.encoding + other.encoding,
+    )
+
+
+@asynccontextmanager
+async def _together(
+    sources: Sequence[AsyncGenerator[Drawn, None]],
+) -> AsyncIterator[AsyncGenerator[Drawn, None]]:
+    """What several generators yield, as it comes; what one of them raises ends all of them, and so does leaving."""
+    queue: asyncio.Queue[Drawn | BaseException | None] = asyncio.Queue(len(sources) + 1)
+
+    async def pour(source: AsyncGenerator[Drawn, None]) -> None:
+        try:
+            async with aclosing(source):
+                async for each in source:
+                    await queue.put(each)
+        except Exception as error:
+            await queue.put(error)
+        else:
+            await queue.put(None)
+
+    async def merged() -> AsyncGenerator[Drawn, None]:
+        left = len(sources)
+        while left:
+            each = await queue.get()
+            if isinstance(each, BaseException):
+                raise each
+            if each is None:
+                left -= 1
+            else:
+                yield each
+
+    tasks = [asyncio.create_task(pour(source)) for source in sources]
+    try:
+        async with aclosing(merged()) as events:
+            yield events
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
