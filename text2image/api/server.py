@@ -52,6 +52,7 @@ class GatewayServer:
             urls=_urls(settings, self._shared, store),
             images=Limits.of(settings),
             log_prompts=settings.log_prompts,
+            prompt_loras=settings.prompt_loras,
         )
         self._grpc = GrpcServer(self.gateway, settings)
 

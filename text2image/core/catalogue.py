@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,7 +42,9 @@ class Entry:
 
     def applied_to(self, settings: Settings) -> Settings:
         """The settings that this model is loaded with."""
-        own = {"model": self.source, "model_revision": None, **dict(self.changes)}
+        # What names a part of the default model is no other's.
+        own = {"model": self.source, "model_revision": None, "transformer": None, "refiner": None}
+        own |= dict(self.changes)
         return settings.model_copy(update=own)
 
 
@@ -56,6 +59,7 @@ class _Table(BaseModel):
     price: float = Field(1.0, gt=0, le=1000)
     steps: int | None = Field(None, ge=1, le=150)
     guidance_scale: float | None = Field(None, ge=0, le=30)
+    true_cfg_scale: float | None = Field(None, gt=1, le=30)
     sampler: Annotated[
         Sampler | None, BeforeValidator(lambda name: sampler_of(str(name)) or name)
     ] = None
@@ -65,6 +69,10 @@ class _Table(BaseModel):
     offload: Literal["none", "model", "sequential"] | None = None
     tile_above: int | None = Field(None, ge=0, le=4096)
     revision: str | None = None
+    loras: Path | None = None
+    transformer: str | None = Field(None, min_length=1)
+    refiner: str | None = Field(None, min_length=1)
+    refiner_switch: float | None = Field(None, gt=0, lt=1)
     clip_skip: int | None = Field(None, ge=1, le=64)
     embeddings: str | None = Field(None, min_length=1)
 
@@ -73,6 +81,7 @@ class _Table(BaseModel):
 _SETTINGS = {
     "steps": "default_steps",
     "guidance_scale": "default_guidance_scale",
+    "true_cfg_scale": "true_cfg_scale",
     "sampler": "default_sampler",
     "max_side": "max_side",
     "precision": "dtype",
@@ -80,6 +89,8 @@ _SETTINGS = {
     "offload": "offload",
     "tile_above": "tile_above",
     "revision": "model_revision",
+    "loras": "loras",
+    "refiner_switch": "refiner_switch",
     "clip_skip": "default_clip_skip",
 }
 
@@ -118,8 +129,16 @@ def default_entry(settings: Settings) -> Entry:
     named = settings.model
     if entry := find_entries(settings.models).get(named):
         return _with_aliases(entry, settings)
-    own = (("model_revision", settings.model_revision),)
-    return _with_aliases(_entry(name_of(named), named, changes=own), settings)
+    own: tuple[tuple[str, Any], ...] = (("model_revision", settings.model_revision),)
+    parts = []
+    if settings.transformer:
+        parts.append(settings.transformer.expanduser())
+        own += (("transformer", parts[-1]),)
+    if settings.refiner:
+        parts.append(Path(settings.refiner).expanduser())
+        own += (("refiner", settings.refiner),)
+    entry = _entry(name_of(named), named, changes=own, parts=parts)
+    return _with_aliases(entry, settings)
 
 
 def all_entries(settings: Settings) -> dict[str, Entry]:
@@ -201,11 +220,21 @@ def _in_file(path: Path) -> list[Entry]:
             field = ".".join(map(str, first["loc"])) or "the table"
             raise ValueError(f"{path}: [models.{name}] {field}: {first['msg']}") from None
         beside = path.parent / Path(table.path).expanduser()
-        changes = {
+        changes: dict[str, Any] = {
             setting: getattr(table, field)
             for field, setting in _SETTINGS.items()
             if getattr(table, field) is not None
         }
+        if table.loras:
+            changes["loras"] = path.parent / table.loras.expanduser()
+        parts = []
+        if table.refiner:
+            refiner = path.parent / Path(table.refiner).expanduser()
+            changes["refiner"] = str(refiner) if refiner.exists() else table.refiner
+            parts.append(refiner)
+        if table.transformer:
+            changes["transformer"] = path.parent / Path(table.transformer).expanduser()
+            parts.append(changes["transformer"])
         if table.embeddings is not None:
             changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(
@@ -216,19 +245,21 @@ def _in_file(path: Path) -> list[Entry]:
                 licence=table.licence,
                 price=table.price,
                 changes=tuple(changes.items()),
+                parts=parts,
             )
         )
     return entries
 
 
-def _entry(name: str, source: str, **more: Any) -> Entry:
-    return Entry(name=name, source=source, stamp=_stamp(Path(source).expanduser()), **more)
+def _entry(name: str, source: str, *, parts: Iterable[Path] = (), **more: Any) -> Entry:
+    stamp = _stamp(Path(source).expanduser(), *parts)
+    return Entry(name=name, source=source, stamp=stamp, **more)
 
 
-def _stamp(source: Path) -> int:
-    """A number that changes when a model's file does, or one of its folder's, or comes, or goes."""
+def _stamp(*sources: Path) -> int:
+    """A number that changes when a model's file does, or one of its folders', or comes, or goes."""
     files = []
-    for path in sorted(source.rglob("*")) if source.is_dir() else (source,):
+    for path in (each for source in sources for each in _files_of(source)):
         try:
             told = path.stat()
         except OSError:
@@ -236,6 +267,10 @@ def _stamp(source: Path) -> int:
             continue
         files.append((str(path), told.st_size, told.st_mtime_ns))
     return hash(tuple(files))
+
+
+def _files_of(source: Path) -> list[Path]:
+    return sorted(source.rglob("*")) if source.is_dir() else [source]
 
 
 def _require_name(name: str) -> None:

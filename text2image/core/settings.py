@@ -107,6 +107,20 @@ class Settings(BaseSettings):
         "the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    transformer: Path | None = Field(
+        None,
+        description="GGUF file whose weights the model's transformer has in place of its own.",
+    )
+    refiner: str | None = Field(
+        None,
+        description="Refiner that an SDXL model hands its pictures to: a folder in diffusers format, or a hub id.",
+    )
+    refiner_switch: float = Field(
+        0.8,
+        gt=0,
+        lt=1,
+        description="Share of the noise that the model takes away before the refiner goes on.",
+    )
     models: str | None = Field(
         None,
         description="Models that requests may name beside `T2I_MODEL`, which may be one of them: a folder whose "
@@ -121,6 +135,26 @@ class Settings(BaseSettings):
         None,
         gt=0,
         description="Bytes of weights that are loaded at once, as in `6GiB`; only the free memory limits it if unset.",
+    )
+    model_host_memory: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes of weights of models that left a GPU, as in `32GiB`, that are kept in the host's memory, "
+        "so that they come back without the disk; 0 keeps none, and half of what is free if unset.",
+    )
+    loras: Path | None = Field(
+        None,
+        description="Folder of adapters (LoRA) in `.safetensors`, which requests name as the files are without suffix; "
+        "none if unset.",
+    )
+    prompt_loras: bool = Field(
+        True,
+        description="Whether `<lora:name:0.8>` in a prompt is an adapter, as in A1111, or words like any others.",
+    )
+    adapter_memory: int = Field(
+        1 << 30,
+        gt=0,
+        description="Bytes of adapters that are kept in memory, as in `2GiB`; those used least recently leave.",
     )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
@@ -177,6 +211,13 @@ class Settings(BaseSettings):
         le=1,
         description="How far guided predictions are brought back to their size without guidance, against pictures that "
         "are burnt by it: 0 is not at all, 1 altogether; if unset what suits the model.",
+    )
+    true_cfg_scale: float | None = Field(
+        None,
+        gt=1,
+        le=30,
+        description="Scale of the guidance away from a negative prompt by Flux, whose own `guidance_scale` is another; "
+        "its pictures with one take twice the time, and if unset it is refused.",
     )
     max_side: int | None = Field(
         None,
@@ -426,7 +467,7 @@ class Settings(BaseSettings):
             raise ValueError("write it as in https://pictures.example")
         return value
 
-    @field_validator("model_memory", mode="before")
+    @field_validator("model_memory", "model_host_memory", "adapter_memory", mode="before")
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)

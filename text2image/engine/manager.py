@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Protocol, TypeVar
 from text2image.core.catalogue import Entry
 from text2image.core.messages import ModelInfo, ModelState
 from text2image.engine import failures
+from text2image.engine.adapters.store import AdapterStore, Folder
 from text2image.engine.catalogue import Catalogue, Slot
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.worker import Report, Worker
@@ -33,10 +35,34 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What is known of a model before it is loaded: what it can do, and the bytes of its weights as they are loaded."""
+    """What is known of a model before it is loaded: what it can do, and the bytes of its weights as they are loaded.
+
+    `loras` is the folder of its adapters, None where it has none.
+    """
 
     info: ModelInfo
     size: int
+    loras: Folder | None = None
+
+
+class Host(Protocol):
+    """The host's memory, where models wait that have left a device of its own memory. All is slow and needs torch."""
+
+    def room(self, held: int) -> int:
+        """Bytes that models may take there, the `held` ones included; 0 where there is nothing to be gained."""
+        ...
+
+    def park(self, model: Model) -> bool:
+        """Takes a model's weights there; False if that cannot be done, and the model is to be dropped."""
+        ...
+
+    def restore(self, model: Model) -> Model:
+        """Brings them back.
+
+        Raises:
+            OutOfMemory: there is no room for it.
+        """
+        ...
 
 
 class Source(Protocol):
@@ -44,9 +70,11 @@ class Source(Protocol):
 
     Attributes:
         default: what the engine loads first, under the name that it gets.
+        host: where models wait that leave the device.
     """
 
     default: Entry
+    host: Host
 
     def find(self) -> Mapping[str, Entry]:
         """Those that there are now, by name.
@@ -84,14 +112,18 @@ class ModelManager:
         worker: Worker,
         memory_reserve: float,
         on_change: Callable[[], None],
+        adapters: AdapterStore,
     ) -> None:
         self._catalogue = catalogue
         self._source = source
         self._worker = worker
         self._memory_reserve = memory_reserve
         self._on_change = on_change
+        self._adapters = adapters
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Models whose weights are in the host's memory, by name.
+        self._parked: dict[str, Model] = {}
 
     def start(self) -> None:
         """Begins once the first model is loaded."""
@@ -141,6 +173,7 @@ class ModelManager:
     async def _turn(self) -> bool:
         """Does the next thing that is to be done; whether there was one."""
         catalogue = self._catalogue
+        await self._drop_parked()
         if slot := catalogue.leaves():
             await self._unload(slot)
             return True
@@ -167,14 +200,36 @@ class ModelManager:
     async def _unload(self, slot: Slot) -> None:
         logger.info("model %s is unloaded", slot.name)
         slot.state = ModelState.IDLE
-        await self._worker.let_go(slot.name)
+        if slot.shelf:
+            self._adapters.forget(slot.shelf)
+        host = self._source.host
+        held = sum(each.size for each in self._catalogue.slots.values() if each.parked)
+        room = await asyncio.to_thread(host.room, held)
+        keep = host.park if self._catalogue.park(slot, room) else None
+        # First, since those that make room for it have left.
+        await self._drop_parked()
+        model = await self._worker.let_go(slot.name, keep)
+        slot.parked = model is not None
+        if model is not None:
+            self._parked[slot.name] = model
+            logger.info("model %s waits in the host's memory", slot.name)
         self._catalogue.left(slot)
         self._on_change()
+
+    async def _drop_parked(self) -> None:
+        """Lets go of models that are no longer to wait in the host's memory."""
+        slots = self._catalogue.slots
+        gone = [name for name in self._parked if name not in slots or not slots[name].parked]
+        for name in gone:
+            del self._parked[name]
+        if gone:
+            # Of modules that hold each other, memory is free only then.
+            await asyncio.to_thread(gc.collect)
 
     async def _inspect(self, slot: Slot) -> None:
         entry = slot.entry
         try:
-            inspected = await _beside(lambda: self._source.inspect(entry))
+            inspected = await beside(lambda: self._source.inspect(entry))
         except Exception as error:
             if slot.is_loaded:
                 slot.retry_at = time.monotonic() + RETRY_SECONDS
@@ -182,7 +237,8 @@ class ModelManager:
             else:
                 self._fail(slot, error)
         else:
-            slot.info, slot.size = inspected.info, max(1, inspected.size)
+            slot.info, slot.size = inspected.info, max(1, inspected.size) + slot.beside
+            slot.folder = inspected.loras
             if not slot.is_loaded:
                 slot.state, slot.detail = ModelState.IDLE, ""
         self._on_change()
@@ -197,7 +253,8 @@ class ModelManager:
                 raise ValueError(
                     f"its weights take {slot.size} bytes, and T2I_MODEL_MEMORY is {self._catalogue.limit}"
                 )
-            model = await _beside(lambda: self._source.load(entry, lambda line: _note(slot, line)))
+            parked = self._parked.pop(slot.name, None)
+            model = await beside(lambda: self._brought(slot, entry, parked))
             slot.detail = "measuring"
             await self._worker.take_in(slot.name, model)
         except OutOfMemory as error:
@@ -209,10 +266,24 @@ class ModelManager:
         except Exception as error:
             self._fail(slot, error)
         else:
-            slot.info, slot.took = model.info, time.monotonic() - started
+            slot.info = model.info
+            slot.shelf = getattr(model, "adapters", None)
+            if slot.parked:
+                slot.returned = time.monotonic() - started
+            else:
+                slot.took = time.monotonic() - started
             slot.state, slot.detail, slot.why, slot.crowded = ModelState.LOADED, "", "", False
-            logger.info("model %s loaded in %.1f s", slot.name, slot.took)
+            logger.info("model %s loaded in %.1f s", slot.name, time.monotonic() - started)
+        finally:
+            slot.parked = False
         self._on_change()
+
+    def _brought(self, slot: Slot, entry: Entry, parked: Model | None) -> Model:
+        """A model from the host's memory, or from disk. Called in the loading thread."""
+        if parked is not None:
+            _note(slot, "bringing it back from the host's memory")
+            return self._source.host.restore(parked)
+        return self._source.load(entry, lambda line: _note(slot, line))
 
     def _fail(self, slot: Slot, error: Exception) -> None:
         if isinstance(error, DeviceLost):
@@ -230,7 +301,7 @@ def _note(slot: Slot, line: str) -> None:
     logger.info("model %s: %s", slot.name, line)
 
 
-async def _beside(work: Callable[[], R]) -> R:
+async def beside(work: Callable[[], R]) -> R:
     """Does slow work in a thread that ends with the process, whatever it is at."""
     done: Future[R] = Future()
 

@@ -99,6 +99,8 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
     # Prompts as they stand, and the model's own layer, have the keys that they had before there was anything else.
     if reading := reading_of(request, model):
         identity["reading"] = reading
+    if not request.loras:
+        del identity["loras"]
     if not request.clip_skip:
         del identity["clip_skip"]
     # Without these the keys of pictures are those of before there were any.
@@ -148,6 +150,8 @@ def unpack(key: str, entry: bytes) -> tuple[Picture, Completed]:
         raise NotAnEntry("is damaged, or another picture's")
     end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES])
     told = json.loads(content[_LENGTH_BYTES:end])
+    if told["left_out"] and "left_out_negative" not in told:
+        raise NotAnEntry("is of an earlier version, which read less of its prompt")
     picture = Picture(
         index=0,
         seed=told["seed"],

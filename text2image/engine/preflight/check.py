@@ -26,6 +26,9 @@ from text2image.engine.runtimes.quantize import PLAIN
 
 logger = logging.getLogger(__name__)
 
+# The pipeline that SDXL's refiner is published as.
+REFINER = "StableDiffusionXLImg2ImgPipeline"
+
 
 def check(
     folder: Path,
@@ -35,6 +38,7 @@ def check(
     *,
     settings: Settings | None = None,
     deep: bool = False,
+    beside: int = 0,
 ) -> list[Finding]:
     """What is wrong with a pipeline's folder; the first finding is told first.
 
@@ -42,6 +46,7 @@ def check(
         families: what draws here.
         settings: how the model is to be made to fit; as it is if left out.
         deep: whether weights are read whole, to find what is no number in them.
+        beside: bytes of weights that are loaded besides.
 
     Raises:
         ValueError: what the settings ask for does not go together.
@@ -60,7 +65,7 @@ def check(
         check_scheduler(files)
     check_fit(files, networks)
     saving = saving_of(settings, device, by_itself=not is_known) if settings else PLAIN
-    check_device(files, networks, device, dtype, saving)
+    check_device(files, networks, device, dtype, saving, beside)
     if settings:
         check_saving(files, device, dtype, saving, settings.offload)
     if deep:
@@ -74,6 +79,9 @@ def family_finding(named: object, families: Families) -> Finding | None:
         return None
     if not isinstance(named, str):
         return Finding(INDEX, "names no pipeline class (_class_name)")
+    if named == REFINER:
+        what = f"it is a {named}, as SDXL's refiner is, which draws from a picture; name the base model, and this one"
+        return Finding(INDEX, f"{what} as its refiner (T2I_REFINER)")
     drawn = (
         f"{', '.join(families.own)}, and whatever else in diffusers makes a picture of a text alone"
     )
@@ -86,13 +94,18 @@ def require_usable(
     families: Families,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    beside: int = 0,
 ) -> None:
     """Does nothing if a model can be served.
+
+    Args:
+        beside: bytes of weights that are loaded besides.
 
     Raises:
         ValueError: with one line of what is wrong, file by file.
     """
-    findings = check(folder, families, device, dtype, settings=settings)
+    findings = check(folder, families, device, dtype, settings=settings, beside=beside)
     for finding in findings:
         if not finding.fatal:
             logger.warning("%s: %s", settings.model, finding)

@@ -15,19 +15,22 @@ from diffusers import (
     FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
 )
 
 from text2image.core.settings import Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import NOT_DRAWING
+from text2image.engine.layouts.gguf_file import gguf_parts
 from text2image.engine.layouts.opening import open_pipeline
-from text2image.engine.runtimes import openvino
+from text2image.engine.runtimes import openvino, packing
 from text2image.engine.runtimes.compression import compressed
 from text2image.engine.runtimes.eager import TorchNetworks
 from text2image.engine.runtimes.encoder import LazyEncoder, load_encoder
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.runtimes.offload import offload
+from text2image.engine.runtimes.open import Opening, OpenNetwork
 from text2image.engine.runtimes.quantize import Saving, is_host, quantize
 
 if TYPE_CHECKING:
@@ -100,8 +103,16 @@ def networks_of(
     Raises:
         ValueError: as `runtime_of` says, or OpenVINO was named and cannot execute this model.
     """
-    settings, device, saving = checkpoint.settings, checkpoint.device, checkpoint.saving
+    settings, folder, device = checkpoint.settings, checkpoint.folder, checkpoint.device
+    saving = checkpoint.saving
     runtime = saving.runtime
+    if runtime == "openvino" and (quantized := gguf_parts(folder)):
+        if settings.runtime == "openvino":
+            raise ValueError(
+                f"T2I_RUNTIME=openvino, and the weights of the {', '.join(quantized)} are in a GGUF file, which torch "
+                "computes with; set T2I_RUNTIME=torch"
+            )
+        runtime = "torch"
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
     if runtime == "openvino":
@@ -168,6 +179,7 @@ def _with_openvino(
         converted_to,
         checkpoint.dtype,
         devices.computing_threads(checkpoint.settings),
+        opening=_opening(checkpoint, parts[name]),
         decoder_dtype=torch.float32 if upcast else None,
         deep=deep,
         own_size=(side, side),
@@ -181,6 +193,23 @@ def _with_openvino(
     for name, part in parts.items():
         setattr(pipeline, name, part)
     return pipeline, networks
+
+
+def _opening(checkpoint: Checkpoint, network: Any) -> Opening:
+    """What makes torch's network beside OpenVINO's, whose weights are in no order that torch could read."""
+
+    def make() -> OpenNetwork:
+        device, dtype = checkpoint.device, checkpoint.dtype
+        # The thread that it is called in is not the one that draws.
+        devices.prepare_thread(device, 1)
+        pipeline = load_pipeline(checkpoint.folder, dtype, without=("vae", *TEXTS))
+        opened = network_of(pipeline).eval().to(device, memory_format=torch.channels_last)
+        memory = devices.memory_of(device)
+        packing.pack(opened, free=memory.free() if memory else None)
+        return OpenNetwork(opened, device)
+
+    numbers = sum(each.numel() for each in network.parameters())
+    return Opening(make, numbers * checkpoint.dtype.itemsize)
 
 
 def _overflows(vae: Any, dtype: torch.dtype) -> bool:
@@ -211,6 +240,11 @@ def sample_size(config: Any) -> int:
 # network drew them, whatever packages for watermarks are there.
 _KINDS: dict[str, tuple[Any, dict[str, bool]]] = {
     "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+    # SDXL's refiner.
+    "StableDiffusionXLImg2ImgPipeline": (
+        StableDiffusionXLImg2ImgPipeline,
+        {"add_watermarker": False},
+    ),
     "StableDiffusionXLInpaintPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
     "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, {}),
     "FluxPipeline": (FluxPipeline, {}),

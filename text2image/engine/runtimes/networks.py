@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from text2image.engine.runtimes.open import Opening
     from text2image.engine.runtimes.tiling import Tiles
 
 
 # Numbers that SDXL's U-Net is told of sizes: of the original, the crop's place, and the picture, two each.
 SIZE_NUMBERS = 6
+# Those that a refiner's is told: a score in place of the picture's size.
+SCORE_NUMBERS = 5
 
 
 class Networks(Protocol):
@@ -21,8 +24,10 @@ class Networks(Protocol):
 
     Attributes:
         tiles: how pictures are decoded, which `decode` leaves to its caller.
+        open: gives the network as torch executes it, layer by layer, for batches that reach into it; in any thread.
     """
 
+    open: Opening
     tiles: Tiles
 
     def predict(
@@ -44,7 +49,7 @@ class Networks(Protocol):
             guidance: the embedded guidance scale (rows, D) of networks that take it as an input; for Flux's the scale
                 itself, (rows, 1).
             pooled: embeddings of whole prompts, (rows, D), for SDXL's, SD3's and Flux's.
-            time_ids: what SDXL's are told of sizes, (rows, SIZE_NUMBERS).
+            time_ids: what SDXL's are told of sizes, (rows, SIZE_NUMBERS), or a refiner's, (rows, SCORE_NUMBERS).
         """
         ...
 
