@@ -299,6 +299,7 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         id=model.id,
         aliases=list(model.aliases),
         licence=model.licence,
+        quantization=model.quantization,
         inputs=[each.value for each in model.inputs],
         state=states[model.id],
         default=model.id == runners.model.id,

@@ -65,6 +65,9 @@ class _Table(BaseModel):
     ] = None
     max_side: int | None = Field(None, ge=64, le=4096)
     precision: Literal["auto", "float32", "float16", "bfloat16"] | None = None
+    quantize: Literal["none", "int8", "fp8", "nf4"] | None = None
+    offload: Literal["none", "model", "sequential"] | None = None
+    tile_above: int | None = Field(None, ge=0, le=4096)
     revision: str | None = None
     transformer: str | None = Field(None, min_length=1)
     refiner: str | None = Field(None, min_length=1)
@@ -82,6 +85,9 @@ _SETTINGS = {
     "sampler": "default_sampler",
     "max_side": "max_side",
     "precision": "dtype",
+    "quantize": "quantize",
+    "offload": "offload",
+    "tile_above": "tile_above",
     "revision": "model_revision",
     "refiner_switch": "refiner_switch",
     "loras": "loras",
