@@ -36,6 +36,9 @@ from text2image.core.settings import get_settings
 from text2image.engine.lazy import loader, source_of
 from text2image.engine.readahead import read_ahead
 from text2image.gateway.auth import openness, require_keys
+from text2image.gateway.denylist import require_denylist
+from text2image.gateway.provenance import require_signer
+from text2image.gateway.safety import require_classifier
 from text2image.net.ports import bound_to, require_free
 from text2image.net.tls import require_usable, runner_tls_of, tls_of
 from text2image.observe import logs
@@ -202,6 +205,13 @@ class Gateway:
     def check_certificate() -> None:
         require_usable(tls)
         require_usable(runner_tls_of(settings))
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_provenance() -> None:
+        require_signer(settings)
+        require_denylist(settings)
+        require_classifier(settings)
 
     @bentoml.on_deployment
     @staticmethod

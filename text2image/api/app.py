@@ -1,4 +1,4 @@
-"""The HTTP application: both dialects, their errors, and answers to what they do not know."""
+"""The HTTP application: its dialects, their errors, and answers to what they do not know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import openai, probes, rest, schema
+from text2image.api import huggingface, openai, probes, rest, schema
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
@@ -47,7 +47,7 @@ async def _metrics(request: Request) -> Response:
     return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
 
 
-_ROUTERS = (rest.router, openai.router, _operations)
+_ROUTERS = (rest.router, openai.router, huggingface.router, _operations)
 
 
 def http_app() -> FastAPI:
@@ -58,7 +58,7 @@ def http_app() -> FastAPI:
     for router in (*_ROUTERS, schema.router):
         app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
-    for path in ("/generate/{rest:path}", "/v1/{rest:path}"):
+    for path in ("/generate/{rest:path}", "/v1/{rest:path}", f"{huggingface.PREFIX}/{{rest:path}}"):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     return app
@@ -79,6 +79,8 @@ def error_response(path: str, error: Text2ImageError) -> Response:
     """An error as the dialect says it that is spoken at a path."""
     if path.startswith(openai.router.prefix + "/"):
         return openai.error_response(error)
+    if path.startswith(huggingface.PREFIX + "/"):
+        return huggingface.error_response(error)
     return rest.error_response(error)
 
 
@@ -110,5 +112,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
             }
         }
         return JSONResponse(body, error.status_code, error.headers)
+    if request.url.path.startswith(huggingface.PREFIX + "/"):
+        failure = {"error": message, "error_type": reason}
+        return JSONResponse(failure, error.status_code, error.headers)
     shown = rest.ErrorResponse(status_code=error.status_code, message=message, reason=reason)
     return JSONResponse(shown.model_dump(exclude_none=True), error.status_code, error.headers)

@@ -16,6 +16,7 @@ from text2image.api import rest
 from text2image.api.asgi import invalid
 from text2image.core.errors import InvalidRequest, Text2ImageError
 from text2image.core.messages import Completed, GeneratedImage, ModelInfo, Request, RequestParams
+from text2image.core.settings import get_settings
 from text2image.gateway import metadata
 from text2image.gateway.generate import message_of
 
@@ -68,8 +69,8 @@ async def draw_batch(
 def _answer(drawn: Drawn, model: ModelInfo, images_only: bool) -> Item:
     images = []
     for image in drawn.images:
-        parameters = metadata.describe(drawn.request, image.seed, model)
-        png = base64.b64encode(metadata.encode(image.pixels, parameters)).decode()
+        file = metadata.png_of(image, drawn.request, model, get_settings().metadata)
+        png = base64.b64encode(file).decode()
         images.append({"image_base64": png, "image_path": "", "seed": image.seed})
     message = message_of(len(images), drawn.completed)
     return rest.success(message, images, images_only=images_only)

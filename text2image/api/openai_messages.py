@@ -393,7 +393,7 @@ def error_body(error: Text2ImageError) -> dict[str, Any]:
         message=error.message,
         type=error.openai_type,
         param=_param(error),
-        code=error.reason.lower(),
+        code=error.openai_code or error.reason.lower(),
     )
     return ErrorEnvelope(error=shown).model_dump()
 

@@ -1,7 +1,7 @@
 """Who may use the HTTP port that BentoML opens for a runner: probes may, and who may draw as much as they like.
 
 A runner's work comes by gRPC, and its gateways ask who wants it and count what is spent. Here nobody counts. So this
-port draws for keys that may administer, or on this machine alone where nothing is asked for or counted at all.
+port draws for keys that may administer, or on this machine alone where nothing is asked for, counted or denied at all.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ class _Counts:
 def draws_for_all(settings: Settings, host: str) -> bool:
     """Whether a runner that listens on `host` draws over HTTP for whoever comes, as a gateway with its settings would.
 
-    A gateway counts what callers spend, which is not done here; and whom the gateways of others ask for keys, a runner
-    that serves them must not let in without.
+    A gateway counts what callers spend, and denies prompts and pictures, which is not done here; and whom the gateways
+    of others ask for keys, a runner that serves them must not let in without.
     """
     counted = settings.rate_limit or settings.max_concurrent
-    return is_loopback(host) and not (settings.keys_file or settings.runner_listen or counted)
+    denied = settings.safety or settings.prompt_denylist
+    asked = settings.keys_file or settings.runner_listen or counted or denied
+    return is_loopback(host) and not asked
 
 
 def guards(

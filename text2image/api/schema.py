@@ -144,6 +144,12 @@ def text(example: str) -> dict[str, Any]:
     return {"text/plain": {"schema": {"type": "string"}, "example": example}}
 
 
+def files(kinds: Iterable[str]) -> dict[str, Any]:
+    """A file of one of these media types."""
+    schema = {"type": "string", "format": "binary"}
+    return {kind: {"schema": schema, "example": "the file"} for kind in kinds}
+
+
 def events(kinds: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
     """Server-sent events whose data is JSON with the schema `kinds`.
 

@@ -12,11 +12,15 @@ from text2image.core.settings import Settings
 from text2image.gateway.auth import authenticator_of
 from text2image.gateway.cache import PictureCache
 from text2image.gateway.cache_backends import DiskBackend
+from text2image.gateway.denylist import denylist_of
+from text2image.gateway.finishing import Finisher
 from text2image.gateway.generate import Gateway
 from text2image.gateway.init_images import Limits
+from text2image.gateway.provenance import signer_of
 from text2image.gateway.quota import Quotas
 from text2image.gateway.remote_store import RemoteStore, store_of
 from text2image.gateway.runners import Runners
+from text2image.gateway.safety import classifier_of
 from text2image.gateway.store import Storage
 from text2image.gateway.urls import PictureUrls, key_in
 from text2image.net.tls import runner_tls_of
@@ -40,17 +44,25 @@ class GatewayServer:
         self._shared = _Shared(settings) if settings.redis_url or settings.cache_redis_url else None
         self._quotas = Quotas(self._shared.rate_limits if self._shared else None)
         store = store_of(settings)
+        finisher = Finisher(
+            metrics,
+            told=settings.metadata,
+            signer=signer_of(settings),
+            classifier=classifier_of(settings),
+        )
         self.gateway = Gateway(
             self._runners,
             store,
             metrics,
             Work(),
-            cache=_cache(settings, self._shared),
+            cache=_cache(settings, self._shared, finisher.mark),
             locks=self._shared.locks if self._shared else None,
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
             urls=_urls(settings, self._shared, store),
             images=Limits.of(settings),
+            finisher=finisher,
+            denied=denylist_of(settings),
             log_prompts=settings.log_prompts,
             prompt_loras=settings.prompt_loras,
         )
@@ -145,10 +157,10 @@ def _urls(settings: Settings, shared: _Shared | None, store: Storage | None) -> 
     return PictureUrls(backend, key, settings.url_ttl, sign)
 
 
-def _cache(settings: Settings, shared: _Shared | None) -> PictureCache | None:
+def _cache(settings: Settings, shared: _Shared | None, mark: str) -> PictureCache | None:
     """The cache of pictures: in Redis if there is one, else on disk; None where it is switched off."""
     if not settings.cache_bytes:
         return None
     if shared:
-        return PictureCache(shared.cache)
-    return PictureCache(DiskBackend(settings.picture_cache_dir, settings.cache_bytes))
+        return PictureCache(shared.cache, mark)
+    return PictureCache(DiskBackend(settings.picture_cache_dir, settings.cache_bytes), mark)

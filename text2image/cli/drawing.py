@@ -27,7 +27,7 @@ from text2image.core.messages import (
     State,
     StreamOptions,
 )
-from text2image.core.settings import Settings
+from text2image.core.settings import Settings, get_settings
 from text2image.core.validation import resolve
 from text2image.gateway import hires, metadata
 from text2image.gateway.init_images import Limits, read
@@ -184,7 +184,7 @@ def _encoded(image: GeneratedImage, request: Request, model: ModelInfo) -> Pictu
         seed=image.seed,
         width=image.pixels.width,
         height=image.pixels.height,
-        png=metadata.encode(image.pixels, metadata.describe(request, image.seed, model)),
+        png=metadata.png_of(image, request, model, get_settings().metadata),
         path="",
         timings=image.timings,
     )

@@ -28,6 +28,7 @@ class Text2ImageError(Exception):
         http_status: status code of the HTTP answer, and of the in-band answer of the first gRPC contract.
         grpc_code: name of the `grpc.StatusCode`.
         openai_type: `error.type` in the OpenAI dialect.
+        openai_code: `error.code` there; the reason in lower case if it is empty.
         reason: one word for programs, `ErrorInfo.reason` on gRPC.
         retry_after: seconds after which the same request could succeed, or None where waiting does not help.
     """
@@ -35,6 +36,7 @@ class Text2ImageError(Exception):
     http_status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "INTERNAL"
     openai_type: ClassVar[str] = "server_error"
+    openai_code: ClassVar[str] = ""
     reason: str = "INTERNAL"
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -79,6 +81,16 @@ class InvalidRequest(Text2ImageError):
             return FieldViolation(name, meant + violation.reason)
 
         return InvalidRequest(*map(rename, self.violations))
+
+
+class ContentBlocked(Text2ImageError):
+    """The prompt, or a picture that was drawn for it, is one that this server does not give out."""
+
+    http_status = 400
+    grpc_code = "INVALID_ARGUMENT"
+    openai_type = "image_generation_user_error"
+    openai_code = "moderation_blocked"
+    reason = "CONTENT_BLOCKED"
 
 
 class Unauthenticated(Text2ImageError):

@@ -24,6 +24,17 @@ class FileFormat(StrEnum):
         return f"image/{self}"
 
 
+class Metadata(StrEnum):
+    """What files tell beside the picture.
+
+    FULL is the parameters that draw it again, and that a model drew it; SOURCE is the latter alone.
+    """
+
+    FULL = "full"
+    SOURCE = "source"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How a picture is written; `quality`, 0 to 100, says how much of it JPEG and WebP keep."""

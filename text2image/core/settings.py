@@ -24,6 +24,7 @@ from text2image.core.addresses import (
 )
 from text2image.core.catalogue import find_entries, parse_aliases
 from text2image.core.folders import own_folder
+from text2image.core.formats import Metadata
 from text2image.core.guidance import parse_interval
 from text2image.core.limits import parse_bytes, parse_limits
 from text2image.core.messages import PromptSyntax, Quality, Sampler
@@ -412,6 +413,34 @@ class Settings(BaseSettings):
         None,
         description="Where clients reach HTTP, as in `https://pictures.example`, for the URLs of pictures; the host "
         "that each request names if unset.",
+    )
+    metadata: Metadata = Field(
+        Metadata.FULL,
+        description="What files tell beside the picture: `full` is the parameters that draw it again, and that a model "
+        "drew it (IPTC's digital source type); `source` is the latter alone, `none` neither.",
+    )
+    c2pa_cert: Path | None = Field(
+        None,
+        description="Certificate chain in PEM, the signer's own first, to sign pictures with as C2PA has it; with its "
+        "key and the extra `c2pa`.",
+    )
+    c2pa_key: Path | None = Field(None, description="Key of that certificate, in PEM, not locked.")
+    prompt_denylist: Path | None = Field(
+        None,
+        description="File of words, phrases and `/patterns/`, one a line, that prompts may not have; read again when "
+        "it changes.",
+    )
+    safety: bool = Field(
+        False,
+        description="Whether pictures are looked at before they are given out; blocked ones are an error.",
+    )
+    safety_model: Path | None = Field(
+        None,
+        description="ONNX file of the classifier that looks at them; Yahoo's open_nsfw, which the extra `safety` "
+        "brings, if unset.",
+    )
+    safety_threshold: float = Field(
+        0.8, ge=0, le=1, description="Probability from which on a picture is blocked."
     )
     log_prompts: bool = Field(False, description="Write prompts to the log.")
     log_format: Literal["auto", "text", "json"] = Field(

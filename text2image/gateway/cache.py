@@ -47,15 +47,20 @@ class Recalled:
 class PictureCache:
     """Recalls and keeps the pictures of requests whose seed was asked for."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, mark: str = "") -> None:
+        """
+        Args:
+            mark: how files are made otherwise than by default, so that those that were made otherwise are others.
+        """
         self._backend = backend
+        self._mark = mark
 
     async def recall(self, request: Request, model: ModelInfo) -> Recalled | None:
         """All pictures of a request as they were drawn before, or None if any is missing."""
         pictures = []
         completed = Completed()
         for index in range(request.n):
-            key = key_of(request, index, model)
+            key = self._key_of(request, index, model)
             entry = await self._backend.get(key)
             if entry is None:
                 return None
@@ -77,8 +82,12 @@ class PictureCache:
     ) -> None:
         """Keeps pictures of a request for as long as there is room."""
         for picture in pictures:
-            key = key_of(request, picture.index, model)
+            key = self._key_of(request, picture.index, model)
             await self._backend.put(key, pack(key, picture, completed))
+
+    def _key_of(self, request: Request, index: int, model: ModelInfo) -> str:
+        key = key_of(request, index, model)
+        return hashlib.sha256(f"{key} {self._mark}".encode()).hexdigest() if self._mark else key
 
 
 def key_of(request: Request, index: int, model: ModelInfo) -> str:

@@ -1,4 +1,4 @@
-"""Pictures in other forms than PNG, with the same parameters inside, and previews as large as their pictures."""
+"""Pictures in other forms than PNG, with the same told inside, and previews as large as their pictures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _FULL_COLOUR = 90
 
 
 def convert(png: bytes, encoding: Encoding) -> bytes:
-    """The file of a picture in another form, made from its PNG, the parameters of which it takes along."""
+    """The file of a picture in another form, made from its PNG; parameters and XMP come along, a signature does not."""
     if encoding.format is FileFormat.PNG:
         return png
     with Image.open(io.BytesIO(png)) as image:
-        return _written(image, encoding, metadata.exif(metadata.read(png)))
+        parameters, xmp = image.info.get(metadata.CHUNK, ""), image.info.get("xmp", b"")
+        return _written(image, encoding, metadata.exif(parameters), xmp)
 
 
 def preview(pixels: Pixels, width: int, height: int, encoding: Encoding) -> bytes:
@@ -30,14 +31,15 @@ def preview(pixels: Pixels, width: int, height: int, encoding: Encoding) -> byte
     return _written(image, encoding)
 
 
-def _written(image: Image.Image, encoding: Encoding, exif: bytes = b"") -> bytes:
+def _written(image: Image.Image, encoding: Encoding, exif: bytes = b"", xmp: bytes = b"") -> bytes:
     file = io.BytesIO()
     match encoding.format:
         case FileFormat.PNG:
             image.save(file, "PNG", compress_level=metadata.COMPRESS_LEVEL)
         case FileFormat.JPEG:
             subsampling = 0 if encoding.quality >= _FULL_COLOUR else 2
-            image.save(file, "JPEG", quality=encoding.quality, subsampling=subsampling, exif=exif)
+            told = {"exif": exif, "xmp": xmp}
+            image.save(file, "JPEG", quality=encoding.quality, subsampling=subsampling, **told)
         case FileFormat.WEBP:
-            image.save(file, "WEBP", quality=encoding.quality, exif=exif)
+            image.save(file, "WEBP", quality=encoding.quality, exif=exif, xmp=xmp)
     return file.getvalue()

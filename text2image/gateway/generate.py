@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from text2image.core import loras, validation
-from text2image.core.errors import Unavailable
-from text2image.core.formats import FileFormat
+from text2image.core.errors import ContentBlocked, Unavailable
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
@@ -31,10 +30,12 @@ from text2image.core.messages import (
     StreamOptions,
 )
 from text2image.core.settings import get_settings
-from text2image.gateway import encoding, hires, metadata
+from text2image.gateway import hires
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
+from text2image.gateway.denylist import DenyList
+from text2image.gateway.finishing import Finisher
 from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
@@ -75,7 +76,8 @@ class Gateway:
     """What every transport calls: `authenticate`, then `stream` or `draw`.
 
     `store` is None where pictures are not to be saved, `cache` where none are kept, `urls` where none have any; prompts
-    are written to the log only with `log_prompts`. With `prompt_loras` tags of prompts are adapters.
+    are written to the log only with `log_prompts`. With `prompt_loras` tags of prompts are adapters. `finisher` makes
+    files of what is drawn, and `denied` knows the prompts that are not.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class Gateway:
         quotas: Quotas | None = None,
         urls: PictureUrls | None = None,
         images: Limits | None = None,
+        finisher: Finisher | None = None,
+        denied: DenyList | None = None,
         log_prompts: bool = False,
         prompt_loras: bool = True,
     ) -> None:
@@ -100,6 +104,8 @@ class Gateway:
         self.urls = urls
         self._store = store
         self._cache = cache
+        self._finisher = finisher or Finisher(metrics)
+        self._denied = denied
         self._overhead = Overhead()
         self._locks = locks
         self._authenticator = authenticator or Authenticator(metrics)
@@ -181,6 +187,10 @@ class Gateway:
                     context.params, context.model, context.deadline
                 )
                 context.request = self.resolve(context.params, context.model)
+                self._check_prompt(context.request.prompt)
+            if self._finisher.looks:
+                # Nobody looks at previews before they are given out.
+                context.options = replace(context.options, preview_every=0)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
                 async for event in events:
@@ -197,6 +207,13 @@ class Gateway:
         """
         params = loras.without_tags(params) if self._prompt_loras else params
         return validation.resolve(params, model)
+
+    def _check_prompt(self, prompt: str) -> None:
+        line = self._denied.line_of(prompt) if self._denied else None
+        if line is not None:
+            self.metrics.blocked.labels("prompt").inc()
+            logger.info("a prompt was denied by line %d of the list", line)
+            raise ContentBlocked("the prompt has words that this server does not draw")
 
     async def draw(self, context: RequestContext) -> Drawing:
         """Draws a request to its end; being cancelled ends the work within one step.
@@ -284,7 +301,7 @@ class Gateway:
                         self._log("drawing", context.request)
                     if isinstance(event, GeneratedImage):
                         # Encoding and the disk take milliseconds that other requests need not wait for.
-                        picture = await asyncio.to_thread(self._finish, event, context, model)
+                        picture = await asyncio.to_thread(self._finished, event, context, model)
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
@@ -304,7 +321,7 @@ class Gateway:
 
         A hit costs its caller nothing, so however many there are, and whatever their titles, they make one file.
         """
-        picture = _converted(picture, context)
+        picture = self._finisher.converted(picture, context.request, context.encoding)
         store = self._store
         if store is None:
             return replace(picture, path="")
@@ -317,20 +334,10 @@ class Gateway:
         path = self._save(lambda store: store.save_once(picture.file, title, mark, suffix))
         return replace(picture, path=path)
 
-    def _finish(self, image: GeneratedImage, context: RequestContext, model: ModelInfo) -> Picture:
-        parameters = metadata.describe(context.request, image.seed, model)
-        with self.metrics.stage("png"):
-            png = metadata.encode(image.pixels, parameters)
-        picture = Picture(
-            index=image.index,
-            seed=image.seed,
-            width=image.pixels.width,
-            height=image.pixels.height,
-            png=png,
-            path="",
-            timings=image.timings,
-        )
-        picture = _converted(picture, context)
+    def _finished(
+        self, image: GeneratedImage, context: RequestContext, model: ModelInfo
+    ) -> Picture:
+        picture = self._finisher.finish(image, context.request, model, context.encoding)
         suffix = context.encoding.format.suffix
         path = self._save(lambda store: store.save(picture.file, context.title, suffix))
         return replace(picture, path=path)
@@ -379,13 +386,6 @@ def _identity(context: RequestContext) -> Hashable:
     model = replace(context.model, loras=()) if context.model.loras else context.model
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
     return model, context.request, context.options, context.encoding, context.caller
-
-
-def _converted(picture: Picture, context: RequestContext) -> Picture:
-    """The picture with its file in the form that it is asked for."""
-    if context.encoding.format is FileFormat.PNG:
-        return picture
-    return replace(picture, converted=encoding.convert(picture.png, context.encoding))
 
 
 def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:

@@ -1,7 +1,8 @@
 """PNG encoding with the picture's parameters inside, in the text form that A1111 began and other tools read.
 
 The chunk is called `parameters` and suffices to draw the picture again: `parse` gives back what `describe` was given.
-JPEG and WebP have the same text in EXIF, as A1111 writes it, and `read` finds it in either.
+JPEG and WebP have the same text in EXIF, as A1111 writes it, and `read` finds it in either. Beside it stands XMP, which
+tells that a model drew the picture (`provenance.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
 from text2image.core.errors import InvalidRequest
+from text2image.core.formats import Metadata
 from text2image.core.loras import HASH_DIGITS, tag, take_tags
 from text2image.core.messages import (
+    GeneratedImage,
     LoraWeight,
     ModelInfo,
     Pixels,
@@ -35,8 +38,10 @@ from text2image.core.samplers import (
     schedule_of,
     split_schedule,
 )
+from text2image.gateway import provenance
 
 CHUNK = "parameters"
+_XMP_CHUNK = "XML:com.adobe.xmp"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
@@ -53,11 +58,22 @@ _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
 _PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
-def encode(pixels: Pixels, parameters: str = "") -> bytes:
-    """The PNG file of a picture; without parameters it carries no text."""
+def png_of(
+    image: GeneratedImage, request: Request, model: ModelInfo, told: Metadata = Metadata.FULL
+) -> bytes:
+    """The PNG file of a picture that was drawn, with so much told in it."""
+    parameters = describe(request, image.seed, model) if told is Metadata.FULL else ""
+    source = provenance.source_of(request)
+    return encode(image.pixels, parameters, "" if told is Metadata.NONE else provenance.xmp(source))
+
+
+def encode(pixels: Pixels, parameters: str = "", xmp: str = "") -> bytes:
+    """The PNG file of a picture; without parameters and XMP it carries no text."""
     info = PngInfo()
     if parameters:
         info.add_text(CHUNK, parameters)
+    if xmp:
+        info.add_itxt(_XMP_CHUNK, xmp)
     file = io.BytesIO()
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
     image.save(file, "PNG", pnginfo=info, compress_level=COMPRESS_LEVEL)

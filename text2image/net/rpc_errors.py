@@ -22,6 +22,7 @@ _ANYTHING = "anything"
 # All errors but `Unavailable`, which is known by its reasons; of those with one code the first is the plainest.
 _KINDS: tuple[type[errors.Text2ImageError], ...] = (
     errors.InvalidRequest,
+    errors.ContentBlocked,
     errors.Unauthenticated,
     errors.PermissionDenied,
     errors.ModelNotFound,

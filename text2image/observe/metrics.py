@@ -25,6 +25,7 @@ from prometheus_client import (
 )
 
 from text2image.core.errors import (
+    ContentBlocked,
     Internal,
     PermissionDenied,
     QuotaExceeded,
@@ -36,9 +37,10 @@ from text2image.observe import tracing
 
 logger = logging.getLogger(__name__)
 
-_REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded, Unavailable)
+_REFUSALS = (ContentBlocked, Unauthenticated, PermissionDenied, QuotaExceeded, Unavailable)
 # What is there from the beginning, at 0, so that its first increase is one.
 _REASONS = (
+    ContentBlocked.reason,
     Unauthenticated.reason,
     PermissionDenied.reason,
     QuotaExceeded.reason,
@@ -148,6 +150,12 @@ class GatewayMetrics:
             ["saved"],
             registry=registry,
         )
+        self.blocked = Counter(
+            "text2image_blocked",
+            "What was not given out, by whether a prompt was denied or a picture that was drawn.",
+            ["what"],
+            registry=registry,
+        )
         self.model_pictures = Counter(
             "text2image_model_pictures",
             "Pictures that were drawn, by model.",
@@ -171,6 +179,8 @@ class GatewayMetrics:
             self.refusals.labels(reason)
         for outcome in ("hit", "miss", "shared"):
             self.cache.labels(outcome)
+        for what in ("prompt", "picture"):
+            self.blocked.labels(what)
         for saved in ("yes", "no", "failed"):
             self.pictures.labels(saved)
 

@@ -71,6 +71,7 @@ def test_every_route_is_in_it() -> None:
         "/openapi.json",
         "/generate/{rest:path}",
         "/v1/{rest:path}",
+        "/hf-inference/{rest:path}",
         # Clients are given these URLs, and make none.
         "/v1/images/files/{name:path}",
     }
@@ -109,7 +110,7 @@ def test_events_hold_what_is_told_of_them() -> None:
     assert not checked.is_valid({"type": "image_generation.completed"})
 
 
-@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+@pytest.mark.parametrize("path", ["/", "/generate", "/v1/images/generations"])
 def test_every_way_to_fail_is_told(path: str) -> None:
     responses = DESCRIPTION["paths"][path]["post"]["responses"]
     expected = {400, 401, 403, 404, 408, 413, 415, 429, 499, 500, 503, 504}

@@ -20,6 +20,7 @@ from text2image.core.settings import Settings
         ({"transformer": "flux1-dev-Q4_K.gguf"}, "T2I_TRANSFORMER", "gguf"),
         ({"page_port": 8501}, "T2I_PAGE_PORT", "page"),
         ({"output_dir": "s3://pictures"}, "T2I_OUTPUT_DIR", "s3"),
+        ({"c2pa_cert": "chain.pem"}, "T2I_C2PA_CERT", "c2pa"),
     ],
 )
 def test_what_is_set_and_not_installed_says_what_to_install(

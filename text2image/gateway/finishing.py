@@ -1,0 +1,103 @@
+"""From drawn pixels to the file that a client gets: looked at, told what is in it, converted, signed. In this order.
+
+All of it is blocking: call it off the event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import replace
+
+from text2image.core.errors import ContentBlocked
+from text2image.core.formats import PNG, Encoding, FileFormat, Metadata
+from text2image.core.messages import GeneratedImage, ModelInfo, Picture, Request
+from text2image.gateway import encoding as forms
+from text2image.gateway import metadata
+from text2image.gateway.provenance import Signer, source_of
+from text2image.gateway.safety import Classifier
+from text2image.observe.metrics import GatewayMetrics
+
+logger = logging.getLogger(__name__)
+
+
+class Finisher:
+    """Makes pictures of pixels. Signed ones are kept signed, so that who asks again gets the same bytes."""
+
+    def __init__(
+        self,
+        metrics: GatewayMetrics,
+        *,
+        told: Metadata = Metadata.FULL,
+        signer: Signer | None = None,
+        classifier: Classifier | None = None,
+    ) -> None:
+        """
+        Args:
+            told: what files tell beside the picture.
+            signer: None where pictures are not signed.
+            classifier: None where nobody looks at them.
+        """
+        self.looks = classifier is not None
+        self._metrics = metrics
+        self._told = told
+        self._signer = signer
+        self._classifier = classifier
+
+    @property
+    def mark(self) -> str:
+        """What is done otherwise than by default, for a cache to tell its pictures by; empty if nothing is."""
+        told = "" if self._told is Metadata.FULL else self._told.value
+        by = (
+            told,
+            self._signer and self._signer.fingerprint,
+            self._classifier and self._classifier.fingerprint,
+        )
+        return hashlib.sha256(repr(by).encode()).hexdigest() if any(by) else ""
+
+    def finish(
+        self, image: GeneratedImage, request: Request, model: ModelInfo, encoding: Encoding
+    ) -> Picture:
+        """The picture as it is asked for, not saved yet.
+
+        Raises:
+            ContentBlocked: it is not to be given out.
+        """
+        self._look(image)
+        with self._metrics.stage("png"):
+            png = metadata.png_of(image, request, model, self._told)
+        picture = Picture(
+            index=image.index,
+            seed=image.seed,
+            width=image.pixels.width,
+            height=image.pixels.height,
+            png=self._signed(png, request, PNG),
+            path="",
+            timings=image.timings,
+        )
+        return self.converted(picture, request, encoding)
+
+    def converted(self, picture: Picture, request: Request, encoding: Encoding) -> Picture:
+        """A picture with its file in the form that it is asked for."""
+        if encoding.format is FileFormat.PNG:
+            return picture
+        file = forms.convert(picture.png, encoding)
+        return replace(picture, converted=self._signed(file, request, encoding))
+
+    def _look(self, image: GeneratedImage) -> None:
+        if self._classifier is None:
+            return
+        with self._metrics.stage("looking"):
+            blocked = self._classifier.blocks(image.pixels)
+        if blocked:
+            self._metrics.blocked.labels("picture").inc()
+            logger.info("a picture was blocked")
+            raise ContentBlocked(
+                "a picture that was drawn is blocked by this server's safety filter; change the prompt, or the seed"
+            )
+
+    def _signed(self, file: bytes, request: Request, encoding: Encoding) -> bytes:
+        if self._signer is None:
+            return file
+        with self._metrics.stage("signing"):
+            return self._signer.sign(file, encoding.format, source_of(request))
