@@ -12,6 +12,7 @@ from frontend.history import Piece
 from frontend.orders import LABELS, Order
 from text2image.core.errors import (
     Cancelled,
+    ContentBlocked,
     DeadlineExceeded,
     Internal,
     InvalidRequest,
@@ -60,6 +61,9 @@ def notice_of(error: Text2ImageError, *, has_key: bool = False) -> Notice:
     match error:
         case InvalidRequest():
             return Notice(Tone.WARNING, "The server cannot draw this", _fields(error))
+        case ContentBlocked():
+            text = sentence(error.message)
+            return Notice(Tone.WARNING, "The server does not draw this", text)
         case Unauthenticated() | PermissionDenied():
             return _about_key(error, has_key=has_key)
         case QuotaExceeded():

@@ -22,6 +22,7 @@ import grpc
 
 from text2image.core.errors import (
     Cancelled,
+    ContentBlocked,
     DeadlineExceeded,
     Internal,
     InvalidRequest,
@@ -57,6 +58,7 @@ __all__ = [
     "Client",
     "ClientEvent",
     "Completed",
+    "ContentBlocked",
     "DeadlineExceeded",
     "Internal",
     "InvalidRequest",

@@ -29,7 +29,10 @@ from tests.e2e.test_hostile import BY_DESIGN
 from tests.init_images import file_of, picture
 
 EXAMPLES = 40
+OF_A_MODEL = "/hf-inference/models/{model_id}"
 PATHS = {
+    "/": "POST",
+    OF_A_MODEL: "POST",
     "/generate": "POST",
     "/v1/images/generations": "POST",
     "/v1/images/edits": "POST",
@@ -72,7 +75,10 @@ _ALONE = dict.fromkeys(
 )
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
+_PARAMETERS = {"parameters": {"width": 64, "height": 64, "num_inference_steps": 1}}
 KNOWN: dict[str, dict[str, Any]] = {
+    "/": _PARAMETERS,
+    OF_A_MODEL: _PARAMETERS,
     "/generate": {**CHEAP, **_ALONE, **_MODELS},
     "/v1/images/generations": {**_CHEAP, "loras": None},
     "/v1/images/edits": _FROM_A_PICTURE,
@@ -139,10 +145,10 @@ def test_the_example_of_a_request_is_one(
     server: Server, description: dict[str, Any], path: str
 ) -> None:
     (body,) = description["paths"][path]["post"]["requestBody"]["content"].values()
-    asked = {**body["example"], "steps": 2}
+    asked = {**body["example"], **(KNOWN[path] if KNOWN[path] is _PARAMETERS else {"steps": 2})}
     # An empty file makes a form of it.
     sent = {"data": asked, "files": {"mask": b""}} if path in FORMS else {"json": asked}
-    answer = httpx.post(f"{server.url}{path}", **sent, timeout=60)
+    answer = httpx.post(f"{server.url}{path.format(model_id='embedded')}", **sent, timeout=60)
     assert answer.status_code == 200, answer.text
 
 
