@@ -181,3 +181,21 @@ def test_pictures_are_looked_at(signing: Server) -> None:
     with signing.client() as own:
         assert own.generate("a dog", **SMALL)
     assert signing.metric(name) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("T2I_C2PA_CERT", "signing needs both T2I_C2PA_CERT and T2I_C2PA_KEY"),
+        ("T2I_PROMPT_DENYLIST", "No such file"),
+    ],
+)
+def test_what_it_cannot_work_with_ends_a_start_in_one_line(
+    tmp_path: Path, setting: str, told: str
+) -> None:
+    server = Server(tmp_path, **{setting: str(tmp_path / "none"), "T2I_RUNNERS": "127.0.0.1:9"})
+    server.start()
+    assert server.wait() != 0
+    (line,) = (line for line in server.log.splitlines() if line.startswith("text2image: "))
+    assert told in line
+    assert "Traceback" not in server.log

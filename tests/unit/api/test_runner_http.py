@@ -95,8 +95,18 @@ async def test_metrics_ask_for_the_key_that_a_gateways_ask_for(keyed: Settings) 
         (Settings(runner_listen="127.0.0.1:50061"), "127.0.0.1"),
         (Settings(rate_limit="1/day"), "127.0.0.1"),
         (Settings(max_concurrent=1), "127.0.0.1"),
+        (Settings(safety=True), "127.0.0.1"),
+        (Settings(prompt_denylist=Path("denied.txt")), "127.0.0.1"),
     ],
-    ids=["all addresses", "one of others", "gateways elsewhere", "a rate limit", "a concurrency"],
+    ids=[
+        "all addresses",
+        "one of others",
+        "gateways elsewhere",
+        "a rate limit",
+        "a concurrency",
+        "pictures looked at",
+        "prompts denied",
+    ],
 )
 async def test_without_keys_it_draws_on_its_own_machine_alone_and_where_nothing_is_counted(
     settings: Settings, host: str, path: str
