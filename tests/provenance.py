@@ -33,13 +33,18 @@ def chain(
     folder: Path,
     key: Key | None = None,
     usage: ObjectIdentifier = ExtendedKeyUsageOID.EMAIL_PROTECTION,
+    ends: timedelta = timedelta(days=365),
 ) -> Chain:
-    """A chain that C2PA takes, save with another extended key usage."""
+    """A chain that C2PA takes, save with another extended key usage or one that has ended.
+
+    Args:
+        ends: from now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     own = key or ec.generate_private_key(ec.SECP256R1())
     root = ec.generate_private_key(ec.SECP256R1())
-    authority = _certificate("Authority of the tests", root, None, root, None)
-    signer = _certificate(SIGNER, own, authority, root, usage)
+    authority = _certificate("Authority of the tests", root, None, root, None, ends)
+    signer = _certificate(SIGNER, own, authority, root, usage, ends)
     pem = serialization.Encoding.PEM
     made = Chain(folder / "chain.pem", folder / "signer.key", authority.public_bytes(pem).decode())
     made.certificate.write_bytes(signer.public_bytes(pem) + authority.public_bytes(pem))
@@ -54,6 +59,7 @@ def _certificate(
     authority: x509.Certificate | None,
     signed_by: ec.EllipticCurvePrivateKey,
     usage: ObjectIdentifier | None,
+    ends: timedelta,
 ) -> x509.Certificate:
     own = x509.Name(
         [
@@ -70,8 +76,8 @@ def _certificate(
         .issuer_name(authority.subject if authority else own)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(days=2))
+        .not_valid_after(now + ends)
         .add_extension(x509.BasicConstraints(signs, None), critical=True)
         .add_extension(
             x509.KeyUsage(not signs, False, False, False, False, signs, signs, False, False),

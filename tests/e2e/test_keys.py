@@ -15,6 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
 
 from tests.e2e.dialects import DIALECTS, KINDS, Answer, Ask, in_v1
 from tests.e2e.harness import ROOT, Server, serving
@@ -140,7 +142,7 @@ def test_the_key_is_asked_for_before_anything_else(guarded: Server, ask: Ask, di
     check_refusal(ask(guarded, None, steps=-1), 401, dialect)
 
 
-@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+@pytest.mark.parametrize("path", ["/", "/generate", "/v1/images/generations"])
 @pytest.mark.parametrize("expect", [{}, {"Expect": "100-continue"}])
 def test_no_body_is_read_for_a_stranger(guarded: Server, path: str, expect: dict[str, str]) -> None:
     body = b"[" * (6 << 20)
@@ -179,6 +181,14 @@ def test_a_keys_own_limit_counts(guarded: Server, ask: Ask, dialect: str) -> Non
 def test_the_client_shows_its_key(guarded: Server) -> None:
     with Client(guarded.address, api_key=DRAWER) as client:
         assert client.generate("a cat", steps=1)[0].png
+
+
+def test_hugging_faces_client_shows_its_key(guarded: Server) -> None:
+    one_step = {"width": 64, "height": 64, "num_inference_steps": 1}
+    client = InferenceClient(base_url=guarded.url, api_key=DRAWER)
+    assert client.text_to_image("a cat", **one_step).size == (64, 64)
+    with pytest.raises(HfHubHTTPError, match="401"):
+        InferenceClient(base_url=guarded.url, api_key=UNKNOWN).text_to_image("a cat", **one_step)
 
 
 def test_whoever_has_a_pictures_url_needs_no_key(guarded: Server) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ from text2image.core.formats import FileFormat
 from text2image.core.messages import Request
 from text2image.core.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 _CERTIFICATE, _KEY = "T2I_C2PA_CERT", "T2I_C2PA_KEY"
 _NAME = "Text2Image"
+# How long before its end a certificate is warned of.
+_SOON = timedelta(days=30)
 # Neither a smaller copy of the picture in its own file, nor each signature verified by the one who has just made it.
 _SIGNING = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": False}}
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -68,7 +74,7 @@ class Signer:
         import c2pa
 
         chain, secret = _read(_CERTIFICATE, certificate), _read(_KEY, key)
-        algorithm = _algorithm(certificate, chain, key, secret)
+        algorithm, self.ends = _algorithm(certificate, chain, key, secret)
         self.fingerprint = hashlib.sha256(chain).hexdigest()
         self._builder = c2pa.Builder
         self._context = c2pa.Context.from_dict(_SIGNING)
@@ -106,7 +112,15 @@ def signer_of(settings: Settings) -> Signer | None:
     """
     certificate, key = settings.c2pa_cert, settings.c2pa_key
     if certificate and key:
-        return Signer(certificate, key)
+        signer = Signer(certificate, key)
+        if signer.ends - datetime.now(UTC) < _SOON:
+            logger.warning(
+                "%s=%s ends on %s, and no picture is given out unsigned: start again with a renewed one before",
+                _CERTIFICATE,
+                certificate,
+                f"{signer.ends:%Y-%m-%d %H:%M %Z}",
+            )
+        return signer
     if certificate or key:
         raise BadSigner(f"signing needs both {_CERTIFICATE} and {_KEY}; set the missing one too")
     return None
@@ -131,14 +145,15 @@ def _read(variable: str, path: Path) -> bytes:
         raise _bad(variable, path, error.strerror or str(error)) from None
 
 
-def _algorithm(certificate: Path, chain: bytes, key: Path, secret: bytes) -> str:
-    """The name that C2PA has for signatures of a certificate's kind, once its key is found to be that."""
+def _algorithm(certificate: Path, chain: bytes, key: Path, secret: bytes) -> tuple[str, datetime]:
+    """What C2PA calls signatures of a certificate's kind, and until when it is valid; its key is found to be that."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     try:
-        own = x509.load_pem_x509_certificates(chain)[0].public_key()
+        signer = x509.load_pem_x509_certificates(chain)[0]
+        own, ends = signer.public_key(), signer.not_valid_after_utc
     except (ValueError, IndexError):
         raise _bad(
             _CERTIFICATE, certificate, "holds no certificate in PEM, or a damaged one"
@@ -152,11 +167,11 @@ def _algorithm(certificate: Path, chain: bytes, key: Path, secret: bytes) -> str
         raise _bad(_KEY, key, f"is not the key of {_CERTIFICATE}={certificate}")
     match own:
         case ec.EllipticCurvePublicKey(key_size=(256 | 384 | 521) as size):
-            return f"es{512 if size == 521 else size}"
+            return f"es{512 if size == 521 else size}", ends
         case ed25519.Ed25519PublicKey():
-            return "ed25519"
+            return "ed25519", ends
         case rsa.RSAPublicKey(key_size=size) if size >= 2048:
-            return "ps256"
+            return "ps256", ends
     kinds = "EC (P-256, P-384, P-521), Ed25519 or RSA of 2048 bits or more"
     raise _bad(
         _CERTIFICATE, certificate, f"is of a kind that C2PA does not sign with; it takes {kinds}"

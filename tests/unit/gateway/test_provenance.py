@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import c2pa
@@ -134,3 +136,27 @@ def test_what_cannot_sign_is_told_in_one_line(certified: Chain, tmp_path: Path) 
     assert f"is not the key of T2I_C2PA_CERT={certificate}" in told_of(certificate, other.key)
     assert "emailProtection or documentSigning" in told_of(tls.certificate, tls.key)
     assert "RSA of 2048 bits" in told_of(weak.certificate, weak.key)
+    ended = chain(tmp_path / "ended", ends=timedelta(days=-1))
+    assert "not valid at time of signing" in told_of(ended.certificate, ended.key)
+
+
+def test_a_certificate_that_ends_soon_is_warned_of(
+    certified: Chain, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    require_signer(Settings(c2pa_cert=certified.certificate, c2pa_key=certified.key))
+    assert not caplog.messages
+    soon = chain(tmp_path, ends=timedelta(days=29))
+    require_signer(Settings(c2pa_cert=soon.certificate, c2pa_key=soon.key))
+    assert "ends on 2" in caplog.text
+
+
+def test_any_number_of_threads_may_sign(certified: Chain) -> None:
+    signer = Signer(certified.certificate, certified.key)
+    png = metadata.png_of(DRAWN, REQUEST, MODEL)
+
+    def sign(_: int) -> bytes:
+        return signer.sign(png, FileFormat.PNG, SourceType.MODEL)
+
+    with ThreadPoolExecutor(8) as threads:
+        files = list(threads.map(sign, range(40)))
+    assert {signed_as(file, certified.authority)[0] for file in files} == {"Trusted"}
