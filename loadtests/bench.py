@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 from loadtests import results
+from loadtests.adapters import ADAPTERS_COST
 from loadtests.calls import http_session
 from loadtests.flood import FLOOD
 from loadtests.neighbour import NEIGHBOUR
@@ -33,7 +34,7 @@ from text2image.client import AsyncClient
 
 REPORT = ROOT / "docs" / "benchmarks.md"
 QUICK_REPORT = ROOT / "build" / "benchmarks.md"
-SECTIONS = (LONE, THROUGHPUT, NEIGHBOUR, BURSTS, POISSON, OVERLOAD, FLOOD)
+SECTIONS = (LONE, THROUGHPUT, NEIGHBOUR, BURSTS, POISSON, OVERLOAD, FLOOD, ADAPTERS_COST)
 
 
 def main() -> None:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from tests.init_images import init_image
-from text2image.core.messages import ModelInfo, Quality, Request, RequestParams, Sampler, Schedule
+from text2image.core.loras import HASH_DIGITS, is_writable
+from text2image.core.messages import (
+    LoraWeight,
+    ModelInfo,
+    Quality,
+    Request,
+    RequestParams,
+    Sampler,
+    Schedule,
+)
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.validation import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from text2image.gateway.rate_limits import Spending
@@ -55,12 +64,24 @@ prompts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.li
             "\\",
             "Seed: 9",
             "Prompt: x",
+            "<lora:a:1>",
+            " <lora:b>",
         ]
     )
 ).map("".join)
 ways = st.sampled_from(
     [(sampler, schedule) for sampler in Sampler for schedule in (None, *SCHEDULES_OF[sampler])]
 )
+loras = st.lists(
+    st.builds(
+        LoraWeight,
+        st.text("abÜ1 -_.(", min_size=1, max_size=9).filter(is_writable),
+        st.floats(-4, 4).filter(bool),
+        st.text("0123456789abcdef", min_size=HASH_DIGITS, max_size=HASH_DIGITS),
+    ),
+    max_size=3,
+    unique_by=lambda each: each.name,
+).map(lambda each: tuple(sorted(each, key=lambda lora: lora.name)))
 requests = st.builds(
     lambda way, **fields: Request(sampler=way[0], schedule=way[1], **fields),
     way=ways,
@@ -75,6 +96,7 @@ requests = st.builds(
     quality=st.sampled_from(Quality),
     clip_skip=st.integers(0, 12),
     model=st.just(MODEL.id),
+    loras=loras,
 )
 
 
@@ -92,7 +114,9 @@ begun = st.builds(
 
 def params_of(request: Request) -> RequestParams:
     """The same request as a client would write it."""
-    return RequestParams(**{name: getattr(request, name) for name in Request.__slots__})
+    fields = {name: getattr(request, name) for name in Request.__slots__}
+    # Nothing is written of no adapters.
+    return RequestParams(**{**fields, "loras": request.loras or None})
 
 
 @dataclass(slots=True)

@@ -32,10 +32,13 @@ from text2image.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from text2image.core.loras import parse_lora
 from text2image.core.messages import (
     ClientEvent,
     Completed,
     Loading,
+    LoraInfo,
+    LoraWeight,
     ModelInfo,
     ModelState,
     ModelStatus,
@@ -58,6 +61,8 @@ __all__ = [
     "Internal",
     "InvalidRequest",
     "Loading",
+    "LoraInfo",
+    "LoraWeight",
     "ModelInfo",
     "ModelNotFound",
     "ModelState",
@@ -90,9 +95,10 @@ class Client:
     """A blocking client. Safe to use from several threads; one connection is enough for all of them.
 
     Every call takes the optional fields of a request by name: negative_prompt, width, height (pixels), steps,
-    guidance_scale, seed, n, sampler, schedule, quality, model, clip_skip; to begin from a picture image, strength and
-    mask, where image and mask are PNG, JPEG or WebP files, as bytes or by their paths; to enlarge what is drawn and
-    draw on from there hires_scale, hires_strength, hires_steps. `timeout` is in seconds; None leaves it to the server.
+    guidance_scale, seed, n, sampler, schedule, quality, model, clip_skip; loras, a list of `LoraWeight`, or of words as
+    in "ink:0.8"; to begin from a picture image, strength and mask, where image and mask are PNG, JPEG or WebP files,
+    as bytes or by their paths; to enlarge what is drawn and draw on from there hires_scale, hires_strength,
+    hires_steps. `timeout` is in seconds; None leaves it to the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:
@@ -332,11 +338,17 @@ def _pem(source: str | Path | bytes) -> bytes:
 def _request(
     prompt: str, progress_every: int, preview_every: int, fields: dict[str, Any]
 ) -> pb.GenerateRequest:
+    named = [
+        parse_lora(each) if isinstance(each, str) else each for each in fields.get("loras") or ()
+    ]
     for name in ("image", "mask"):
         if isinstance(fields.get(name), str | Path):
             fields = {**fields, name: Path(fields[name]).read_bytes()}
     return pb.GenerateRequest(
-        prompt=prompt, progress_every=progress_every, preview_every=preview_every, **fields
+        prompt=prompt,
+        progress_every=progress_every,
+        preview_every=preview_every,
+        **{**fields, "loras": wire.loras_to(named)},
     )
 
 

@@ -62,12 +62,13 @@ _CHEAP = {
     "schedule": "karras",
     "clip_skip": 2,
 }
-_WORDS_ALONE = {"image": None, "strength": None, "mask": None}
+# Which adapters there are depends on the server.
+_WORDS_ALONE = {"image": None, "strength": None, "mask": None, "loras": None}
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
 KNOWN: dict[str, dict[str, Any]] = {
     "/generate": {**CHEAP, **_WORDS_ALONE, "sampler": "euler", "schedule": "karras"},
-    "/v1/images/generations": _CHEAP,
+    "/v1/images/generations": {**_CHEAP, "loras": None},
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
 }

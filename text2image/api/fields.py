@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from text2image.core import validation
-from text2image.core.messages import Quality, Sampler, Schedule
+from text2image.core import loras, validation
+from text2image.core.messages import LoraWeight, Quality, Sampler, Schedule
 
 
 def _whole(value: Any) -> Any:
@@ -91,3 +91,32 @@ QUALITY = documented(
     enum=[*(quality.value for quality in Quality), None],
     examples=[Quality.FAST.value],
 )
+
+
+class Lora(BaseModel):
+    """An adapter that the picture is drawn with."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str = Field(description="As GET /v1/models names it.", examples=["ink"])
+    weight: float = Field(
+        1.0,
+        description="How much of it.",
+        json_schema_extra={"minimum": -loras.MAX_WEIGHT, "maximum": loras.MAX_WEIGHT},
+    )
+    hash: str | None = Field(
+        None,
+        description="The file that must be meant, as GET /v1/models tells; whatever has the name if left out.",
+    )
+
+
+LORAS = documented(
+    description="Adapters; the weights of one that is named twice add up.", maxItems=loras.MAX_LORAS
+)
+
+
+def weights_of(named: list[Lora] | None) -> tuple[LoraWeight, ...] | None:
+    """The adapters in our words."""
+    if named is None:
+        return None
+    return tuple(LoraWeight(each.name, each.weight, each.hash or "") for each in named)

@@ -34,6 +34,7 @@ from text2image.api.asgi import (
 from text2image.api.forms import read_form
 from text2image.api.openai_messages import (
     EVENTS,
+    Adapter,
     EditRequest,
     ErrorEnvelope,
     ImagesRequest,
@@ -328,6 +329,16 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         inputs=[each.value for each in model.inputs],
         state=states[model.id],
         default=model.id == runners.model.id,
+        loras=[
+            Adapter(
+                name=each.name,
+                hash=each.hash,
+                base=each.base,
+                trigger_words=list(each.trigger_words),
+            )
+            for each in model.loras
+            if not each.fault
+        ],
         embeddings=[each.name for each in model.embeddings],
     )
 

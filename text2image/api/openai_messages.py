@@ -63,6 +63,7 @@ class ImagesRequest(BaseModel):
         None,
         description=f"`{Quality.EXACT}` or `{Quality.FAST}`; what OpenAI's models know is ignored.",
     )
+    loras: list[fields.Lora] | None = fields.LORAS
 
     clip_skip: fields.Integer | None = fields.CLIP_SKIP
 
@@ -95,6 +96,7 @@ class ImagesRequest(BaseModel):
             schedule=self.schedule,
             quality=_quality(self.quality),
             model=self.model,
+            loras=fields.weights_of(self.loras),
             clip_skip=self.clip_skip,
         )
 
@@ -173,6 +175,15 @@ class CompletedImage(_Event):
     cached: bool
 
 
+class Adapter(BaseModel):
+    """A file of small changes to a model (LoRA), as requests name it."""
+
+    name: str
+    hash: str = Field(description="The first digits of the file's SHA-256.")
+    base: str = Field("", description="The family that it was made for, where it tells.")
+    trigger_words: list[str] = Field([], description="What calls for it, as it tells.")
+
+
 class Model(BaseModel):
     """A model that is served, and what this server adds to OpenAI's words for it."""
 
@@ -190,6 +201,7 @@ class Model(BaseModel):
         description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",
     )
     default: bool = Field(True, description="It is that of requests that name none.")
+    loras: list[Adapter] = Field([], description="Adapters that it can be drawn with.")
     embeddings: list[str] = Field([], description="Textual inversions that prompts may name.")
 
 

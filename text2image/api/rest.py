@@ -62,6 +62,7 @@ class GenerateRequest(BaseModel):
     schedule: str | None = fields.SCHEDULE
     quality: str | None = fields.QUALITY
     model: str | None = fields.MODEL
+    loras: list[fields.Lora] | None = fields.LORAS
     image: str | None = fields.IMAGE
     strength: float | None = fields.STRENGTH
     mask: str | None = fields.MASK
@@ -84,7 +85,8 @@ class GenerateRequest(BaseModel):
             prompt=validation.compose_prompt(self.text, self.context),
             image=decoded("image", self.image),
             mask=decoded("mask", self.mask),
-            **self.model_dump(exclude={"text", "context", "images_only", "image", "mask"}),
+            loras=fields.weights_of(self.loras),
+            **self.model_dump(exclude={"text", "context", "images_only", "image", "mask", "loras"}),
         )
 
 

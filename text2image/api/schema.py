@@ -161,15 +161,33 @@ def events(kinds: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
 
 def body_of(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """The description of a JSON body that the route reads by itself."""
-    content = {"schema": model.model_json_schema(), "example": example}
+    content = {"schema": _inlined(model.model_json_schema()), "example": example}
     return {"required": True, "content": {"application/json": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with the parts that it refers to in their places: in a document they would be looked for elsewhere."""
+    parts = schema.pop("$defs", {})
+
+    def place(value: Any) -> Any:
+        if isinstance(value, dict):
+            named = str(value.get("$ref", "")).rpartition("/")[2]
+            return (
+                place(parts[named]) if named in parts else {k: place(v) for k, v in value.items()}
+            )
+        return [place(each) for each in value] if isinstance(value, list) else value
+
+    placed: dict[str, Any] = place(schema)
+    return placed
 
 
 def form_of(
     model: type[BaseModel], example: dict[str, Any], required: Iterable[str]
 ) -> dict[str, Any]:
     """The same of a form, of which these fields are required."""
-    form = {**model.model_json_schema(), "required": [*required]}
+    form = {**_inlined(model.model_json_schema()), "required": [*required]}
+    # A list of objects is nothing that a form could hold; adapters stand in its prompt.
+    form["properties"].pop("loras", None)
     for name, field in form["properties"].items():
         form["properties"][name] = _in_form(field)
     content = {"schema": form, "example": example}

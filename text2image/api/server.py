@@ -48,6 +48,7 @@ class GatewayServer:
             quotas=self._quotas,
             images=Limits.of(settings),
             log_prompts=settings.log_prompts,
+            prompt_loras=settings.prompt_loras,
         )
         self._grpc = GrpcServer(self.gateway, settings)
 

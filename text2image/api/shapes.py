@@ -65,4 +65,4 @@ class Shapes:
         """The shape of a body, which depends on the models that are drawn with."""
         named = gateway.runners.named
         params = self._parse(body, named)
-        return shape_of(validation.resolve(params, named(params.model)))
+        return shape_of(gateway.resolve(params, named(params.model)))

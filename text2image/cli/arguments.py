@@ -6,14 +6,16 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.loras import parse_lora
 from text2image.core.messages import (
     SIDE_MULTIPLE,
     Input,
+    LoraWeight,
     ModelInfo,
     Quality,
     RequestParams,
@@ -31,7 +33,7 @@ _NAMES = {
     name: "-n" if name == "n" else f"--{name.replace('_', '-')}"
     for name in (*RequestParams.__slots__, "context", "size", "output", "timeout")
     if name != "prompt"
-}
+} | {"loras": "--lora"}
 # As wide as any model's limits, so that what none draws is refused before one is loaded or asked.
 _ANY_MODEL = ModelInfo(
     id="a model",
@@ -84,7 +86,9 @@ def parse(arguments: Sequence[str]) -> Options:
     try:
         check_context(text, given.context)
         params = _params(given, text)
-        resolve(read(params, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
+        # Which adapters there are only the model knows.
+        asked = replace(params, loras=None)
+        resolve(read(asked, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
     except InvalidRequest as error:
         raise as_typed(error) from None
     return Options(
@@ -128,6 +132,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         schedule=given.schedule,
         quality=given.quality,
         model=given.model,
+        loras=tuple(given.lora) if given.lora else None,
         image=_file("image", given.image),
         strength=given.strength,
         mask=_file("mask", given.mask),
@@ -172,6 +177,15 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
 
 
+def _lora(text: str) -> LoraWeight:
+    try:
+        return parse_lora(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a name, or a name and a weight as in ink:0.8"
+        ) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m text2image",
@@ -198,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     qualities = f"{Quality.EXACT}, or {Quality.FAST}, which leaves out work that changes little"
     _add(picture, "--quality", qualities)
     _add(picture, "--model", "one of the server's; T2I_MODEL in this process", metavar="NAME")
+    adapter = "an adapter of the model, and how much of it, as in ink:0.8; may be given again"
+    _add(picture, "--lora", adapter, type=_lora, action="append", metavar="NAME[:WEIGHT]")
     _add(picture, "--image", "picture to begin from: a PNG, JPEG or WebP file", metavar="FILE")
     _add(picture, "--strength", "how much of the image is to change, from 0 to 1", type=_number)
     mask = "picture of the image's size, white where that is to be drawn anew"

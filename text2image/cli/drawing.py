@@ -15,6 +15,7 @@ from text2image.cli.arguments import Options
 from text2image.cli.screen import Screen
 from text2image.client import Client
 from text2image.core.errors import Text2ImageError, Unavailable
+from text2image.core.loras import without_tags
 from text2image.core.messages import (
     ClientEvent,
     Event,
@@ -138,6 +139,7 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     # One request is all there will be: it is admitted, and no larger batches need to be measured.
     engine = Engine(
         loader(settings),
+        adapter_memory=settings.adapter_memory,
         max_batch_rows=settings.max_batch_rows or 2 * (options.params.n or 1),
         max_backlog_seconds=math.inf,
     )
@@ -151,7 +153,8 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     try:
         model = engine.model
         screen.say(f"drawing with {model.id} on {model.device}")
-        request = resolve(read(options.params, model, Limits.of(settings)), model)
+        params = without_tags(options.params) if settings.prompt_loras else options.params
+        request = resolve(read(params, model, Limits.of(settings)), model)
         limit = math.inf if options.timeout is None else options.timeout
         ends = time.monotonic() + limit
 

@@ -62,6 +62,7 @@ class _Table(BaseModel):
     max_side: int | None = Field(None, ge=64, le=4096)
     precision: Literal["auto", "float32", "float16", "bfloat16"] | None = None
     revision: str | None = None
+    loras: Path | None = None
     clip_skip: int | None = Field(None, ge=1, le=64)
     embeddings: str | None = Field(None, min_length=1)
 
@@ -74,6 +75,7 @@ _SETTINGS = {
     "max_side": "max_side",
     "precision": "dtype",
     "revision": "model_revision",
+    "loras": "loras",
     "clip_skip": "default_clip_skip",
 }
 
@@ -167,6 +169,8 @@ def _in_file(path: Path) -> list[Entry]:
             for field, setting in _SETTINGS.items()
             if getattr(table, field) is not None
         }
+        if table.loras:
+            changes["loras"] = path.parent / table.loras.expanduser()
         if table.embeddings is not None:
             changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(

@@ -71,6 +71,36 @@ class Quality(_Open):
     FAST = "fast"
 
 
+@dataclass(frozen=True, slots=True)
+class LoraWeight:
+    """An adapter that a picture is drawn with: the layers' low-rank changes (Hu et al. 2021) times `weight`.
+
+    `hash` names the file's content as `LoraInfo` does; empty, whatever has the name.
+    """
+
+    name: str
+    weight: float = 1.0
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraInfo:
+    """An adapter's file that a model has, named after it without suffix.
+
+    Attributes:
+        hash: the first digits of the file's SHA-256, as Civitai's AutoV2 has it.
+        base: the family that it was made for, as its metadata or else its shapes tell.
+        trigger_words: what its metadata says of words that call for it, the most frequent first.
+        fault: why this model cannot be drawn with it; empty if it can.
+    """
+
+    name: str
+    hash: str
+    base: str = ""
+    trigger_words: tuple[str, ...] = ()
+    fault: str = ""
+
+
 class PromptSyntax(_Open):
     """What characters of a prompt may mean besides themselves: nothing, or what they do in A1111's web UI."""
 
@@ -111,7 +141,8 @@ class ModelInfo:
     `aliases` are other names that requests may give it, `licence` is what its owner says of it, and `price` what its
     pixel-steps count against limits. `embeddings` are what prompts may name, and `prompt_syntax` how they are read.
     `clip_skip` is the default of requests, 0 for the model's own layer, and `max_clip_skip` the most they may ask for,
-    0 where nothing is taken. `inputs` are what a request may give it.
+    0 where nothing is taken. `inputs` are what a request may give it. `loras` are the adapters in its folder, those
+    that it cannot be drawn with among them.
     """
 
     id: str
@@ -136,6 +167,7 @@ class ModelInfo:
     licence: str = ""
     price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
+    loras: tuple[LoraInfo, ...] = ()
     inputs: tuple[Input, ...] = (Input.TEXT,)
     embeddings: tuple[Embedding, ...] = ()
     clip_skip: int = 0
@@ -157,7 +189,7 @@ class ModelStatus:
     """How a model of an engine's catalogue is.
 
     `detail` says what is being loaded, or why that failed; `seconds` is the predicted time until it is loaded if it is
-    asked for now, 0 if it is, and None where that is not known.
+    asked for now, 0 if it is, and None where that is not known. `offers` changes with the adapters that it has.
     """
 
     name: str
@@ -165,6 +197,7 @@ class ModelStatus:
     state: ModelState
     detail: str = ""
     seconds: float | None = 0.0
+    offers: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +221,7 @@ class RequestParams:
     schedule: str | None = None
     quality: str | None = None
     model: str | None = None
+    loras: tuple[LoraWeight, ...] | None = None
     image: bytes | InitImage | None = field(default=None, repr=False)
     strength: float | None = None
     mask: bytes | None = field(default=None, repr=False)
@@ -208,7 +242,8 @@ class Request:
     with as much noise as the `strength` says, 0 to 1; without one there is no strength either. `clip_skip` is the
     layer of the text encoder that prompts are taken from, counted from the last, which is 1; 0 is the one that the
     model was made with. With a `hires_scale` its pictures are enlarged, by that of a side, and drawn on from there in
-    so many steps and with that strength.
+    so many steps and with that strength. `loras` are ordered by their names, each
+    once, with its hash.
     """
 
     prompt: str
@@ -223,6 +258,7 @@ class Request:
     schedule: Schedule | None = None
     quality: Quality = Quality.EXACT
     model: str = ""
+    loras: tuple[LoraWeight, ...] = ()
     image: InitImage | None = None
     strength: float | None = None
     clip_skip: int = 0

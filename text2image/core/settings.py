@@ -117,6 +117,20 @@ class Settings(BaseSettings):
         gt=0,
         description="Bytes of weights that are loaded at once, as in `6GiB`; only the free memory limits it if unset.",
     )
+    loras: Path | None = Field(
+        None,
+        description="Folder of adapters (LoRA) in `.safetensors`, which requests name as the files are without suffix; "
+        "none if unset.",
+    )
+    prompt_loras: bool = Field(
+        True,
+        description="Whether `<lora:name:0.8>` in a prompt is an adapter, as in A1111, or words like any others.",
+    )
+    adapter_memory: int = Field(
+        1 << 30,
+        gt=0,
+        description="Bytes of adapters that are kept in memory, as in `2GiB`; those used least recently leave.",
+    )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
     )
@@ -363,7 +377,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{error.filename}: {error.strerror}") from None
         return value
 
-    @field_validator("model_memory", mode="before")
+    @field_validator("model_memory", "adapter_memory", mode="before")
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)

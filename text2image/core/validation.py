@@ -7,11 +7,12 @@ import secrets
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from text2image.core import prompt_syntax
+from text2image.core import loras, prompt_syntax
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Input,
+    LoraWeight,
     ModelInfo,
     PromptSyntax,
     Quality,
@@ -96,6 +97,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         schedule=checks.schedule(params.schedule, ending, sampler, model),
         quality=checks.quality(params.quality, model),
         model=model.id,
+        loras=checks.loras(params.loras, model),
         **checks.beginning(params, model),
         clip_skip=checks.clip_skip(_or(params.clip_skip, model.clip_skip), model),
     )
@@ -334,6 +336,15 @@ class _Checks:
             )
             return model.quality
         return Quality.EXACT if quality is Quality.FAST and not model.fast else quality
+
+    def loras(
+        self, named: tuple[LoraWeight, ...] | None, model: ModelInfo
+    ) -> tuple[LoraWeight, ...]:
+        try:
+            return loras.chosen(named, model)
+        except InvalidRequest as error:
+            self.violations += error.violations
+            return ()
 
 
 def _listed(names: list[str], most: int = 20) -> str:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from text2image.core.catalogue import Entry
 from text2image.core.errors import ModelNotFound, Unavailable
-from text2image.core.messages import Loading, ModelInfo, ModelState, ModelStatus
+from text2image.core.loras import digest_of
+from text2image.core.messages import Loading, LoraInfo, ModelInfo, ModelState, ModelStatus
+from text2image.engine.adapters.store import Folder, Shelf
 
 # Requests that wait for one model; so many it will hardly be worth while to have more of in memory.
 MOST_WAITING = 256
@@ -33,6 +35,8 @@ class Slot:
     Attributes:
         info: what it is, None until its files were looked at.
         size: bytes of its weights, in the precision that they are loaded in; 0 until that is known.
+        beside: those of them that it has taken since it was loaded, for batches that need another runtime.
+        folder: its adapters on disk, shelf: those of the loaded model; None where it has none.
         state, detail: as clients are told; why: it failed the last time.
         closed: it is to leave for another one, and takes no more requests.
         stale: its files are no longer those that it was loaded from; gone: it is no longer in the catalogue.
@@ -48,6 +52,9 @@ class Slot:
     entry: Entry
     info: ModelInfo | None = None
     size: int = 0
+    beside: int = 0
+    folder: Folder | None = None
+    shelf: Shelf | None = None
     state: ModelState = ModelState.IDLE
     detail: str = ""
     why: str = ""
@@ -63,10 +70,19 @@ class Slot:
     took: float | None = None
     retry_at: float = float("-inf")
     began: float = 0.0
+    _offers: tuple[tuple[LoraInfo, ...], str] = field(default=((), ""), repr=False)
 
     @property
     def name(self) -> str:
         return self.entry.name
+
+    @property
+    def offers(self) -> str:
+        """What changes with the adapters that it has; told often, and found out once."""
+        loras = self.info.loras if self.info else ()
+        if loras is not self._offers[0]:
+            self._offers = loras, digest_of(loras)
+        return self._offers[1]
 
     @property
     def is_loaded(self) -> bool:
@@ -145,6 +161,7 @@ class Catalogue:
             elif entry is not None and entry != slot.entry:
                 slot.gone = False
                 slot.entry, slot.size, slot.retry_at = entry, 0, float("-inf")
+                slot.beside = 0
                 slot.stale = slot.is_loaded
                 # What was known of it is not what a request would get now.
                 slot.info = slot.info if slot.is_loaded else None
@@ -156,8 +173,15 @@ class Catalogue:
                 self.slots[name] = Slot(entry)
         self._forget()
 
+    def grew(self, slot: Slot, nbytes: int) -> None:
+        """Takes note of the bytes of weights that a loaded model has taken besides its own."""
+        slot.size += nbytes - slot.beside
+        slot.beside = nbytes
+
     def left(self, slot: Slot) -> None:
         """Takes note that a model is loaded no more."""
+        self.grew(slot, 0)
+        slot.shelf = None
         slot.state, slot.detail = ModelState.IDLE, ""
         slot.closed = slot.stale = False
         self._forget()
@@ -289,6 +313,7 @@ class Catalogue:
                 state=slot.state,
                 detail=slot.detail,
                 seconds=self.seconds_until_open(slot, now, backlog),
+                offers=slot.offers,
             )
             for slot in self.slots.values()
             if slot.info is not None and not slot.gone

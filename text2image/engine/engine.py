@@ -7,14 +7,13 @@ engine's thread keeps (`worker.py`); which models that thread draws with the man
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
 from text2image.core.catalogue import Entry
-from text2image.core.errors import DeadlineExceeded, Text2ImageError, Unavailable
+from text2image.core.errors import Text2ImageError, Unavailable
 from text2image.core.limits import MEGA
 from text2image.core.messages import (
     Completed,
@@ -30,12 +29,13 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
+from text2image.engine.adapters.requests import RequestAdapters
 from text2image.engine.catalogue import LOADING_RETRY_SECONDS, Catalogue, Slot, not_loaded
 from text2image.engine.loop import Observer, Outcome
-from text2image.engine.manager import ModelManager, Source
+from text2image.engine.manager import ModelManager, Source, beside
 from text2image.engine.memory import MemoryReading
 from text2image.engine.sample import Generation
-from text2image.engine.streams import OutcomeStream
+from text2image.engine.streams import OutcomeStream, before
 from text2image.engine.warmup import usual_request
 from text2image.engine.worker import Load, Worker
 
@@ -51,6 +51,7 @@ class Engine:
         *,
         source: Source | None = None,
         model_memory: int | None = None,
+        adapter_memory: int = 1 << 30,
         max_batch_rows: int = 0,
         max_backlog_seconds: float = 120.0,
         memory_reserve: float = 0.0,
@@ -63,6 +64,7 @@ class Engine:
             load: loads the default model in the engine's thread; it is given a function to report progress to.
             source: where other models come from, if there are any.
             model_memory: most bytes of weights that are loaded at once; None for no limit but the free memory.
+            adapter_memory: most bytes of adapters that are kept in memory.
             max_batch_rows: most rows in a forward pass; 0 lets the measurements decide.
             max_backlog_seconds: requests that would wait longer are refused.
             memory_reserve: share of the free device memory that batches leave alone.
@@ -84,6 +86,7 @@ class Engine:
         self._model_memory = model_memory
         self._memory_reserve = memory_reserve
         self._manager: ModelManager | None = None
+        self._adapters = RequestAdapters(self._worker, adapter_memory, memory_reserve, beside)
         # Empty until the default model is loaded, whose name is not known before.
         self._catalogue = Catalogue({}, "", model_memory)
         self._model: ModelInfo | None = None
@@ -189,8 +192,8 @@ class Engine:
     ) -> AsyncGenerator[Event, None]:
         """Draws a request's pictures; leaving the iteration early cancels what is left of them.
 
-        While its model has yet to be loaded, it tells of that. A reader that is slow misses progress and previews,
-        never a picture.
+        While its model or its adapters have yet to be loaded, it tells of that. A reader that is slow misses progress
+        and previews, never a picture.
 
         Args:
             time_limit: seconds from now in which all pictures must be finished.
@@ -211,7 +214,12 @@ class Engine:
         request = replace(request, model=slot.name)
         try:
             with self._catalogue.running_on(slot):
-                async with aclosing(self._drawn(request, options, deadline, share)) as events:
+                if loading_adapters := self._adapters.waited_for(slot, request):
+                    yield loading_adapters
+                async with (
+                    self._adapters.held(self._catalogue, slot, request, deadline),
+                    aclosing(self._drawn(request, options, deadline, share)) as events,
+                ):
                     async for event in events:
                         yield event
         finally:
@@ -261,6 +269,7 @@ class Engine:
         """Ends the thread after its current tick; requests still in flight are not finished."""
         if self._manager:
             self._manager.stop()
+        self._adapters.stop()
         await self._worker.stop()
 
     def _slot(self, name: str) -> Slot:
@@ -290,7 +299,7 @@ class Engine:
                         told = loading
                         yield loading
                     else:
-                        await _before(deadline, changed, slot)
+                        await before(deadline, changed, slot.name)
         except Text2ImageError:
             self._refused += 1
             raise
@@ -364,11 +373,19 @@ class Engine:
         self._catalogue = Catalogue({info.id: entry}, info.id, self._model_memory)
         slot = self._catalogue.find("")
         slot.info, slot.state = info, ModelState.LOADED
+        slot.shelf = models.adapters_of(info.id)
         if source:
             self._manager = ModelManager(
-                self._catalogue, source, self._worker, self._memory_reserve, self._notify
+                self._catalogue,
+                source,
+                self._worker,
+                self._memory_reserve,
+                self._notify,
+                self._adapters.store,
             )
             self._manager.start()
+        if slot.shelf or source:
+            self._adapters.watch(self._catalogue, self._notify)
 
     def _notify(self) -> None:
         """Wakes those who wait for a change; each waits on the event of its time, so none is missed."""
@@ -381,20 +398,3 @@ class Engine:
             if stream is not None:
                 stream.put(outcome)
         self._notify()
-
-
-async def _before(deadline: float, changed: asyncio.Event, slot: Slot) -> None:
-    """Waits for a change of a model that is not loaded.
-
-    Raises:
-        DeadlineExceeded: there was none in time.
-    """
-    left = deadline - time.monotonic()
-    try:
-        # `wait_for` would lose a cancellation that comes together with the change.
-        async with asyncio.timeout(None if left == math.inf else left):
-            await changed.wait()
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"the model {slot.name} was not loaded within the time that the request allows"
-        ) from None

@@ -64,10 +64,13 @@ class ModelSource:
         return all_entries(self._settings)
 
     def inspect(self, entry: Entry) -> Inspected:
-        from text2image.engine.models.inspection import inspect_model
+        from text2image.engine.models.inspection import inspect_loras, inspect_model
 
-        info, size = inspect_model(entry.applied_to(self._settings), self._index)
-        return Inspected(_named(info, entry), size)
+        settings = entry.applied_to(self._settings)
+        info, size = inspect_model(settings, self._index)
+        folder = inspect_loras(settings)
+        info = replace(info, loras=folder.look()) if folder else info
+        return Inspected(_named(info, entry), size, folder)
 
     def load(self, entry: Entry, report: Callable[[str], None]) -> Model:
         return _load(entry, self._settings, self._index, report, beside=True)

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from text2image.core.catalogue import Entry
 from text2image.core.messages import ModelInfo, ModelState
 from text2image.engine import failures
+from text2image.engine.adapters.store import AdapterStore, Folder
 from text2image.engine.catalogue import Catalogue, Slot
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.worker import Report, Worker
@@ -33,10 +34,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What is known of a model before it is loaded: what it can do, and the bytes of its weights as they are loaded."""
+    """What is known of a model before it is loaded: what it can do, and the bytes of its weights as they are loaded.
+
+    `loras` is the folder of its adapters, None where it has none.
+    """
 
     info: ModelInfo
     size: int
+    loras: Folder | None = None
 
 
 class Source(Protocol):
@@ -84,12 +89,14 @@ class ModelManager:
         worker: Worker,
         memory_reserve: float,
         on_change: Callable[[], None],
+        adapters: AdapterStore,
     ) -> None:
         self._catalogue = catalogue
         self._source = source
         self._worker = worker
         self._memory_reserve = memory_reserve
         self._on_change = on_change
+        self._adapters = adapters
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -167,6 +174,8 @@ class ModelManager:
     async def _unload(self, slot: Slot) -> None:
         logger.info("model %s is unloaded", slot.name)
         slot.state = ModelState.IDLE
+        if slot.shelf:
+            self._adapters.forget(slot.shelf)
         await self._worker.let_go(slot.name)
         self._catalogue.left(slot)
         self._on_change()
@@ -174,7 +183,7 @@ class ModelManager:
     async def _inspect(self, slot: Slot) -> None:
         entry = slot.entry
         try:
-            inspected = await _beside(lambda: self._source.inspect(entry))
+            inspected = await beside(lambda: self._source.inspect(entry))
         except Exception as error:
             if slot.is_loaded:
                 slot.retry_at = time.monotonic() + RETRY_SECONDS
@@ -182,7 +191,8 @@ class ModelManager:
             else:
                 self._fail(slot, error)
         else:
-            slot.info, slot.size = inspected.info, max(1, inspected.size)
+            slot.info, slot.size = inspected.info, max(1, inspected.size) + slot.beside
+            slot.folder = inspected.loras
             if not slot.is_loaded:
                 slot.state, slot.detail = ModelState.IDLE, ""
         self._on_change()
@@ -197,7 +207,7 @@ class ModelManager:
                 raise ValueError(
                     f"its weights take {slot.size} bytes, and T2I_MODEL_MEMORY is {self._catalogue.limit}"
                 )
-            model = await _beside(lambda: self._source.load(entry, lambda line: _note(slot, line)))
+            model = await beside(lambda: self._source.load(entry, lambda line: _note(slot, line)))
             slot.detail = "measuring"
             await self._worker.take_in(slot.name, model)
         except OutOfMemory as error:
@@ -210,6 +220,7 @@ class ModelManager:
             self._fail(slot, error)
         else:
             slot.info, slot.took = model.info, time.monotonic() - started
+            slot.shelf = getattr(model, "adapters", None)
             slot.state, slot.detail, slot.why, slot.crowded = ModelState.LOADED, "", "", False
             logger.info("model %s loaded in %.1f s", slot.name, slot.took)
         self._on_change()
@@ -230,7 +241,7 @@ def _note(slot: Slot, line: str) -> None:
     logger.info("model %s: %s", slot.name, line)
 
 
-async def _beside(work: Callable[[], R]) -> R:
+async def beside(work: Callable[[], R]) -> R:
     """Does slow work in a thread that ends with the process, whatever it is at."""
     done: Future[R] = Future()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 
+from text2image.core.errors import DeadlineExceeded
 from text2image.core.messages import Progress
 from text2image.engine.loop import Outcome
 
@@ -44,3 +47,20 @@ class OutcomeStream:
 
 def _is_progress_of(outcome: Outcome, index: int) -> bool:
     return isinstance(outcome, Progress) and outcome.index == index
+
+
+async def before(deadline: float, changed: asyncio.Event, name: str) -> None:
+    """Waits for a change of the model of this name, which is not loaded.
+
+    Raises:
+        DeadlineExceeded: there was none in time.
+    """
+    left = deadline - time.monotonic()
+    try:
+        # `wait_for` would lose a cancellation that comes together with the change.
+        async with asyncio.timeout(None if left == math.inf else left):
+            await changed.wait()
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the model {name} was not loaded within the time that the request allows"
+        ) from None

@@ -96,6 +96,8 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
     # Prompts as they stand, and the model's own layer, have the keys that they had before there was anything else.
     if reading := reading_of(request, model):
         identity["reading"] = reading
+    if not request.loras:
+        del identity["loras"]
     if not request.clip_skip:
         del identity["clip_skip"]
     # Without these the keys of pictures are those of before there were any.

@@ -117,6 +117,7 @@ def _pictures_of(model: ModelInfo) -> ModelInfo:
         aliases=(),
         licence="",
         price=1.0,
+        loras=(),
         clip_skip=0,
         max_clip_skip=0,
     )
@@ -134,6 +135,7 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
         samplers=_in_all([each.samplers for each in serving]),
         schedules=_in_all([each.schedules for each in serving]),
         max_steps=tuple(least.items()),
+        loras=_in_all([each.loras for each in serving]),
         # Where they do not mean the same by it, all of them draw exactly.
         fast=serving[0].fast if len({each.fast for each in serving}) == 1 else "",
         clip_skip=min(model.clip_skip, *(each.max_clip_skip for each in serving)),
@@ -142,7 +144,8 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
 
 
 def _in_all(choices: Sequence[tuple[T, ...]]) -> tuple[T, ...]:
-    return tuple(each for each in choices[0] if all(each in others for others in choices[1:]))
+    shared = set(choices[0]).intersection(*choices[1:])
+    return tuple(each for each in choices[0] if each in shared)
 
 
 def _told(model: ModelInfo) -> str:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from text2image.core import validation
+from text2image.core import loras, validation
 from text2image.core.errors import Unavailable
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
@@ -24,6 +24,7 @@ from text2image.core.messages import (
     Picture,
     Queued,
     Request,
+    RequestParams,
     State,
     Status,
     StreamOptions,
@@ -72,7 +73,7 @@ class Gateway:
     """What every transport calls: `authenticate`, then `stream` or `draw`.
 
     `store` is None where pictures are not to be saved, `cache` where none are kept; prompts are written to the log only
-    with `log_prompts`.
+    with `log_prompts`. With `prompt_loras` tags of prompts are adapters.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Gateway:
         quotas: Quotas | None = None,
         images: Limits | None = None,
         log_prompts: bool = False,
+        prompt_loras: bool = True,
     ) -> None:
         self.runners = runners
         self.metrics = metrics
@@ -99,6 +101,7 @@ class Gateway:
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
         self._log_prompts = log_prompts
+        self._prompt_loras = prompt_loras
         self._images = Reader(images or Limits.of(get_settings()))
         self._flights = SingleFlight(self._answer, metrics)
 
@@ -173,7 +176,7 @@ class Gateway:
                 context.params = await self._images.read(
                     context.params, context.model, context.deadline
                 )
-                context.request = validation.resolve(context.params, context.model)
+                context.request = self.resolve(context.params, context.model)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
             async with aclosing(self._flights.follow(_identity(context), context)) as events:
                 async for event in events:
@@ -181,6 +184,15 @@ class Gateway:
                         # Known, or drawn for another request: it cost nothing.
                         context.standing = await self._quotas.standing(context.caller)
                     yield event
+
+    def resolve(self, params: RequestParams, model: ModelInfo) -> Request:
+        """The request that a client's words ask a model for, adapters that its prompt names among them.
+
+        Raises:
+            InvalidRequest: with one violation for each bad field.
+        """
+        params = loras.without_tags(params) if self._prompt_loras else params
+        return validation.resolve(params, model)
 
     async def draw(self, context: RequestContext) -> Drawing:
         """Draws a request to its end; being cancelled ends the work within one step.
@@ -353,8 +365,10 @@ def _identity(context: RequestContext) -> Hashable:
     if context.params.seed is None:
         # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
         return context
+    # The request says which of its adapters it means, of which there may be a thousand.
+    model = replace(context.model, loras=()) if context.model.loras else context.model
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-    return context.model, context.request, context.options, context.caller
+    return model, context.request, context.options, context.caller
 
 
 def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:

@@ -14,7 +14,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
-from text2image.core.messages import ModelInfo, Pixels, Quality, Request, RequestParams
+from text2image.core.errors import InvalidRequest
+from text2image.core.loras import HASH_DIGITS, tag, take_tags
+from text2image.core.messages import (
+    LoraWeight,
+    ModelInfo,
+    Pixels,
+    Quality,
+    Request,
+    RequestParams,
+)
 from text2image.core.reading import named_embeddings
 from text2image.core.samplers import (
     SCHEDULE_TITLES,
@@ -29,8 +38,6 @@ CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
-# Of the picture that it began from, as short as A1111 writes it.
-HASH_DIGITS = 10
 
 _STRENGTH, _SCALE = "Denoising strength", "Hires upscale"
 _NEGATIVE = "\nNegative prompt: "
@@ -63,15 +70,18 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
         **({"Clip skip": str(request.clip_skip)} if request.clip_skip else {}),
         **_embeddings(request, model),
         **({} if request.quality is Quality.EXACT else {"Quality": request.quality.value}),
+        **_lora_hashes(request),
         "Model": model.id,
         "Model hash": model.revision,
         "Version": f"text2image {__version__}",
     }
     text = _compose(request, settings)
-    if (request.prompt, request.negative_prompt) != _prompts(text):
+    if (request.prompt, request.negative_prompt, request.loras) != _prompts(text):
         # The prompt looks like the form around it, or is not shown as it is; quoted, it is neither.
         settings["Prompt"] = request.prompt
         settings["Negative prompt"] = request.negative_prompt
+        if request.loras:
+            settings["Loras"] = _tags(request)
         text = _compose(request, settings)
     return text
 
@@ -84,7 +94,7 @@ def parse(parameters: str) -> RequestParams:
     Raises:
         ValueError: the text is not in this form.
     """
-    prompt, negative_prompt = _prompts(parameters)
+    prompt, negative_prompt, loras = _prompts(parameters)
     settings = _settings(parameters)
     width, _, height = settings.get("Size", "").partition("x")
     sampler, schedule = _sampler(settings)
@@ -103,6 +113,7 @@ def parse(parameters: str) -> RequestParams:
             # Where nothing is said, as by other tools, nothing was left out.
             quality=settings.get("Quality", Quality.EXACT),
             model=settings.get("Model"),
+            loras=loras or None,
             **_begun(settings),
             # Nor, where it says no layer, was another taken than the model's own.
             clip_skip=int(settings.get("Clip skip", 0)),
@@ -176,11 +187,28 @@ def _sampler(settings: dict[str, str]) -> tuple[str | None, str | None]:
     return ours, schedule_of(schedule) or schedule
 
 
+def _tags(request: Request) -> str:
+    return "".join(f" {tag(lora)}" for lora in request.loras)
+
+
+def _lora_hashes(request: Request) -> dict[str, str]:
+    """As A1111 names the files that its tags mean."""
+    hashes = ", ".join(f"{lora.name}: {lora.hash}" for lora in request.loras)
+    return {"Lora hashes": hashes} if hashes else {}
+
+
+def _with_hashes(loras: tuple[LoraWeight, ...], settings: dict[str, str]) -> tuple[LoraWeight, ...]:
+    """Adapters with the hashes of their files, where those are of our kind: other tools have others."""
+    told = dict(each.split(": ", 1) for each in settings["Lora hashes"].split(", ") if ": " in each)
+    hashes = {name: value for name, value in told.items() if len(value) == HASH_DIGITS}
+    return tuple(LoraWeight(each.name, each.weight, hashes.get(each.name, "")) for each in loras)
+
+
 def _compose(request: Request, settings: dict[str, str]) -> str:
     negative = f"{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
     last_line = ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items())
     # PNG forbids NUL in a text, and other control characters are commands to the terminal that shows it.
-    return _CONTROL.sub("", f"{request.prompt}{negative}\n{last_line}")
+    return _CONTROL.sub("", f"{request.prompt}{_tags(request)}{negative}\n{last_line}")
 
 
 def _quoted(value: str) -> str:
@@ -196,9 +224,20 @@ def _settings(parameters: str) -> dict[str, str]:
     }
 
 
-def _prompts(parameters: str) -> tuple[str, str]:
+def _prompts(parameters: str) -> tuple[str, str, tuple[LoraWeight, ...]]:
+    """The prompt and the negative one, and the adapters whose tags a tool has written, with their hashes."""
     settings = _settings(parameters)
-    if "Prompt" in settings:
-        return settings["Prompt"], settings.get("Negative prompt", "")
     prompt, _, negative_prompt = parameters.rpartition("\n")[0].partition(_NEGATIVE)
-    return prompt, negative_prompt
+    tags = prompt
+    if "Prompt" in settings:
+        prompt, negative_prompt = settings["Prompt"], settings.get("Negative prompt", "")
+        tags = settings.get("Loras", "")
+    # Without hashes they are words, or whoever draws it again takes them for adapters.
+    if "Lora hashes" not in settings:
+        return prompt, negative_prompt, ()
+    try:
+        tagged = take_tags(tags)
+    except InvalidRequest:
+        return prompt, negative_prompt, ()
+    loras = _with_hashes(tagged.loras, settings)
+    return (prompt if "Prompt" in settings else tagged.prompt), negative_prompt, loras

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind
 
 from text2image.core.errors import DeadlineExceeded, Internal, Unavailable
 from text2image.core.limits import work_of
+from text2image.core.loras import digest_of
 from text2image.core.messages import (
     Completed,
     Event,
@@ -280,8 +281,10 @@ class RunnerLink:
     async def _update(self, status: Status) -> None:
         self._told = ""
         self.load.update(status)
-        known = {(model.id, model.revision) for model in self.models.values()}
-        told = {(model.name, model.revision) for model in status.models}
+        known = {
+            (model.id, model.revision, digest_of(model.loras)) for model in self.models.values()
+        }
+        told = {(model.name, model.revision, model.offers) for model in status.models}
         is_new = self.status.state is not State.READY
         if status.state is State.READY and (is_new or (told and told != known)):
             models = await self._ask_models(several=bool(told))

@@ -18,6 +18,8 @@ from text2image.core.messages import (
     GeneratedImage,
     Input,
     Loading,
+    LoraInfo,
+    LoraWeight,
     ModelInfo,
     ModelState,
     ModelStatus,
@@ -84,6 +86,7 @@ _NAMES = {
     "embeddings",
     "prompt_syntax",
     "inputs",
+    "loras",
 }
 
 
@@ -117,7 +120,17 @@ def params_from(message: pb.GenerateRequest) -> RequestParams:
         image=message.image if message.HasField("image") else None,
         mask=message.mask if message.HasField("mask") else None,
         **optional_fields(message),
+        loras=tuple(_lora_from(each) for each in message.loras) or None,
     )
+
+
+def loras_to(loras: Iterable[LoraWeight]) -> list[pb.Lora]:
+    return [pb.Lora(name=each.name, weight=each.weight, hash=each.hash) for each in loras]
+
+
+def _lora_from(message: pb.Lora) -> LoraWeight:
+    weight = message.weight if message.HasField("weight") else 1.0
+    return LoraWeight(message.name, weight, message.hash)
 
 
 def sent_params_from(message: pb.GenerateRequest) -> RequestParams:
@@ -156,6 +169,7 @@ def request_to(request: Request, options: StreamOptions) -> pb.GenerateRequest:
         preview_every=options.preview_every,
         # Runners of earlier versions have one model, and know no field that names it.
         model=request.model or None,
+        loras=loras_to(request.loras),
         # Those that do not know these fields refuse them.
         image=request.image.rgb if request.image else None,
         mask=request.image.mask if request.image else None,
@@ -309,6 +323,16 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
         schedules=[schedule.value for schedule in model.schedules],
         max_steps={sampler.value: steps for sampler, steps in model.max_steps},
         quality=model.quality.value,
+        loras=[
+            pb.LoraInfo(
+                name=each.name,
+                hash=each.hash,
+                base=each.base,
+                trigger_words=each.trigger_words,
+                fault=each.fault,
+            )
+            for each in model.loras
+        ],
         inputs=[each.value for each in model.inputs],
         embeddings=[
             pb.Embedding(name=each.name, hash=each.hash, vectors=each.vectors)
@@ -341,6 +365,10 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     values["price"] = message.price or 1.0
     # One of before this was told draws multiples of 8.
     values["side_multiple"] = message.side_multiple or SIDE_MULTIPLE
+    values["loras"] = tuple(
+        LoraInfo(each.name, each.hash, each.base, tuple(each.trigger_words), each.fault)
+        for each in message.loras
+    )
     return ModelInfo(**values)
 
 
@@ -366,6 +394,7 @@ def status_to(status: Status) -> pb.WatchStatusResponse:
                 state=model.state.value,
                 detail=model.detail,
                 seconds=model.seconds,
+                offers=model.offers,
             )
             for model in status.models
         ],
@@ -396,6 +425,7 @@ def status_from(message: pb.WatchStatusResponse) -> Status:
                 state=ModelState.named(model.state),
                 detail=model.detail,
                 seconds=_seconds_in(model),
+                offers=model.offers,
             )
             for model in message.models
         ),

@@ -98,6 +98,7 @@ class RunnerServer:
             load,
             source=source,
             model_memory=settings.model_memory,
+            adapter_memory=settings.adapter_memory,
             max_batch_rows=settings.max_batch_rows,
             max_backlog_seconds=settings.max_backlog_seconds,
             memory_reserve=settings.memory_reserve,

@@ -21,7 +21,7 @@ STATE_DRAINING: State
 STATE_FAILED: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model", "image", "strength", "mask", "clip_skip", "hires_scale", "hires_strength", "hires_steps")
+    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model", "loras", "image", "strength", "mask", "clip_skip", "hires_scale", "hires_strength", "hires_steps")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class GenerateRequest(_message.Message):
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    LORAS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     STRENGTH_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +58,7 @@ class GenerateRequest(_message.Message):
     schedule: str
     quality: str
     model: str
+    loras: _containers.RepeatedCompositeFieldContainer[Lora]
     image: bytes
     strength: float
     mask: bytes
@@ -64,7 +66,17 @@ class GenerateRequest(_message.Message):
     hires_scale: float
     hires_strength: float
     hires_steps: int
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., clip_skip: _Optional[int] = ..., hires_scale: _Optional[float] = ..., hires_strength: _Optional[float] = ..., hires_steps: _Optional[int] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., clip_skip: _Optional[int] = ..., hires_scale: _Optional[float] = ..., hires_strength: _Optional[float] = ..., hires_steps: _Optional[int] = ...) -> None: ...
+
+class Lora(_message.Message):
+    __slots__ = ("name", "weight", "hash")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    weight: float
+    hash: str
+    def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., hash: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("queued", "progress", "image", "completed", "loading")
@@ -165,7 +177,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple", "inputs", "embeddings", "clip_skip", "max_clip_skip", "prompt_syntax")
+    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple", "loras", "inputs", "embeddings", "clip_skip", "max_clip_skip", "prompt_syntax")
     class MaxStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +207,7 @@ class GetModelResponse(_message.Message):
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
     SIDE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    LORAS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
@@ -222,12 +235,27 @@ class GetModelResponse(_message.Message):
     licence: str
     price: float
     side_multiple: int
+    loras: _containers.RepeatedCompositeFieldContainer[LoraInfo]
     inputs: _containers.RepeatedScalarFieldContainer[str]
     embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     clip_skip: int
     max_clip_skip: int
     prompt_syntax: str
-    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ..., inputs: _Optional[_Iterable[str]] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., clip_skip: _Optional[int] = ..., max_clip_skip: _Optional[int] = ..., prompt_syntax: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ..., loras: _Optional[_Iterable[_Union[LoraInfo, _Mapping]]] = ..., inputs: _Optional[_Iterable[str]] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., clip_skip: _Optional[int] = ..., max_clip_skip: _Optional[int] = ..., prompt_syntax: _Optional[str] = ...) -> None: ...
+
+class LoraInfo(_message.Message):
+    __slots__ = ("name", "hash", "base", "trigger_words", "fault")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    TRIGGER_WORDS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    hash: str
+    base: str
+    trigger_words: _containers.RepeatedScalarFieldContainer[str]
+    fault: str
+    def __init__(self, name: _Optional[str] = ..., hash: _Optional[str] = ..., base: _Optional[str] = ..., trigger_words: _Optional[_Iterable[str]] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class Embedding(_message.Message):
     __slots__ = ("name", "hash", "vectors")
@@ -272,18 +300,20 @@ class WatchStatusResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[State, str]] = ..., detail: _Optional[str] = ..., backlog_seconds: _Optional[float] = ..., active: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., pace: _Optional[float] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("name", "revision", "state", "detail", "seconds")
+    __slots__ = ("name", "revision", "state", "detail", "seconds", "offers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     state: str
     detail: str
     seconds: float
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+    offers: str
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., seconds: _Optional[float] = ..., offers: _Optional[str] = ...) -> None: ...
 
 class Counters(_message.Message):
     __slots__ = ("admitted", "completed", "failed", "cancelled", "refused", "batches", "sample_steps", "steps_saved", "retries", "dropped", "out_of_memory")

@@ -42,6 +42,20 @@ def test_it_is_valid() -> None:
     validate(DESCRIPTION)
 
 
+def test_what_it_refers_to_is_in_it() -> None:
+    def referred(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            yield from (str(each) for key, each in value.items() if key == "$ref")
+        children = value.values() if isinstance(value, dict) else value
+        for each in children if isinstance(value, dict | list) else ():
+            yield from referred(each)
+
+    for name in set(referred(DESCRIPTION)):
+        found: Any = DESCRIPTION
+        for part in name.removeprefix("#/").split("/"):
+            found = found[part]
+
+
 def test_every_route_is_in_it() -> None:
     routes = [each for each in iter_route_contexts(APP.routes) if each.path]
     own = {route.path_format for route in routes if route.include_in_schema}

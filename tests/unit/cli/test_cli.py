@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,10 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         "--clip-skip": request.clip_skip,
     }
     options = [f"{name}{'' if name == '-n' else '='}{value}" for name, value in typed.items()]
+    options += [f"--lora={lora.name}:{lora.weight!r}" for lora in request.loras]
     params = parse([*options, "--", request.prompt]).params
-    assert params == params_of(request)
+    named = tuple(replace(lora, hash="") for lora in request.loras)
+    assert params == params_of(replace(request, loras=named))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.samples import MODEL, REQUEST, params_of, requests
 from text2image.core.errors import InvalidRequest
 from text2image.core.messages import (
     Input,
+    LoraWeight,
     Pixels,
     Quality,
     Request,
@@ -110,6 +111,18 @@ def test_only_a_picture_that_is_not_exact_says_its_quality() -> None:
     assert "Quality" not in exact
     # Else a server whose pictures are fast by default would draw another one.
     assert metadata.parse(exact).quality == "exact"
+
+
+def test_adapters_are_written_as_a1111_writes_them() -> None:
+    ink = (LoraWeight("ink", 0.8, "0123456789"), LoraWeight("paper", -1.0, "abcdefabcd"))
+    text = metadata.describe(replace(REQUEST, loras=ink), 7, MODEL)
+    assert text.startswith("a red fox <lora:ink:0.8> <lora:paper:-1>\nSteps: ")
+    assert ', Lora hashes: "ink: 0123456789, paper: abcdefabcd", ' in text
+    # Other tools hash otherwise, so that theirs pin nothing here.
+    theirs = text.replace("0123456789", "0123456789ab")
+    assert metadata.parse(theirs).loras == (replace(ink[0], hash=""), ink[1])
+    # Without hashes nobody has said that they are more than words.
+    assert metadata.parse("a <lora:x:1>\nSteps: 3").prompt == "a <lora:x:1>"
 
 
 def test_what_a_picture_began_from_is_named_and_has_to_be_added_again() -> None:

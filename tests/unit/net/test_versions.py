@@ -38,6 +38,8 @@ from text2image.core.messages import (
     Event,
     GeneratedImage,
     Input,
+    LoraInfo,
+    LoraWeight,
     ModelInfo,
     Picture,
     Pixels,
@@ -73,6 +75,7 @@ LATER_SAMPLER = "res multistep"
 LATER_SCHEDULE = "cosine"
 LATER_QUALITY = "sketch"
 LATER_STATE = 9
+INK = LoraInfo("ink", "0123456789", "Stable Diffusion 1.x", ("ink wash",))
 
 
 class Version:
@@ -103,6 +106,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "schedule",
             "quality",
             "model",
+            "loras",
             "image",
             "strength",
             "mask",
@@ -127,6 +131,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "aliases",
             "licence",
             "price",
+            "loras",
             "inputs",
             "embeddings",
             "clip_skip",
@@ -140,11 +145,21 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
         del message.field[:]
         message.field.extend(kept)
     # An optional field is a oneof of its own.
-    del message_in(file, "GenerateRequest").oneof_decl[-len(lacks["GenerateRequest"]) :]
+    asked = message_in(file, "GenerateRequest")
+    optional = [field for field in asked.field if field.proto3_optional]
+    del asked.oneof_decl[len(optional) :]
     del message_in(file, "GetModelRequest").oneof_decl[:]
     del message_in(file, "GetModelResponse").nested_type[:]
     # It had one model.
-    later = {"Embedding", "Loading", "ModelStatus", "ListModelsRequest", "ListModelsResponse"}
+    later = {
+        "Embedding",
+        "Loading",
+        "Lora",
+        "LoraInfo",
+        "ModelStatus",
+        "ListModelsRequest",
+        "ListModelsResponse",
+    }
     for each in [each for each in file.message_type if each.name in later]:
         file.message_type.remove(each)
     for method in [each for each in file.service[0].method if each.name == "ListModels"]:
@@ -342,6 +357,30 @@ async def test_an_older_runner_is_asked_for_no_schedule(tmp_path: Path) -> None:
         assert runners.model.schedules == ()
         with pytest.raises(errors.InvalidRequest, match="'karras'; with euler it must be left out"):
             await draw(runners, sampler="euler", schedule="karras")
+
+
+async def test_an_older_runner_is_asked_for_no_adapter(tmp_path: Path) -> None:
+    """It would draw without it, and say nothing."""
+    model = replace(MODEL, loras=(INK,))
+    async with (
+        Peer(OLDER, tmp_path / "0", model=model).serving() as old,
+        gateway_of(old) as runners,
+    ):
+        with pytest.raises(errors.InvalidRequest, match="embedded has no adapters"):
+            await draw(runners, loras=(LoraWeight("ink", 0.5),))
+    async with (
+        Peer(OLDER, tmp_path / "1", model=model).serving() as old,
+        Peer(NEWER, tmp_path / "2", model=model).serving() as new,
+        gateway_of(old, new) as runners,
+    ):
+        assert runners.model.loras == ()
+        await draw(runners)
+    async with (
+        Peer(NEWER, tmp_path / "3", model=model).serving() as new,
+        gateway_of(new) as runners,
+    ):
+        await draw(runners, loras=(LoraWeight("ink", 0.5),))
+        assert wire.params_from(new.requests[0]).loras == (LoraWeight("ink", 0.5, INK.hash),)
 
 
 async def test_an_older_runner_is_asked_for_no_layer_and_reads_prompts_as_they_stand(

@@ -73,7 +73,15 @@ def read_header(path: Path) -> Header:
             for name, entry in entries.items()
         }
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ):
         raise Unreadable("is no safetensors file") from None
     if not tensors:
         raise Unreadable("holds no tensors")

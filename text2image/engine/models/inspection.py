@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 from diffusers.configuration_utils import FrozenDict
 
@@ -21,7 +22,9 @@ from text2image.core.messages import ModelInfo
 from text2image.core.model_names import is_single_file
 from text2image.core.settings import Settings
 from text2image.engine import devices
-from text2image.engine.models import general, general_info
+from text2image.engine.adapters.files import TEXTS, UNET, layers_of_model
+from text2image.engine.adapters.folder import LoraFolder
+from text2image.engine.models import general, general_info, stable_diffusion, stable_diffusion_xl
 from text2image.engine.models.contract import Model
 from text2image.engine.models.description import describe
 from text2image.engine.models.loading import Checkpoint, family_of, locate, revision_of
@@ -48,6 +51,37 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
     if is_single_file(settings.model):
         return info, _file_bytes(Path(settings.model).expanduser(), dtype.itemsize)
     return info, weight_bytes(folder, dtype.itemsize)
+
+
+def inspect_loras(settings: Settings) -> LoraFolder | None:
+    """The adapters of a model that is not loaded; None where the settings, or its family, have none.
+
+    Raises:
+        ValueError, OSError: as `inspect_model` says.
+    """
+    if settings.loras is None:
+        return None
+    folder = locate(settings, lambda detail: None)
+    if family_of(settings, folder) not in (stable_diffusion.load, stable_diffusion_xl.load):
+        return None
+    index = json.loads((folder / "model_index.json").read_text())
+    with torch.device("meta"):
+        unet = _network(folder, index, UNET)
+        encoders = {name: _network(folder, index, name) for name in TEXTS if index.get(name)}
+    parts = {UNET: unet, **{name: each for name, each in encoders.items() if each is not None}}
+    return LoraFolder(settings.loras.expanduser(), layers_of_model(unet, parts))
+
+
+def _network(folder: Path, index: dict[str, Any], name: str) -> Any:
+    """A part's network, on the device that is set; None where the pipeline has none of this name."""
+    library, named = index[name]
+    if named is None:
+        return None
+    if library == "diffusers":
+        kind = getattr(diffusers, named)
+        return kind.from_config(kind.load_config(folder, subfolder=name))
+    kind = getattr(transformers, named)
+    return kind(kind.config_class.from_pretrained(folder / name))
 
 
 def _described(load: Callable[[Checkpoint], Model], checkpoint: Checkpoint) -> ModelInfo:

@@ -7,7 +7,7 @@ alone equals the pipeline's picture for the same seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from text2image.core.messages import ModelInfo, Pixels, Quality, Request
 from text2image.core.passes import Pass, schedule, work
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
+from text2image.engine.adapters.model import ModelAdapters, adapters_of
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
@@ -80,6 +81,7 @@ class StableDiffusion:
         whole_every: int = 1,
         language: Language | None = None,
         inversions: Sequence[Inversion] = (),
+        adapters: ModelAdapters[PromptEncoder] | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
@@ -88,6 +90,7 @@ class StableDiffusion:
             rescale: of guidance; see `latents.guided`.
             whole_every: of so many passes of a fast picture, one computes the deep part of the network.
             language: how prompts are read, and `inversions` the words in it that files teach the model.
+            adapters: that pictures may be drawn with.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -98,6 +101,7 @@ class StableDiffusion:
         self._whole_every = whole_every
         self._outer_load = outer_share(pipeline.unet) if whole_every > 1 else 1.0
         self._networks = networks
+        self.adapters = adapters
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._scaling_factor = float(pipeline.vae.config.scaling_factor)
@@ -123,7 +127,7 @@ class StableDiffusion:
         passes = self._passes(request, network_calls(request.sampler, request.steps_drawn))
         rows = max(each.rows for each in passes)
         load = work(passes, self._outer_load) / (rows * len(passes))
-        load = load_with(load, request, rows, len(passes))
+        load = load_with(load, request, rows, len(passes)) * self._load_of(request)
         return Plan(
             BatchKey((height, width), size=height * width),
             rows,
@@ -132,9 +136,15 @@ class StableDiffusion:
             self._prompts.work(request),
         )
 
+    def _load_of(self, request: Request) -> float:
+        """What its rows take against plain ones."""
+        return self.adapters.load_of(request) if self.adapters else 1.0
+
     def _passes(self, request: Request, total: int) -> tuple[Pass, ...]:
         """What so many passes of a picture compute."""
-        every = self._whole_every if request.quality is Quality.FAST else 1
+        # Adapters change deep features too, so that their passes are all whole.
+        is_deep = request.quality is Quality.FAST and not request.loras
+        every = self._whole_every if is_deep else 1
         return schedule(total, latents.guided_calls(request, total, self._guided_in), every)
 
     def _sides(self, request: Request) -> tuple[int, int]:
@@ -147,12 +157,17 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[Unread]:
+        if self.adapters is None:
+            return self._encode(samples, self._prompts)
+        return self.adapters.encode(samples, self._prompts, self._encode)
+
+    def _encode(self, samples: Sequence[Sample], encoder: PromptEncoder) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
         prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
         negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
         with devices.device_errors():
             self._images.encode(requests)
-            texts = self._prompts.encode(prompts + negatives)
+            texts = encoder.encode(prompts + negatives)
         unread = []
         for sample, positive, negative in zip(
             samples, texts[: len(samples)], texts[len(samples) :], strict=True
@@ -189,15 +204,27 @@ class StableDiffusion:
         """Sets what the next pass takes, of which the plan knew the mean alone; a picture that is done keeps it."""
         if not sample.done:
             sample.rows, whole = sample.state.next
-            sample.load = 1.0 if whole else self._outer_load
+            load = self._load_of(sample.generation.request)
+            sample.load = load if whole else self._outer_load
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         outer = [sample for sample in samples if not sample.state.next.whole]
         whole = [sample for sample in samples if sample.state.next.whole]
+        open_ = []
+        if self.adapters and self.adapters.are_worn(samples):
+            # All of them, unless others need deep features of this pass.
+            deep = self._whole_every > 1
+            open_ = [each for each in whole if not deep or each.generation.request.loras]
+            whole = [each for each in whole if each not in open_]
+        parts = (
+            (whole, self._predict_whole),
+            (outer, self._predict_outer),
+            (open_, self._predict_open),
+        )
         predictions: dict[Sample, Prediction] = {}
         with devices.device_errors():
-            for part, predict in ((whole, self._predict_whole), (outer, self._predict_outer)):
+            for part, predict in parts:
                 for group in grouped(part, _text_length):
                     predictions.update(zip(group, predict(group), strict=True))
             devices.wait(self._device)
@@ -212,6 +239,12 @@ class StableDiffusion:
         each = torch.split(features, [sample.rows for sample in samples])
         # Copies, since a part of the batch's would keep all of it in memory.
         return self._predictions(output, samples, [own.clone() for own in each])
+
+    def _predict_open(self, samples: Sequence[Sample]) -> list[Prediction]:
+        assert self.adapters is not None
+        inputs, guidance = self._inputs(samples)
+        output = self.adapters.predict(samples, *inputs, guidance)
+        return self._predictions(output, samples, [None] * len(samples))
 
     def _predict_outer(self, samples: Sequence[Sample]) -> list[Prediction]:
         inputs, guidance = self._inputs(samples)
@@ -291,6 +324,15 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
         pipeline, networks = networks_of(checkpoint, deep=checkpoint.settings.deep_cache > 1)
     info = describe(pipeline, checkpoint, FAMILY)
     language, inversions = reading_of(pipeline, checkpoint.settings)
+    adapters = adapters_of(
+        checkpoint,
+        pipeline,
+        networks,
+        lambda: PromptEncoder(
+            pipeline.tokenizer, pipeline.text_encoder, checkpoint.device, language, inversions
+        ),
+    )
+    info = replace(info, loras=adapters.folder.look()) if adapters else info
     return StableDiffusion(
         pipeline,
         networks,
@@ -301,4 +343,5 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
         checkpoint.settings.deep_cache,
         language,
         inversions,
+        adapters,
     )

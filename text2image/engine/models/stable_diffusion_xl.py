@@ -8,8 +8,9 @@ the picture's size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
+from text2image.engine.adapters.model import ModelAdapters, adapters_of
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
@@ -69,6 +71,7 @@ class StableDiffusionXL:
         rescale: float = 0.0,
         language: Language | None = None,
         inversions: Sequence[Inversion] = (),
+        adapters: ModelAdapters[DualPromptEncoder] | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
@@ -76,6 +79,7 @@ class StableDiffusionXL:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
             language: how prompts are read, and `inversions` the words in it that files teach the model.
+            adapters: that pictures may be drawn with.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -84,6 +88,7 @@ class StableDiffusionXL:
         self._interval = interval
         self._rescale = rescale
         self._networks = networks
+        self.adapters = adapters
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._scale = _Scale(pipeline.vae.config, device)
@@ -105,7 +110,16 @@ class StableDiffusionXL:
     def plan(self, request: Request) -> Plan:
         self._images.prepare(request)
         plan = latents.plan(request, *self._sides(request), self._guided_in)
-        return replace(plan, encoding=self._prompts.work(request))
+        load = plan.load * self._load_of(request)
+        return replace(plan, load=load, encoding=self._prompts.work(request))
+
+    def _load_of(self, request: Request) -> float:
+        """What its rows take against plain ones."""
+        return self.adapters.load_of(request) if self.adapters else 1.0
+
+    def _set_next(self, sample: Sample) -> None:
+        latents.set_rows(sample)
+        sample.load = self._load_of(sample.generation.request)
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -117,6 +131,11 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[Unread]:
+        if self.adapters is None:
+            return self._encode(samples, self._prompts)
+        return self.adapters.encode(samples, self._prompts, self._encode)
+
+    def _encode(self, samples: Sequence[Sample], encoder: DualPromptEncoder) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
         prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
         negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
@@ -124,7 +143,7 @@ class StableDiffusionXL:
         unread = []
         with devices.device_errors():
             self._images.encode(requests)
-            encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
+            encoded = dict(zip(texts, encoder.encode(texts), strict=True))
             for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
                 sample.state, not_read = encoded[prompt], ""
                 if sample.rows == 2:
@@ -144,7 +163,7 @@ class StableDiffusionXL:
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        latents.start(samples, self._initial)
+        latents.start(samples, self._initial, self._set_next)
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
@@ -176,7 +195,10 @@ class StableDiffusionXL:
         states: list[State] = [sample.state for sample in samples]
         with devices.device_errors():
             inputs, timesteps, owners = latents.rows_of(samples, self._device)
-            output = self._networks.predict(
+            predict: Callable[..., torch.Tensor] = self._networks.predict
+            if self.adapters and self.adapters.are_worn(samples):
+                predict = partial(self.adapters.predict, samples)
+            output = predict(
                 inputs,
                 timesteps,
                 joined([sample.state.embeddings[-sample.rows :] for sample in samples]),
@@ -192,7 +214,7 @@ class StableDiffusionXL:
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        return latents.advance(samples, predictions)
+        return latents.advance(samples, predictions, self._set_next)
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
@@ -257,8 +279,23 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     interval = parse_interval(checkpoint.settings.guidance_interval)
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
     language, inversions = reading_of(pipeline, checkpoint.settings)
+    adapters = adapters_of(
+        checkpoint,
+        pipeline,
+        networks,
+        lambda: DualPromptEncoder(pipeline, checkpoint.device, language, inversions),
+    )
+    info = replace(info, loras=adapters.folder.look()) if adapters else info
     return StableDiffusionXL(
-        pipeline, networks, info, checkpoint.device, interval, rescale, language, inversions
+        pipeline,
+        networks,
+        info,
+        checkpoint.device,
+        interval,
+        rescale,
+        language,
+        inversions,
+        adapters,
     )
 
 

@@ -22,10 +22,11 @@ from text2image.core.settings import Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import NOT_DRAWING
 from text2image.engine.layouts.opening import open_pipeline
-from text2image.engine.runtimes import openvino
+from text2image.engine.runtimes import openvino, packing
 from text2image.engine.runtimes.eager import TorchNetworks
 from text2image.engine.runtimes.encoder import LazyEncoder, load_encoder
 from text2image.engine.runtimes.networks import Networks
+from text2image.engine.runtimes.open import Opening, OpenNetwork
 
 if TYPE_CHECKING:
     from text2image.engine.models.loading import Checkpoint
@@ -120,6 +121,7 @@ def _with_openvino(
         converted,
         checkpoint.dtype,
         devices.computing_threads(checkpoint.settings),
+        opening=_opening(checkpoint, parts[name]),
         decoder_dtype=torch.float32 if upcast else None,
         deep=deep,
         own_size=(side, side),
@@ -132,6 +134,23 @@ def _with_openvino(
     for name, part in parts.items():
         setattr(pipeline, name, part)
     return pipeline, networks
+
+
+def _opening(checkpoint: Checkpoint, network: Any) -> Opening:
+    """What makes torch's network beside OpenVINO's, whose weights are in no order that torch could read."""
+
+    def make() -> OpenNetwork:
+        device, dtype = checkpoint.device, checkpoint.dtype
+        # The thread that it is called in is not the one that draws.
+        devices.prepare_thread(device, 1)
+        pipeline = load_pipeline(checkpoint.folder, dtype, without=("vae", *TEXTS))
+        opened = network_of(pipeline).eval().to(device, memory_format=torch.channels_last)
+        memory = devices.memory_of(device)
+        packing.pack(opened, free=memory.free() if memory else None)
+        return OpenNetwork(opened, device)
+
+    numbers = sum(each.numel() for each in network.parameters())
+    return Opening(make, numbers * checkpoint.dtype.itemsize)
 
 
 def _overflows(vae: Any, dtype: torch.dtype) -> bool:

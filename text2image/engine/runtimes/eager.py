@@ -12,6 +12,7 @@ from text2image.engine.runtimes.buckets import Buckets, Network
 from text2image.engine.runtimes.deep import OuterPass, WholePass
 from text2image.engine.runtimes.encoder import encoded
 from text2image.engine.runtimes.forward import forward_of, taken
+from text2image.engine.runtimes.open import Opening, OpenNetwork, twin_of
 
 
 class TorchNetworks:
@@ -48,6 +49,7 @@ class TorchNetworks:
             packing.pack(unet, vae.decoder, free=free)
         # After packing, since their layers are the U-Net's as they are now.
         self._deep = (WholePass(unet), OuterPass(unet)) if deep else None
+        self.open = Opening(lambda: OpenNetwork(twin_of(unet), device), nbytes=0)
 
     def predict(
         self,

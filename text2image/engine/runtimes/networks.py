@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from text2image.engine.runtimes.open import Opening
+
 
 # Numbers that SDXL's U-Net is told of sizes: of the original, the crop's place, and the picture, two each.
 SIZE_NUMBERS = 6
@@ -16,7 +18,12 @@ class Networks(Protocol):
     """A U-Net or a transformer, and a decoder.
 
     Called from the engine's thread alone; a result stays as it is when the next one comes.
+
+    Attributes:
+        open: gives the network as torch executes it, layer by layer, for batches that reach into it; in any thread.
     """
+
+    open: Opening
 
     def predict(
         self,

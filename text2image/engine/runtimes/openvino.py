@@ -26,6 +26,7 @@ from text2image.engine.host_memory import HostMemory
 from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.encoder import LazyEncoder
 from text2image.engine.runtimes.graphs import Graphs, Recipe, Room, held
+from text2image.engine.runtimes.open import Opening
 
 logger = logging.getLogger(__name__)
 
@@ -131,12 +132,15 @@ def _core() -> Any:
 class OpenVinoNetworks:
     """A converted U-Net and decoder."""
 
+    open: Opening
+
     def __init__(
         self,
         folder: Path,
         dtype: torch.dtype,
         threads: int,
         *,
+        opening: Opening | None = None,
         decoder_dtype: torch.dtype | None = None,
         deep: bool = False,
         own_size: tuple[int, int] | None = None,
@@ -150,12 +154,15 @@ class OpenVinoNetworks:
             dtype: the precision of the arithmetic, where this CPU has it.
             decoder_dtype: the decoder's, if it is another.
             threads: those that compute, the calling one included.
+            opening: makes the network as torch executes it; None where no batch will need it.
             deep: whether passes are to take deep features from others.
             own_size: (h, w) of the latents that come most, which graphs of fixed sizes are compiled for; None for none.
             fixed_network: whether these are worth their memory for the network too, as for the decoder.
             free: bytes of memory that are free, where that is known.
             encoder: torch's, since a picture is encoded once, and few are.
         """
+        if opening:
+            self.open = opening
         self._encoder = encoder
         core = _core()
         options = {
