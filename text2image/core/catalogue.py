@@ -63,6 +63,7 @@ class _Table(BaseModel):
     precision: Literal["auto", "float32", "float16", "bfloat16"] | None = None
     revision: str | None = None
     loras: Path | None = None
+    controlnets: Path | None = None
     clip_skip: int | None = Field(None, ge=1, le=64)
     embeddings: str | None = Field(None, min_length=1)
 
@@ -171,6 +172,8 @@ def _in_file(path: Path) -> list[Entry]:
         }
         if table.loras:
             changes["loras"] = path.parent / table.loras.expanduser()
+        if table.controlnets:
+            changes["controlnets"] = path.parent / table.controlnets.expanduser()
         if table.embeddings is not None:
             changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(

@@ -90,7 +90,7 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         "version": __version__,
         # What it was spared, which a setting decides.
         "fast": "" if request.quality is Quality.EXACT else model.fast,
-        **asdict(replace(alone, image=None)),
+        **asdict(replace(alone, image=None, controls=())),
         "model": model.id,
     }
     # Prompts as they stand, and the model's own layer, have the keys that they had before there was anything else.
@@ -98,6 +98,12 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         identity["reading"] = reading
     if not request.loras:
         del identity["loras"]
+    del identity["controls"]
+    if request.controls:
+        identity["controls"] = [
+            (each.name, each.hash, each.image and _digest_of(each.image), each.scale, each.start, each.end)
+            for each in request.controls
+        ]
     if not request.clip_skip:
         del identity["clip_skip"]
     # Without these the keys of pictures are those of before there were any.
