@@ -23,12 +23,12 @@ unexport PYTHONDONTWRITEBYTECODE
 export CPU UV
 # The optional parts that the settings in the environment need; requirements/ has a file for each.
 EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_ENDPOINT),otlp) \
-	$(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3)
+	$(if $(T2I_TRANSFORMER),gguf) $(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3)
 # The embedded model as OpenVINO reads it, by what is installed.
 CONVERTED := .venv/.converted
 
 .DEFAULT_GOAL := help
-.PHONY: help serve ui test test-fast lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
+.PHONY: help serve ui test test-fast clients lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test: ## Run everything that CI runs
 test-fast: .venv/.dev $(CONVERTED) ## Run the unit tests, and one client against a real server
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 	$(PYTEST) tests/e2e/test_first_contract.py
+
+clients: .venv/.dev .venv/.clients tests/clients/node/node_modules $(CONVERTED) ## Run other people's clients against a real server
+	$(PYTEST) -m clients tests/clients
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos
 	$(BIN)/ruff format --check .
@@ -135,6 +138,16 @@ clean: ## Remove the virtual environment and all caches
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-compile --no-deps --upgrade --target .venv/baselines -r $<
 	@touch $@
 
+# In an environment of their own, since they need other versions of much.
+.venv/.clients: requirements/clients.txt .venv/.dev
+	@$(BIN)/python -m venv .venv/clients
+	@.venv/clients/bin/pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
+tests/clients/node/node_modules: tests/clients/node/package-lock.json
+	@npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error
+	@touch $@
+
 # Other models are converted when they are first loaded.
 $(CONVERTED): requirements/serve.txt text2image/engine/models/loading.py $(wildcard text2image/engine/runtimes/*.py)
 	@$(BIN)/python -m text2image.engine.runtimes.conversion models/embedded 2> .venv/converted.log \
@@ -145,4 +158,4 @@ $(CONVERTED): requirements/serve.txt text2image/engine/models/loading.py $(wildc
 	@$(PYTHON) tools/install.py .venv $<
 	@touch $@
 
-.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page redis s3 otlp load))
+.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page redis s3 otlp gguf load))

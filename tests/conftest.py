@@ -39,7 +39,7 @@ harness.DEFAULTS["T2I_THREADS"] = "1"
 os.environ["T2I_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 # Where all tests of a folder share what takes long to start; elsewhere those of a file stay together.
-TOGETHER = ("container", "cluster", "faults", "page")
+TOGETHER = ("clients", "container", "cluster", "faults", "page")
 # Files of tests/e2e with servers of their own alone. All others share one, which no more than two processes start.
 OWN_SERVERS = ("bento", "catalogue", "families", "gpu_rehearsal", "side_by_side")
 # The ports that clients know are there but once.

@@ -16,6 +16,8 @@ from text2image.client import Client
 
 # Where clients that are told nothing look for the server.
 KNOWN_HTTP_PORT, KNOWN_GRPC_PORT = 3000, 50051
+# What clients call models that know OpenAI's alone.
+ALIASES = "gpt-image-1=embedded,dall-e-2=embedded"
 # What the shared server's prompts may name, and what the embedded model's text encoder takes.
 EMBEDDING, EMBEDDED_WIDTH = "zz-film", 192
 
@@ -31,7 +33,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     numbers = np.random.default_rng(0).normal(size=(2, EMBEDDED_WIDTH))
     save_file({"emb_params": numbers.astype(np.float32)}, words / f"{EMBEDDING}.safetensors")
     (words / "broken.safetensors").write_bytes(bytes(100))
-    settings = {"T2I_CACHE_BYTES": "0", "T2I_EMBEDDINGS": str(words)}
+    settings = {
+        "T2I_CACHE_BYTES": "0",
+        "T2I_EMBEDDINGS": str(words),
+        "T2I_MODEL_ALIASES": ALIASES,
+    }
     with _shared(Server(tmp_path_factory.mktemp("server"), **settings)) as running:
         yield running
 

@@ -10,43 +10,60 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from tests.doubles import make_request
 from tests.e2e.harness import Server, eventually, serving
+from tests.e2e.test_families import TOLERANCE, drawn
 from tests.e2e.test_pictures import assert_same, image_of
 from tests.integration.engine.originals import original_weights, tiny_pipeline
-from tests.integration.engine.pipelines import save_pipeline
+from tests.integration.engine.pipelines import Reference, save_pipeline
 from text2image.cli.main import main
 from text2image.client import Client, Loading, ModelNotFound, Picture
-from text2image.core.messages import ModelState
+from text2image.core.messages import ModelState, Request, Sampler
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.models.inspection import weight_bytes
+from text2image.engine.models.loading import EMBEDDED_PATH
 from text2image.gateway import metadata
 
-NAMES = ["embedded", "lcm", "sd2"]
+# Of three families.
+NAMES = ["embedded", "flux-dev", "xl"]
+SIDE = 128
+TRUE_SCALE = 2.5
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for kind in ("lcm", "sd2"):
+    for kind in NAMES[1:]:
         save_pipeline(kind, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Server]:
+def sizes(models: Path) -> dict[str, int]:
+    """Bytes of the models' weights."""
+    folders = [EMBEDDED_PATH, *(models / name for name in NAMES[1:])]
+    return {name: weight_bytes(each, 4) for name, each in zip(NAMES, folders, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def several(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, sizes: dict[str, int]
+) -> Iterator[Server]:
     """A server whose limit leaves room for the embedded model and one of the others."""
-    embedded = weight_bytes(Path("models/embedded"), 4)
-    limit = embedded + max(weight_bytes(models / name, 4) for name in ("lcm", "sd2"))
+    limit = sizes["embedded"] + max(sizes[name] for name in NAMES[1:])
     server = Server(
         tmp_path_factory.mktemp("several"),
         T2I_MODELS=str(models),
         T2I_MODEL_MEMORY=str(limit),
+        T2I_MAX_SIDE=str(SIDE),
+        T2I_TRUE_CFG_SCALE=str(TRUE_SCALE),
         T2I_RUNTIME="torch",
     )
     with serving(server) as running, running.client() as client:
@@ -62,16 +79,16 @@ def test_models_are_listed_with_their_state_in_every_dialect(several: Server) ->
     listed = httpx.get(f"{several.url}/v1/models").json()["data"]
     assert [each["id"] for each in listed] == NAMES
     assert [each["default"] for each in listed] == [True, False, False]
-    assert httpx.get(f"{several.url}/v1/models/lcm").json()["id"] == "lcm"
+    assert httpx.get(f"{several.url}/v1/models/xl").json()["id"] == "xl"
     with several.client() as client:
         assert [model.id for model in client.models()] == NAMES
         assert client.model().id == "embedded"
-        assert client.model("sd2").width == 128
+        assert client.model("flux-dev").width == SIDE, "its own size, as far as it is allowed"
         assert [each.name for each in client.status().models] == NAMES
 
 
 def test_a_request_names_its_model_in_every_dialect(several: Server) -> None:
-    drawn = {}
+    pngs = {}
     for name in NAMES:
         answer = ask(several, text="a fox", model=name, seed=5, steps=2)
         assert answer.status_code == 200, answer.text
@@ -79,17 +96,17 @@ def test_a_request_names_its_model_in_every_dialect(several: Server) -> None:
         other = ask(several, "/v1/images/generations", **body).json()
         with several.client() as client:
             (picture,) = client.generate("a fox", model=name, seed=5, steps=2)
-        drawn[name] = picture.png
+        pngs[name] = picture.png
         assert base64.b64decode(answer.json()["image_base64"]) == picture.png
         assert base64.b64decode(other["data"][0]["b64_json"]) == picture.png
         assert f"Model: {name}".encode() in picture.png
-    assert len(set(drawn.values())) == len(NAMES)
+    assert len(set(pngs.values())) == len(NAMES)
     default = ask(several, text="a fox", seed=5, steps=2).json()
-    assert base64.b64decode(default["image_base64"]) == drawn["embedded"]
+    assert base64.b64decode(default["image_base64"]) == pngs["embedded"]
 
 
 def test_an_unknown_model_is_told_with_those_there_are(several: Server) -> None:
-    told = "'dall-e-3' is not served here; 'embedded', 'lcm', 'sd2' are"
+    told = "'dall-e-3' is not served here; 'embedded', 'flux-dev', 'xl' are"
     answer = ask(several, text="a fox", model="dall-e-3")
     assert (answer.status_code, answer.json()["reason"]) == (404, "MODEL_NOT_FOUND")
     assert answer.json()["message"] == told
@@ -98,41 +115,73 @@ def test_an_unknown_model_is_told_with_those_there_are(several: Server) -> None:
     assert foreign.json()["error"]["param"] == "model"
     assert told in foreign.json()["error"]["message"]
     assert httpx.get(f"{several.url}/v1/models/dall-e-3").json()["error"]["message"] == told
-    with several.client() as client, pytest.raises(ModelNotFound, match="'lcm'"):
+    with several.client() as client, pytest.raises(ModelNotFound, match="'xl'"):
         client.generate("a fox", model="dall-e-3")
 
 
-def test_under_mixed_load_nothing_is_lost_and_two_at_most_are_loaded(several: Server) -> None:
-    def draw(number: int) -> list[Picture]:
-        with several.client() as client:
-            return client.generate("a fox", model=NAMES[number % 3], steps=2, seed=100 + number)
+def mixed() -> list[Request]:
+    """Requests for all models by turns, and for each several of its kind that can share a step."""
+    own = {
+        "embedded": [
+            {"sampler": Sampler.DPMPP_2M, "negative_prompt": "blue"},
+            {"sampler": Sampler.DDIM, "guidance_scale": 1.0},
+        ],
+        "flux-dev": [
+            {"sampler": Sampler.FLOW_EULER, "guidance_scale": 3.5},
+            {"sampler": Sampler.FLOW_EULER, "negative_prompt": "a blue sea"},
+        ],
+        "xl": [
+            {"sampler": Sampler.EULER, "negative_prompt": "a dog"},
+            {"sampler": Sampler.UNIPC, "width": 96, "height": 64},
+        ],
+    }
+    return [
+        make_request("a red fox", model=name, seed=100 + seed, steps=2 + seed % 3, **more)
+        for seed in range(8)
+        for name, more in ((name, own[name][seed % 2]) for name in NAMES)
+    ]
 
+
+def test_mixed_load_on_three_families_loses_nothing_within_the_limit_and_draws_diffusers_pictures(
+    several: Server, models: Path, sizes: dict[str, int]
+) -> None:
+    requests = mixed()
+    limit = sizes["embedded"] + max(sizes[name] for name in NAMES[1:])
+    assert limit < sum(sizes.values())
+    seen: set[tuple[str, ...]] = set()
     with ThreadPoolExecutor(12) as pool:
-        drawing = [pool.submit(draw, number) for number in range(24)]
-        loaded = 0
+        drawing = [pool.submit(drawn, several, each.model, each) for each in requests]
         while not all(each.done() for each in drawing):
             with several.engine() as engine:
-                states = [each.state for each in engine.status().models]
-            loaded = max(loaded, states.count(ModelState.LOADED))
-        assert [len(each.result()) for each in drawing] == [1] * 24
-    assert 0 < loaded <= 2
+                states = engine.status().models
+            seen.add(tuple(each.name for each in states if each.state is ModelState.LOADED))
+        pictures = [each.result() for each in drawing]
+    assert all(sum(sizes[name] for name in loaded) <= limit for loaded in seen)
+    assert {name for loaded in seen for name in loaded} == set(NAMES)
+    folders = {"embedded": EMBEDDED_PATH, **{name: models / name for name in NAMES[1:]}}
+    references = {name: Reference(folder) for name, folder in folders.items()}
+    for request, picture in zip(requests, pictures, strict=True):
+        is_flux = request.model == "flux-dev"
+        more = {"true_cfg_scale": TRUE_SCALE} if is_flux and request.negative_prompt else {}
+        own = references[request.model].draw(request, **more)
+        assert np.abs(picture - own).max() <= TOLERANCE, request
 
 
 def test_the_command_names_one(several: Server, tmp_path: Path) -> None:
-    drawn = tmp_path / "fox.png"
-    typed = ["a fox", "--model", "lcm", "--seed", "5", "--steps", "2", "--output", str(drawn)]
+    file = tmp_path / "fox.png"
+    typed = ["a fox", "--model", "xl", "--seed", "5", "--steps", "2", "--output", str(file)]
     assert main([*typed, "--server", several.address]) == 0
     with several.client() as client:
-        (picture,) = client.generate("a fox", model="lcm", seed=5, steps=2)
-    assert drawn.read_bytes() == picture.png
+        (picture,) = client.generate("a fox", model="xl", seed=5, steps=2)
+    assert file.read_bytes() == picture.png
 
 
 def test_a_client_is_told_that_its_model_is_loaded(several: Server) -> None:
     with several.client() as client:
         # After these two there is no room for it.
         client.generate("a fox", model="embedded", steps=1)
-        client.generate("a fox", model="lcm", steps=1)
-        events = list(client.stream("a fox", model="sd2", steps=1))
+        client.generate("a fox", model="xl", steps=1)
+        events = list(client.stream("a fox", model="flux-dev", steps=1))
     assert isinstance(events[0], Loading)
     assert any(isinstance(event, Picture) for event in events)
 
@@ -142,7 +191,7 @@ def test_models_come_and_go_while_it_serves(several: Server, models: Path) -> No
         with several.client() as client:
             return [model.id for model in client.models()]
 
-    shutil.copytree(models / "lcm", models.parent / "copy")
+    shutil.copytree(models / "xl", models.parent / "copy")
     (models.parent / "copy").rename(models / "new")
     eventually(lambda: names() == [*NAMES, "new"], "the new one is found")
     assert ask(several, text="a fox", model="new", steps=1).status_code == 200
@@ -172,14 +221,16 @@ def listed(
     file.write_text(
         f"""
         [models.anime]
-        path = "{models / "sd2"}"
+        path = "{models / "xl"}"
         aliases = ["manga"]
         steps = 3
         guidance_scale = 2.5
         licence = "CreativeML OpenRAIL-M"
 
         [models.quick]
-        path = "{models / "lcm"}"
+        path = "{models / "flux-dev"}"
+        max_side = 64
+        true_cfg_scale = 2.5
 
         [models."my model.v2"]
         path = "{checkpoint[0]}"
@@ -203,6 +254,7 @@ def test_a_file_gives_models_names_aliases_and_defaults(listed: Server) -> None:
     shown = httpx.get(f"{listed.url}/v1/models/manga").json()
     assert (shown["id"], shown["aliases"]) == ("anime", ["manga"])
     assert ask(listed, text="a fox", model="manga", seed=1, steps=1).status_code == 200
+    assert ask(listed, text="a fox", negative_prompt="blue", steps=1).status_code == 200
 
 
 def test_a_single_file_draws_the_pipelines_pictures_in_a_crowd(

@@ -31,6 +31,7 @@ from tests.e2e.harness import Server, eventually
 from tests.e2e.hostile import bodies, prompts, wires
 from tests.e2e.test_bad_input import GENERATE_IMAGE, call_seed
 from text2image.core.errors import InvalidRequest
+from text2image.core.formats import FileFormat
 from text2image.gateway import metadata
 from text2image.net import text2image_pb2
 from text2image.v1 import image_generation_pb2 as v1
@@ -251,7 +252,8 @@ def unharmed(server: Server) -> Iterator[None]:
     for path in server.pictures.rglob("*"):
         assert path.parent == server.pictures
         assert len(path.name.encode()) <= 255
-        stem = path.name.removesuffix(".png")
+        stem, suffix = path.stem, path.suffix
+        assert suffix in {form.suffix for form in FileFormat}
         assert re.search(r"_\d{8}_\d{6}(_[0-9a-f]+)?$", stem), path
         assert {unicodedata.category(char)[0] for char in stem if char != "_"} <= set("LMN"), path
 

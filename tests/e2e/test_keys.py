@@ -181,6 +181,17 @@ def test_the_client_shows_its_key(guarded: Server) -> None:
         assert client.generate("a cat", steps=1)[0].png
 
 
+def test_whoever_has_a_pictures_url_needs_no_key(guarded: Server) -> None:
+    body = {"prompt": "vermilion", "steps": 1, "response_format": "url"}
+    url = f"{guarded.url}/v1/images/generations"
+    asked = httpx.post(url, json=body, headers=bearer(DRAWER)).json()["data"][0]["url"]
+    read = httpx.get(asked)
+    assert read.headers["content-type"] == "image/png"
+    assert read.content == next(guarded.pictures.glob("vermilion*")).read_bytes()
+    assert httpx.get(f"{asked[:-1]}{'A' if asked[-1] != 'A' else 'B'}").status_code == 403
+    assert "vermilion" not in asked
+
+
 def test_a_server_without_its_keys_file_does_not_start(tmp_path: Path) -> None:
     missing = Server(tmp_path, T2I_KEYS_FILE=str(tmp_path / "keys.json"))
     missing.start()

@@ -24,6 +24,7 @@ from text2image.core.messages import Completed, Picture, Progress, Queued
 from text2image.gateway import metadata
 from text2image.net import text2image_pb2 as pb
 
+BEGINNING = ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps")
 FIELDS = {
     "negative_prompt": "dark, blurry",
     "width": 96,
@@ -180,7 +181,7 @@ def test_the_schema_shows_the_request(server: Server) -> None:
     schema = httpx.get(f"{server.url}/docs.json").json()
     body = schema["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]
     properties = body["schema"]["properties"]
-    others = {"text", "context", "model", "images_only", "clip_skip"}
+    others = {"text", "context", "model", "images_only", "clip_skip", *BEGINNING}
     assert set(FIELDS) | others == set(properties)
     assert properties["steps"]["maximum"] == 150
 

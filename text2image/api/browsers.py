@@ -31,6 +31,7 @@ _EXPOSED_HEADERS = [
     "RateLimit-Policy",
     "Retry-After",
     "X-Cache",
+    "X-Request-Id",
     tracing.TRACE_HEADER,
 ]
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from text2image.observe import tracing
 
+REQUEST_ID_HEADER = "X-Request-Id"
 A_YEAR = 365 * 24 * 3600
 # Nobody has to run, frame or fetch anything because of an answer.
 _DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
@@ -45,7 +46,10 @@ class SecurityHeaders:
 
 
 class TraceId:
-    """ASGI middleware. Takes up the trace that a request names, or begins one, and tells its id in the answer."""
+    """ASGI middleware. Takes up the trace that a request names, or begins one, and tells its id in the answer.
+
+    It is the request's id as well, which OpenAI's clients show with an error.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -57,7 +61,7 @@ class TraceId:
         trace_id = tracing.begin(Headers(scope=scope))
 
         def complete(headers: MutableHeaders) -> None:
-            headers[tracing.TRACE_HEADER] = trace_id
+            headers[tracing.TRACE_HEADER] = headers[REQUEST_ID_HEADER] = trace_id
 
         await self._app(scope, receive, _sending(send, complete))
 

@@ -7,17 +7,12 @@ that existing clients need no change.
 
 from __future__ import annotations
 
-import base64
-import json
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
-
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from text2image.api import openai_answers as answers
 from text2image.api import schema
 from text2image.api.asgi import (
     EventStream,
@@ -46,21 +41,12 @@ from text2image.api.openai_messages import (
 )
 from text2image.api.pictures import PictureResponse
 from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError
-from text2image.core.messages import (
-    ClientEvent,
-    Completed,
-    Loading,
-    ModelInfo,
-    Picture,
-    Progress,
-    RequestParams,
-    StreamOptions,
-)
-from text2image.gateway import metadata
+from text2image.core.messages import Loading, ModelInfo, RequestParams, StreamOptions
 from text2image.gateway.auth import Caller
 from text2image.gateway.context import RequestContext
-from text2image.gateway.generate import Drawing, Gateway
+from text2image.gateway.generate import Gateway
 from text2image.gateway.runners import Runners
+from text2image.gateway.urls import Gone
 
 TRANSPORT = "openai"
 router = APIRouter(prefix="/v1")
@@ -71,28 +57,12 @@ def error_response(error: Text2ImageError) -> Response:
     return refused(error, JSONResponse(error_body(error)))
 
 
-def _base64(png: bytes) -> str:
-    return base64.b64encode(png).decode()
-
-
-def _images(drawing: Drawing) -> dict[str, Any]:
-    first = drawing.pictures[0]
-    return {
-        "created": int(time.time()),
-        "data": [{"b64_json": picture.png, "seed": picture.seed} for picture in drawing.pictures],
-        "output_format": "png",
-        "background": "opaque",
-        "size": f"{first.width}x{first.height}",
-        "message": drawing.message,
-        "cached": drawing.cached,
-    }
-
-
 def _options(body: ImagesRequest, model: ModelInfo) -> StreamOptions:
     """Previews in steps of equal length, where a streamed answer asks for any."""
     if not (body.stream and body.partial_images):
         return StreamOptions()
-    every = max(1, (body.steps or model.steps) // (body.partial_images + 1))
+    steps = body.steps or body.num_inference_steps or model.steps
+    every = max(1, steps // (body.partial_images + 1))
     return StreamOptions(progress_every=every, preview_every=every)
 
 
@@ -104,44 +74,11 @@ async def _streamed(
     Args:
         kind: what their names begin with.
     """
-    events = gateway.stream(context)
-    while isinstance(await anext(events), Loading):
+    stream = gateway.stream(context)
+    while isinstance(await anext(stream), Loading):
         pass
-    return EventStream(_sse(gateway, events, partial_images, kind), _sse_error)
-
-
-async def _sse(
-    gateway: Gateway, events: AsyncGenerator[ClientEvent, None], partial_images: int, kind: str
-) -> AsyncGenerator[str, None]:
-    sent = 0
-    pictures = []
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Progress) and event.preview and sent < partial_images:
-                png = metadata.encode(event.preview)
-                yield _event(f"{kind}.partial_image", png, partial_image_index=sent)
-                sent += 1
-            elif isinstance(event, Picture):
-                pictures.append(event)
-            elif isinstance(event, Completed):
-                # Only now is it known what to say of the pictures.
-                message = gateway.message(pictures, event)
-                for picture in pictures:
-                    more = {"seed": picture.seed, "message": message, "cached": picture.cached}
-                    yield _event(f"{kind}.completed", picture.png, **more)
-
-
-def _sse_error(error: Text2ImageError) -> str:
-    return _sse_line("error", {"type": "error", **error_body(error)})
-
-
-def _event(kind: str, png: bytes, **more: Any) -> str:
-    body = {"type": kind, "b64_json": _base64(png), "created_at": int(time.time())}
-    return _sse_line(kind, {**body, "output_format": "png", "background": "opaque", **more})
-
-
-def _sse_line(kind: str, body: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(body)}\n\n"
+    lines = answers.events(gateway, context, stream, partial_images, kind)
+    return EventStream(lines, lambda error: answers.failure(error, error_body(error)))
 
 
 _MODEL_ID = {
@@ -154,13 +91,21 @@ _MODEL_ID = {
 _SHOWN = {
     "output_format": "png",
     "background": "opaque",
+    "quality": "high",
+    "size": "128x128",
+    "usage": {
+        "input_tokens": 3,
+        "input_tokens_details": {"text_tokens": 3, "image_tokens": 0},
+        "output_tokens": 16,
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": 16},
+        "total_tokens": 19,
+    },
     "message": "Image generated successfully",
     "cached": False,
 }
 _EXAMPLE = {
     "created": 1767225600,
     "data": [{"b64_json": schema.PNG_EXAMPLE, "seed": 7}],
-    "size": "128x128",
     **_SHOWN,
 }
 _EVENT_EXAMPLE = {
@@ -191,7 +136,7 @@ _EVENT_EXAMPLE = {
     },
 )
 async def create_image(request: Request) -> Response:
-    """Draws and answers with the pictures as base64, or as server-sent events with `"stream": true`."""
+    """Draws and answers with the pictures as base64 or URLs, or as server-sent events with `"stream": true`."""
 
     async def work() -> Response:
         gateway, caller = gateway_of(request), caller_of(request)
@@ -220,11 +165,16 @@ async def _drawn(
         title=body.prompt,
         timeout=timeout,
         options=_options(body, gateway.runners.named(params.model)),
+        encoding=body.encoding,
     )
-    if body.stream:
-        return await _streamed(gateway, context, body.partial_images or 0, kind)
-    drawing = await unless_gone(request, gateway.draw(context))
-    return marked(PictureResponse(_images(drawing)), context, drawing)
+    try:
+        if body.stream:
+            return await _streamed(gateway, context, body.partial_images or 0, kind)
+        drawing = await unless_gone(request, gateway.draw(context))
+    except InvalidRequest as error:
+        raise body.renamed(error) from None
+    told = await answers.images(request, gateway, context, drawing, urls=body.wants_urls)
+    return marked(PictureResponse(told), context, drawing)
 
 
 async def _changed(request: Request, kind: type[EditRequest]) -> Response:
@@ -294,6 +244,27 @@ async def vary_image(request: Request) -> Response:
     """Draws pictures that begin from another one; `strength` says how far they go from there."""
 
     return await _changed(request, VariationRequest)
+
+
+# Clients follow these URLs, and make none of their own, so that they are no part of the description.
+@router.get(f"{answers.FILES.removeprefix(router.prefix)}{{name:path}}", include_in_schema=False)
+async def get_file(request: Request) -> Response:
+    """Answers with a picture to whoever has a URL of it, with a key or without."""
+    urls, asked = gateway_of(request).urls, request.query_params
+    try:
+        if urls is None:
+            raise Gone
+        file, form, left = await urls.read(
+            request.path_params["name"], asked.get("expires", ""), asked.get("signature", "")
+        )
+    except Gone:
+        raise HTTPException(404) from None
+    except Text2ImageError as error:
+        return error_response(error)
+    # The URL is as good as the picture, and no cache on the way is its client's.
+    return Response(
+        file, media_type=form.media_type, headers={"Cache-Control": f"private, max-age={left}"}
+    )
 
 
 @router.get(

@@ -5,27 +5,38 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from text2image.api import fields
+from text2image.core import validation
 from text2image.core.errors import (
     FieldViolation,
     InvalidRequest,
     ModelNotFound,
     Text2ImageError,
 )
+from text2image.core.formats import MAX_QUALITY, Encoding, FileFormat
 from text2image.core.messages import Input, ModelInfo, ModelState, Quality, RequestParams
+from text2image.core.settings import get_settings
 
 # Finds a model by its name, or the default one.
 Named = Callable[[str | None], ModelInfo]
+T = TypeVar("T")
 
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 # How much of a picture is to change where another is asked for that is like it.
 VARIATION_STRENGTH = 0.6
 # What our fields are called in this dialect, where it is not the same.
 _NAMES = {"width": "size", "height": "size"}
+# Fields that other servers of this dialect call otherwise, and their clients too.
+_OTHER_NAMES = {"steps": "num_inference_steps", "guidance_scale": "cfg_scale"}
+# Any other seed below 0 is refused, as everywhere.
+_RANDOM_SEED = -1
+# What OpenAI answered without being asked for either form, by the names of its models.
+_MODELS_WITH_URLS = re.compile(r"dall-e-[0-9]")
+_FORMATS = tuple(FileFormat)
 
 
 class ImagesRequest(BaseModel):
@@ -37,13 +48,24 @@ class ImagesRequest(BaseModel):
     model: str | None = fields.MODEL
     n: fields.Integer | None = fields.N
     size: str | None = fields.documented(
-        description="`auto`, or pixels as in `512x512`.", pattern=rf"^(auto|{_SIZE.pattern})$"
+        description="`auto`, or pixels as in `512x512`.", pattern=rf"^(auto|{_SIZE.pattern})?$"
     )
     response_format: str | None = fields.documented(
-        description="No file is hosted here.", enum=["b64_json", None]
+        description="`b64_json`, or `url` for one that works for some time; if left out `b64_json`, save for a model "
+        "that is named `dall-e-2` or `dall-e-3`.",
+        enum=["b64_json", "url", "", None],
     )
-    output_format: Literal["png"] | None = None
-    background: Literal["auto", "opaque"] | None = None
+    output_format: str | None = fields.documented(
+        description="Form of the files; PNG if left out.", enum=[*_FORMATS, "", None]
+    )
+    output_compression: fields.Integer | None = fields.documented(
+        description="How much of a picture JPEG and WebP keep; all that they can if left out. PNG is lossless.",
+        minimum=0,
+        maximum=MAX_QUALITY,
+    )
+    background: str | None = fields.documented(
+        description="Pictures are opaque.", enum=["auto", "opaque", "", None]
+    )
     stream: bool | None = None
     partial_images: fields.Integer | None = Field(
         None,
@@ -56,7 +78,17 @@ class ImagesRequest(BaseModel):
     negative_prompt: str | None = fields.NEGATIVE_PROMPT
     steps: fields.Integer | None = fields.STEPS
     guidance_scale: float | None = fields.GUIDANCE_SCALE
-    seed: fields.Integer | None = fields.SEED
+    num_inference_steps: fields.Integer | None = fields.documented(
+        description="The same as `steps`.", minimum=1, maximum=validation.MAX_STEPS
+    )
+    cfg_scale: float | None = fields.documented(
+        description="The same as `guidance_scale`.", minimum=0, maximum=validation.MAX_GUIDANCE
+    )
+    seed: fields.Integer | None = fields.documented(
+        description="Picture i of n is drawn from seed + i; -1 is a random one.",
+        minimum=_RANDOM_SEED,
+        maximum=validation.MAX_SEED,
+    )
     sampler: str | None = fields.SAMPLER
     schedule: str | None = fields.SCHEDULE
     quality: str | None = Field(
@@ -69,8 +101,31 @@ class ImagesRequest(BaseModel):
 
     style: str | None = Field(None, description="Ignored.")
     moderation: str | None = Field(None, description="Ignored.")
-    output_compression: fields.Integer | None = Field(None, description="Ignored: PNG is lossless.")
+    complexity: str | None = Field(None, description="Ignored.")
     user: str | None = Field(None, description="Ignored.")
+    safety_identifier: str | None = Field(None, description="Ignored.")
+
+    @property
+    def encoding(self) -> Encoding:
+        """The form of the files."""
+        quality = MAX_QUALITY if self.output_compression is None else self.output_compression
+        return Encoding(FileFormat(self.output_format or FileFormat.PNG), quality)
+
+    @property
+    def wants_urls(self) -> bool:
+        """Whether the answer names URLs in place of the pictures themselves."""
+        if self.response_format:
+            return self.response_format == "url"
+        return bool(_MODELS_WITH_URLS.fullmatch(self.model or "")) and not self.stream
+
+    def renamed(self, error: InvalidRequest) -> InvalidRequest:
+        """The error in the words that this client sent."""
+        sent = {
+            ours: theirs
+            for ours, theirs in _OTHER_NAMES.items()
+            if getattr(self, ours) is None and getattr(self, theirs) is not None
+        }
+        return error.renamed(_NAMES | sent)
 
     def params(self, named: Named) -> RequestParams:
         """The request in our words.
@@ -88,14 +143,14 @@ class ImagesRequest(BaseModel):
             negative_prompt=self.negative_prompt,
             width=width,
             height=height,
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            seed=self.seed,
+            steps=_either(self.steps, self.num_inference_steps),
+            guidance_scale=_either(self.guidance_scale, self.cfg_scale),
+            seed=None if self.seed == _RANDOM_SEED else self.seed,
             n=self.n,
-            sampler=self.sampler,
+            sampler=self.sampler or None,
             schedule=self.schedule,
             quality=_quality(self.quality),
-            model=self.model,
+            model=self.model or None,
             loras=fields.weights_of(self.loras),
             clip_skip=self.clip_skip,
         )
@@ -134,10 +189,28 @@ class VariationRequest(EditRequest):
 
 
 class ImageData(BaseModel):
-    """One picture: PNG as base64, and the seed that draws it again."""
+    """One picture: its file as base64, or a URL of it, and the seed that draws it again."""
 
-    b64_json: str
+    b64_json: str | None = None
+    url: str | None = None
     seed: int
+
+
+class TokenDetails(BaseModel):
+    """Tokens by what they stand for."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class Usage(BaseModel):
+    """What a request took, in OpenAI's unit: about four letters of a prompt, or 32 x 32 pixels of a picture."""
+
+    input_tokens: int
+    input_tokens_details: TokenDetails
+    output_tokens: int
+    output_tokens_details: TokenDetails
+    total_tokens: int
 
 
 class ImagesResponse(BaseModel):
@@ -147,7 +220,9 @@ class ImagesResponse(BaseModel):
     data: list[ImageData]
     output_format: str
     background: str
+    quality: str = Field(description="`high` of exact pictures, `low` of fast ones.")
     size: str
+    usage: Usage
     message: str = Field(description="How it went, for people.")
     cached: bool = Field(description="All pictures were drawn for earlier requests.")
 
@@ -157,10 +232,12 @@ class _Event(BaseModel):
     created_at: int = Field(description="Seconds since 1970.")
     output_format: str
     background: str
+    quality: str
+    size: str
 
 
 class PartialImage(_Event):
-    """A preview."""
+    """A preview, as large as its picture and in the same form."""
 
     type: Literal["image_generation.partial_image", "image_edit.partial_image"]
     partial_image_index: int
@@ -170,6 +247,7 @@ class CompletedImage(_Event):
     """A picture, as `ImageData` and `ImagesResponse` have it."""
 
     type: Literal["image_generation.completed", "image_edit.completed"]
+    usage: Usage
     seed: int
     message: str
     cached: bool
@@ -227,11 +305,18 @@ class ErrorEnvelope(BaseModel):
     error: Error
 
 
+def _described(event: type[_Event]) -> dict[str, Any]:
+    """The schema of an event; what it refers to is described with the whole answers."""
+    described = event.model_json_schema(ref_template="#/components/schemas/{model}")
+    described.pop("$defs", None)
+    return described
+
+
 # What the events of a streamed answer hold.
 EVENTS = {
     "anyOf": [
-        PartialImage.model_json_schema(),
-        CompletedImage.model_json_schema(),
+        _described(PartialImage),
+        _described(CompletedImage),
         {
             "title": "Failure",
             "type": "object",
@@ -246,17 +331,45 @@ EVENTS = {
 
 
 def _violations(body: ImagesRequest, named: Named) -> Iterator[FieldViolation]:
-    if body.model is not None:
+    if body.model:
         try:
             named(body.model)
         except ModelNotFound as error:
             yield FieldViolation("model", f"is unknown: {error.message}")
-    if body.response_format not in (None, "b64_json"):
-        yield FieldViolation("response_format", "must be 'b64_json'; this server hosts no files")
-    if body.size not in (None, "auto") and not _SIZE.fullmatch(body.size or ""):
+    if body.size not in (None, "", "auto") and not _SIZE.fullmatch(body.size or ""):
         yield FieldViolation("size", "must be 'auto' or pixels as in '512x512'")
     if body.stream and body.n not in (None, 1):
         yield FieldViolation("n", "must be 1 when the answer is streamed")
+    yield from _forms(body)
+    for ours, theirs in _OTHER_NAMES.items():
+        one, other = getattr(body, ours), getattr(body, theirs)
+        if None not in (one, other) and one != other:
+            yield FieldViolation(theirs, f"is {other}, and {ours} is {one}; name one of them")
+
+
+def _forms(body: ImagesRequest) -> Iterator[FieldViolation]:
+    """What is wrong with how the pictures are to be answered."""
+    if body.response_format not in (None, "", "b64_json", "url"):
+        yield FieldViolation("response_format", "must be 'b64_json' or 'url'")
+    elif body.response_format == "url" and body.stream:
+        yield FieldViolation("response_format", "must be 'b64_json' when the answer is streamed")
+    elif body.wants_urls and not get_settings().url_ttl:
+        reason = "must be 'b64_json'; this server gives no URLs out (T2I_URL_TTL)"
+        yield FieldViolation("response_format", reason)
+    if body.output_format not in (None, "", *_FORMATS):
+        yield FieldViolation("output_format", f"must be one of {', '.join(_FORMATS)}")
+    if not 0 <= _either(body.output_compression, 0) <= MAX_QUALITY:
+        reason = f"is {body.output_compression}; it must be between 0 and {MAX_QUALITY}"
+        yield FieldViolation("output_compression", reason)
+    if body.background == "transparent":
+        reason = "must be 'opaque' or 'auto'; no model here draws transparent pictures"
+        yield FieldViolation("background", reason)
+    elif body.background not in (None, "", "auto", "opaque"):
+        yield FieldViolation("background", "must be 'opaque' or 'auto'")
+
+
+def _either(one: T | None, other: T) -> T:
+    return other if one is None else one
 
 
 def _sides(size: str | None) -> tuple[int | None, int | None]:

@@ -208,7 +208,12 @@ def document(app: FastAPI, routers: Iterable[APIRouter]) -> dict[str, Any]:
     """The description of an application that has the routes of these."""
     if app.openapi_schema:
         return app.openapi_schema
-    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    routes = [
+        route
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+    ]
     described = get_openapi(
         title=app.title,
         version=app.version,

@@ -15,8 +15,10 @@ from text2image.gateway.cache_backends import DiskBackend
 from text2image.gateway.generate import Gateway
 from text2image.gateway.init_images import Limits
 from text2image.gateway.quota import Quotas
-from text2image.gateway.remote_store import store_of
+from text2image.gateway.remote_store import RemoteStore, store_of
 from text2image.gateway.runners import Runners
+from text2image.gateway.store import Storage
+from text2image.gateway.urls import PictureUrls, key_in
 from text2image.net.tls import runner_tls_of
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
@@ -37,15 +39,17 @@ class GatewayServer:
         )
         self._shared = _Shared(settings) if settings.redis_url or settings.cache_redis_url else None
         self._quotas = Quotas(self._shared.rate_limits if self._shared else None)
+        store = store_of(settings)
         self.gateway = Gateway(
             self._runners,
-            store_of(settings),
+            store,
             metrics,
             Work(),
             cache=_cache(settings, self._shared),
             locks=self._shared.locks if self._shared else None,
             authenticator=authenticator_of(settings, metrics),
             quotas=self._quotas,
+            urls=_urls(settings, self._shared, store),
             images=Limits.of(settings),
             log_prompts=settings.log_prompts,
             prompt_loras=settings.prompt_loras,
@@ -99,6 +103,7 @@ class _Shared:
         from text2image.gateway.shared.locks import DrawingLocks
         from text2image.gateway.shared.rate_limits import RedisStore
         from text2image.gateway.shared.state import SharedState
+        from text2image.gateway.shared.urls import SharedKey
 
         pictures = SharedState(
             settings.cache_redis_url or settings.redis_url or "", PICTURE_TIMEOUT
@@ -106,6 +111,8 @@ class _Shared:
         self._states = [pictures]
         self.cache = RedisBackend(pictures, settings.cache_ttl)
         self.locks = DrawingLocks(pictures)
+        self.hosted = RedisBackend(pictures, settings.url_ttl)
+        self.url_key = SharedKey(pictures)
         self.rate_limits = None
         if settings.redis_url:
             counts = SharedState(settings.redis_url)
@@ -115,6 +122,27 @@ class _Shared:
     async def close(self) -> None:
         for state in self._states:
             await state.close()
+
+
+def _urls(settings: Settings, shared: _Shared | None, store: Storage | None) -> PictureUrls | None:
+    """What gives pictures URLs; None where the settings want none."""
+    if not settings.url_ttl:
+        return None
+    sign = store.signed if isinstance(store, RemoteStore) else None
+    folder = settings.cache_root
+    backend = (
+        shared.hosted
+        if shared
+        else DiskBackend(folder / "urls", settings.url_bytes, settings.url_ttl)
+    )
+
+    async def local_key() -> bytes:
+        if settings.url_key:
+            return settings.url_key.get_secret_value().encode()
+        return await asyncio.to_thread(key_in, folder / "keys")
+
+    key = shared.url_key if shared and not settings.url_key else local_key
+    return PictureUrls(backend, key, settings.url_ttl, sign)
 
 
 def _cache(settings: Settings, shared: _Shared | None) -> PictureCache | None:

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from text2image.api import openai, rest
 from text2image.api.asgi import is_json, timeout_in
-from text2image.api.headers import secured
+from text2image.api.headers import REQUEST_ID_HEADER, secured
 from text2image.api.openai_messages import ImagesRequest
 from text2image.api.shapes import Shapes
 from text2image.core.errors import Text2ImageError, Unavailable
@@ -28,6 +28,7 @@ from text2image.gateway.generate import Gateway
 from text2image.observe import tracing
 
 _TRACE_HEADER = tracing.TRACE_HEADER.lower()
+_ID_HEADER = REQUEST_ID_HEADER.lower()
 _FORWARDED_FOR = b"x-forwarded-for"
 # Whose picture may be known, and who begins from one, which is read apart.
 _UNDECIDED = (b'"seed"', b'"image"')
@@ -70,7 +71,7 @@ DIALECTS = {
         openai.error_response,
         Shapes(
             lambda body, named: ImagesRequest.model_validate_json(body).params(named),
-            ("prompt", "negative_prompt", "user"),
+            ("prompt", "negative_prompt", "user", "safety_identifier"),
         ),
     ),
 }
@@ -121,8 +122,9 @@ class Unread:
         gateway.metrics.refused_unread(dialect.transport, error)
         told = _told(url, scope["scheme"], error)
         lasts = error.lasts if isinstance(error, Unavailable) else 0.0
-        trace = f"{_TRACE_HEADER}: {tracing.id_of(headers)}\r\n"
-        return Refusal(told.head + trace.encode(), told.body, lasts)
+        own_id = tracing.id_of(headers)
+        ids = f"{_TRACE_HEADER}: {own_id}\r\n{_ID_HEADER}: {own_id}\r\n"
+        return Refusal(told.head + ids.encode(), told.body, lasts)
 
 
 def _credentials(scope: Mapping[str, Any], headers: Mapping[str, str]) -> Credentials:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,7 +42,9 @@ class Entry:
 
     def applied_to(self, settings: Settings) -> Settings:
         """The settings that this model is loaded with."""
-        own = {"model": self.source, "model_revision": None, **dict(self.changes)}
+        # What names a part of the default model is no other's.
+        own = {"model": self.source, "model_revision": None, "transformer": None, "refiner": None}
+        own |= dict(self.changes)
         return settings.model_copy(update=own)
 
 
@@ -56,6 +59,7 @@ class _Table(BaseModel):
     price: float = Field(1.0, gt=0, le=1000)
     steps: int | None = Field(None, ge=1, le=150)
     guidance_scale: float | None = Field(None, ge=0, le=30)
+    true_cfg_scale: float | None = Field(None, gt=1, le=30)
     sampler: Annotated[
         Sampler | None, BeforeValidator(lambda name: sampler_of(str(name)) or name)
     ] = None
@@ -64,6 +68,9 @@ class _Table(BaseModel):
     revision: str | None = None
     loras: Path | None = None
     controlnets: Path | None = None
+    transformer: str | None = Field(None, min_length=1)
+    refiner: str | None = Field(None, min_length=1)
+    refiner_switch: float | None = Field(None, gt=0, lt=1)
     clip_skip: int | None = Field(None, ge=1, le=64)
     embeddings: str | None = Field(None, min_length=1)
 
@@ -72,11 +79,13 @@ class _Table(BaseModel):
 _SETTINGS = {
     "steps": "default_steps",
     "guidance_scale": "default_guidance_scale",
+    "true_cfg_scale": "true_cfg_scale",
     "sampler": "default_sampler",
     "max_side": "max_side",
     "precision": "dtype",
     "revision": "model_revision",
     "loras": "loras",
+    "refiner_switch": "refiner_switch",
     "clip_skip": "default_clip_skip",
 }
 
@@ -114,9 +123,17 @@ def default_entry(settings: Settings) -> Entry:
     """
     named = settings.model
     if entry := find_entries(settings.models).get(named):
-        return entry
-    own = (("model_revision", settings.model_revision),)
-    return _entry(name_of(named), named, changes=own)
+        return _with_aliases(entry, settings)
+    own: tuple[tuple[str, Any], ...] = (("model_revision", settings.model_revision),)
+    parts = []
+    if settings.transformer:
+        parts.append(settings.transformer.expanduser())
+        own += (("transformer", parts[-1]),)
+    if settings.refiner:
+        parts.append(Path(settings.refiner).expanduser())
+        own += (("refiner", settings.refiner),)
+    entry = _entry(name_of(named), named, changes=own, parts=parts)
+    return _with_aliases(entry, settings)
 
 
 def all_entries(settings: Settings) -> dict[str, Entry]:
@@ -127,8 +144,41 @@ def all_entries(settings: Settings) -> dict[str, Entry]:
     """
     default = default_entry(settings)
     return {default.name: default} | {
-        name: entry for name, entry in find_entries(settings.models).items() if name != default.name
+        name: _with_aliases(entry, settings)
+        for name, entry in find_entries(settings.models).items()
+        if name != default.name
     }
+
+
+def parse_aliases(text: str) -> dict[str, str]:
+    """Models by their further names, as T2I_MODEL_ALIASES has them: `dall-e-3=sdxl,gpt-image-1=sdxl`.
+
+    Raises:
+        ValueError: the text is none of that; the message says what is wrong.
+    """
+    aliases: dict[str, str] = {}
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        alias, named, model = (part.strip() for part in item.partition("="))
+        if not (alias and named and model):
+            raise ValueError(
+                f"{item!r} is no alias; write ALIAS=MODEL, several with commas between"
+            )
+        _require_name(alias)
+        if alias in aliases:
+            raise ValueError(f"{alias!r} is named twice")
+        aliases[alias] = model
+    return aliases
+
+
+def _with_aliases(entry: Entry, settings: Settings) -> Entry:
+    """A model with the names that T2I_MODEL_ALIASES gives it; it may be called there by any of its own."""
+    own = {entry.name, entry.source, *entry.aliases}
+    more = [
+        alias
+        for alias, model in parse_aliases(settings.model_aliases or "").items()
+        if model in own and alias not in own
+    ]
+    return replace(entry, aliases=(*entry.aliases, *more))
 
 
 def _is_model(path: Path) -> bool:
@@ -165,7 +215,7 @@ def _in_file(path: Path) -> list[Entry]:
             field = ".".join(map(str, first["loc"])) or "the table"
             raise ValueError(f"{path}: [models.{name}] {field}: {first['msg']}") from None
         beside = path.parent / Path(table.path).expanduser()
-        changes = {
+        changes: dict[str, Any] = {
             setting: getattr(table, field)
             for field, setting in _SETTINGS.items()
             if getattr(table, field) is not None
@@ -174,6 +224,14 @@ def _in_file(path: Path) -> list[Entry]:
             changes["loras"] = path.parent / table.loras.expanduser()
         if table.controlnets:
             changes["controlnets"] = path.parent / table.controlnets.expanduser()
+        parts = []
+        if table.refiner:
+            refiner = path.parent / Path(table.refiner).expanduser()
+            changes["refiner"] = str(refiner) if refiner.exists() else table.refiner
+            parts.append(refiner)
+        if table.transformer:
+            changes["transformer"] = path.parent / Path(table.transformer).expanduser()
+            parts.append(changes["transformer"])
         if table.embeddings is not None:
             changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(
@@ -184,19 +242,21 @@ def _in_file(path: Path) -> list[Entry]:
                 licence=table.licence,
                 price=table.price,
                 changes=tuple(changes.items()),
+                parts=parts,
             )
         )
     return entries
 
 
-def _entry(name: str, source: str, **more: Any) -> Entry:
-    return Entry(name=name, source=source, stamp=_stamp(Path(source).expanduser()), **more)
+def _entry(name: str, source: str, *, parts: Iterable[Path] = (), **more: Any) -> Entry:
+    stamp = _stamp(Path(source).expanduser(), *parts)
+    return Entry(name=name, source=source, stamp=stamp, **more)
 
 
-def _stamp(source: Path) -> int:
-    """A number that changes when a model's file does, or one of its folder's, or comes, or goes."""
+def _stamp(*sources: Path) -> int:
+    """A number that changes when a model's file does, or one of its folders', or comes, or goes."""
     files = []
-    for path in sorted(source.rglob("*")) if source.is_dir() else (source,):
+    for path in (each for source in sources for each in _files_of(source)):
         try:
             told = path.stat()
         except OSError:
@@ -206,12 +266,20 @@ def _stamp(source: Path) -> int:
     return hash(tuple(files))
 
 
+def _files_of(source: Path) -> list[Path]:
+    return sorted(source.rglob("*")) if source.is_dir() else [source]
+
+
+def _require_name(name: str) -> None:
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"{name[:80]!r} is no name; at most {MAX_NAME} printed characters")
+
+
 def _require_distinct(entries: list[Entry]) -> None:
     known: set[str] = set()
     for entry in entries:
         for name in (entry.name, *entry.aliases):
-            if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-                raise ValueError(f"{name[:80]!r} is no name; at most {MAX_NAME} printed characters")
+            _require_name(name)
             if name in known:
                 raise ValueError(f"{name!r} names two models")
             known.add(name)

@@ -8,6 +8,7 @@ from text2image.core.settings import Settings
 
 # By extra: what it brings, found without being imported.
 _BRINGS = {
+    "gguf": "gguf",
     "otlp": "opentelemetry.exporter.otlp.proto.http",
     "page": "streamlit",
     "redis": "redis",
@@ -24,6 +25,7 @@ def require_extras(settings: Settings) -> None:
     needs = {
         "T2I_REDIS_URL": ("redis", settings.redis_url),
         "T2I_CACHE_REDIS_URL": ("redis", settings.cache_redis_url),
+        "T2I_TRANSFORMER": ("gguf", settings.transformer),
         "T2I_OTLP_ENDPOINT": ("otlp", settings.otlp_endpoint),
         "T2I_PAGE_PORT": ("page", settings.page_port),
         "T2I_OUTPUT_DIR": ("s3", str(settings.output_dir).startswith("s3://")),

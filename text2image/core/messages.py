@@ -415,7 +415,7 @@ class Picture:
     """A finished picture as a client gets it: PNG with its parameters inside.
 
     `path` is where the gateway saved it, empty if it did not; `seed` draws it again, alone. `cached` tells that it was
-    drawn for an earlier request.
+    drawn for an earlier request. `file` is the picture in the form that its client asked for, the PNG if that was none.
     """
 
     index: int
@@ -426,6 +426,11 @@ class Picture:
     path: str
     timings: Timings
     cached: bool = False
+    converted: bytes = field(default=b"", repr=False)
+
+    @property
+    def file(self) -> bytes:
+        return self.converted or self.png
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the PNG file as it is, its parameters included."""

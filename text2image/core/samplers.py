@@ -153,10 +153,15 @@ _ENDINGS = {
 
 def network_calls(sampler: Sampler, steps: int) -> int:
     """How often a sampler asks the network in so many steps."""
-    if sampler in _TWICE:
+    if asks_twice(sampler):
         return 2 * steps - 1
     # Its first step is made of two.
     return steps + 1 if sampler is Sampler.PNDM and steps > 1 else steps
+
+
+def asks_twice(sampler: Sampler) -> bool:
+    """Whether a sampler asks the network twice in each step but the last."""
+    return sampler in _TWICE
 
 
 def sampler_of(name: str) -> Sampler | None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,7 +22,7 @@ from text2image.core.addresses import (
     reachable,
     split_port,
 )
-from text2image.core.catalogue import find_entries
+from text2image.core.catalogue import find_entries, parse_aliases
 from text2image.core.folders import own_folder
 from text2image.core.guidance import parse_interval
 from text2image.core.limits import parse_bytes, parse_limits
@@ -40,7 +40,7 @@ MAX_CLIP_SKIP = 64
 LONGEST_NAMED_TIMEOUT = 600.0
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_.-]+", re.IGNORECASE)
-_COLLECTOR = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+_WEB_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 # The name and the password in a URL, which nobody is told.
 _USER = re.compile(r"^(\w+://)?.*@")
 
@@ -107,15 +107,40 @@ class Settings(BaseSettings):
         "the Hugging Face hub.",
     )
     model_revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    transformer: Path | None = Field(
+        None,
+        description="GGUF file whose weights the model's transformer has in place of its own.",
+    )
+    refiner: str | None = Field(
+        None,
+        description="Refiner that an SDXL model hands its pictures to: a folder in diffusers format, or a hub id.",
+    )
+    refiner_switch: float = Field(
+        0.8,
+        gt=0,
+        lt=1,
+        description="Share of the noise that the model takes away before the refiner goes on.",
+    )
     models: str | None = Field(
         None,
         description="Models that requests may name beside `T2I_MODEL`, which may be one of them: a folder whose "
         "sub-folders are models, a list as in `NAME=FOLDER,owner/name`, or a TOML file.",
     )
+    model_aliases: str | None = Field(
+        None,
+        description="Other names that requests may give models, as in `dall-e-3=sdxl,gpt-image-1=sdxl`; it is read "
+        "where the runners are.",
+    )
     model_memory: int | None = Field(
         None,
         gt=0,
         description="Bytes of weights that are loaded at once, as in `6GiB`; only the free memory limits it if unset.",
+    )
+    model_host_memory: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes of weights of models that left a GPU, as in `32GiB`, that are kept in the host's memory, "
+        "so that they come back without the disk; 0 keeps none, and half of what is free if unset.",
     )
     loras: Path | None = Field(
         None,
@@ -196,6 +221,13 @@ class Settings(BaseSettings):
         le=1,
         description="How far guided predictions are brought back to their size without guidance, against pictures that "
         "are burnt by it: 0 is not at all, 1 altogether; if unset what suits the model.",
+    )
+    true_cfg_scale: float | None = Field(
+        None,
+        gt=1,
+        le=30,
+        description="Scale of the guidance away from a negative prompt by Flux, whose own `guidance_scale` is another; "
+        "its pictures with one take twice the time, and if unset it is refused.",
     )
     max_side: int | None = Field(
         None,
@@ -351,6 +383,29 @@ class Settings(BaseSettings):
     save_max_age: float | None = Field(
         None, gt=0, description="Seconds that a saved picture is kept; for ever if unset."
     )
+    url_ttl: int = Field(
+        3600,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Seconds for which the URL of a picture works (`response_format: url`); 0 gives none out.",
+    )
+    url_bytes: int = Field(
+        1 << 30,
+        gt=0,
+        description="Size on disk of the pictures that have URLs, of which those that were not asked for longest go "
+        "first.",
+    )
+    url_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Secret that signs the URLs; several gateways without a common Redis need the same. A random one "
+        "if unset.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="Where clients reach HTTP, as in `https://pictures.example`, for the URLs of pictures; the host "
+        "that each request names if unset.",
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log.")
     log_format: Literal["auto", "text", "json"] = Field(
         "auto",
@@ -387,7 +442,25 @@ class Settings(BaseSettings):
             raise ValueError(f"{error.filename}: {error.strerror}") from None
         return value
 
-    @field_validator("model_memory", "adapter_memory", "controlnet_memory", mode="before")
+    @field_validator("model_aliases")
+    @classmethod
+    def _check_aliases(cls, value: str | None) -> str | None:
+        parse_aliases(value or "")
+        return value
+
+    @field_validator("url_bytes", mode="before")
+    @classmethod
+    def _check_url_bytes(cls, value: str | int) -> int:
+        return value if isinstance(value, int) else parse_bytes(value)
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value and not _WEB_ADDRESS.fullmatch(value):
+            raise ValueError("write it as in https://pictures.example")
+        return value
+
+    @field_validator("model_memory", "model_host_memory", "adapter_memory", "controlnet_memory", mode="before")
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)
@@ -446,7 +519,7 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_otlp_endpoint(cls, value: str | None) -> str | None:
-        if value and not _COLLECTOR.fullmatch(value):
+        if value and not _WEB_ADDRESS.fullmatch(value):
             raise ValueError("write it as in http://localhost:4318")
         return value
 
@@ -538,5 +611,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    shown = _USER.sub(r"\1***@", str(problem["input"]))
+    secret = name == "url_key"
+    shown = "***" if secret else _USER.sub(r"\1***@", str(problem["input"]))
     return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"

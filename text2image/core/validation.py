@@ -33,7 +33,7 @@ from text2image.core.samplers import (
 MAX_PROMPT_CHARS = 4000
 MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
-MAX_IMAGES = 8
+MAX_IMAGES = 10
 MAX_SEED = 2**63 - 1
 # How much of a picture is to change where a request does not say, and of what its mask marks.
 STRENGTH = 0.8

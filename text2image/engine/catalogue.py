@@ -42,10 +42,11 @@ class Slot:
         closed: it is to leave for another one, and takes no more requests.
         stale: its files are no longer those that it was loaded from; gone: it is no longer in the catalogue.
         crowded: the device had no room for it beside others.
+        parked: it is not loaded, and its weights wait in the host's memory.
         waiting: requests that wait for it to be loaded; running: those that were admitted.
         wished: somebody was told to come back when it is loaded.
         used: when it was used last, asked: since when somebody waits, both in the order of such events.
-        took: seconds that loading it took the last time.
+        took: seconds that loading it took the last time; returned: those from the host's memory.
         retry_at: when a model that could not be loaded may be tried again, in seconds on the caller's clock.
         began: when its loading began, on the same clock.
     """
@@ -63,12 +64,14 @@ class Slot:
     stale: bool = False
     gone: bool = False
     crowded: bool = False
+    parked: bool = False
     waiting: int = 0
     wished: bool = False
     running: int = 0
     used: int = 0
     asked: int = 0
     took: float | None = None
+    returned: float | None = None
     retry_at: float = float("-inf")
     began: float = 0.0
     _offers: tuple[ModelInfo | None, str] = field(default=(None, ""), repr=False)
@@ -164,6 +167,7 @@ class Catalogue:
                 slot.entry, slot.size, slot.retry_at = entry, 0, float("-inf")
                 slot.beside = 0
                 slot.stale = slot.is_loaded
+                slot.parked = False
                 # What was known of it is not what a request would get now.
                 slot.info = slot.info if slot.is_loaded else None
                 slot.state = ModelState.LOADED if slot.is_loaded else ModelState.IDLE
@@ -178,6 +182,28 @@ class Catalogue:
         """Takes note of the bytes of weights that a loaded model has taken besides its own."""
         slot.size += nbytes - slot.beside
         slot.beside = nbytes
+
+    def park(self, slot: Slot, room: int) -> bool:
+        """Whether a model that leaves the device is to wait in the host's memory.
+
+        Those that were used least recently make room for it, and are on disk alone then.
+
+        Args:
+            room: bytes that models may take there.
+        """
+        if slot.gone or slot.stale or not 0 < slot.size <= room:
+            return False
+        held = sorted(
+            (each for each in self.slots.values() if each.parked), key=lambda each: each.used
+        )
+        taken = sum(each.size for each in held)
+        for each in held:
+            if taken + slot.size <= room:
+                break
+            each.parked = False
+            taken -= each.size
+        slot.parked = True
+        return True
 
     def left(self, slot: Slot) -> None:
         """Takes note that a model is loaded no more."""
@@ -273,6 +299,8 @@ class Catalogue:
     def _left(self, slot: Slot, now: float) -> float | None:
         """Seconds of loading that a model has before it."""
         whole = slot.took
+        if slot.parked and slot.returned is not None:
+            whole = slot.returned
         if whole is None:
             # As the others of its kind, by their sizes.
             rates = [

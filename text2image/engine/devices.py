@@ -244,6 +244,14 @@ def recorded(
     return replay
 
 
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the host's memory, in the same order of its numbers.
+
+    It is not pinned: torch would take up to twice its size for it, and never give it back to the system.
+    """
+    return torch.empty_like(tensor, device="cpu").copy_(tensor)
+
+
 def free_memory(device: torch.device) -> None:
     """Gives memory that torch keeps cached back to the device."""
     if device.type == "cuda":

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from text2image.core.catalogue import Entry, all_entries, default_entry
 from text2image.core.messages import ModelInfo
 from text2image.core.settings import Settings
-from text2image.engine.manager import Inspected
+from text2image.engine.manager import Host, Inspected
 
 if TYPE_CHECKING:
     from text2image.engine.models.contract import Model
+    from text2image.engine.models.parking import HostParking
 
 # What these libraries say of themselves while they load is not for whoever waits for a picture.
 _QUIET = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
@@ -59,6 +60,7 @@ class ModelSource:
         self._settings = settings
         self._index = index
         self.default = default_entry(settings)
+        self.host: Host = LazyHost(settings, index)
 
     def find(self) -> Mapping[str, Entry]:
         return all_entries(self._settings)
@@ -74,6 +76,28 @@ class ModelSource:
 
     def load(self, entry: Entry, report: Callable[[str], None]) -> Model:
         return _load(entry, self._settings, self._index, report, beside=True)
+
+
+class LazyHost:
+    """The host's memory for models of device number `index`; torch is there when it is asked for anything."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        self._settings = settings
+        self._index = index
+
+    def room(self, held: int) -> int:
+        return self._parking().room(held)
+
+    def park(self, model: Model) -> bool:
+        return self._parking().park(model)
+
+    def restore(self, model: Model) -> Model:
+        return self._parking().restore(model)
+
+    def _parking(self) -> HostParking:
+        from text2image.engine.models.parking import HostParking
+
+        return HostParking(self._settings, self._index)
 
 
 def _load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 import time
@@ -44,14 +45,36 @@ class Inspected:
     folders: Mapping[str, Folder] = field(default_factory=dict)
 
 
+class Host(Protocol):
+    """The host's memory, where models wait that have left a device of its own memory. All is slow and needs torch."""
+
+    def room(self, held: int) -> int:
+        """Bytes that models may take there, the `held` ones included; 0 where there is nothing to be gained."""
+        ...
+
+    def park(self, model: Model) -> bool:
+        """Takes a model's weights there; False if that cannot be done, and the model is to be dropped."""
+        ...
+
+    def restore(self, model: Model) -> Model:
+        """Brings them back.
+
+        Raises:
+            OutOfMemory: there is no room for it.
+        """
+        ...
+
+
 class Source(Protocol):
     """Where models come from. All is slow, may be called in any thread, and but for `find` needs torch.
 
     Attributes:
         default: what the engine loads first, under the name that it gets.
+        host: where models wait that leave the device.
     """
 
     default: Entry
+    host: Host
 
     def find(self) -> Mapping[str, Entry]:
         """Those that there are now, by name.
@@ -102,6 +125,8 @@ class ModelManager:
         self._on_unload = on_unload
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Models whose weights are in the host's memory, by name.
+        self._parked: dict[str, Model] = {}
 
     def start(self) -> None:
         """Begins once the first model is loaded."""
@@ -151,6 +176,7 @@ class ModelManager:
     async def _turn(self) -> bool:
         """Does the next thing that is to be done; whether there was one."""
         catalogue = self._catalogue
+        await self._drop_parked()
         if slot := catalogue.leaves():
             await self._unload(slot)
             return True
@@ -178,9 +204,29 @@ class ModelManager:
         logger.info("model %s is unloaded", slot.name)
         slot.state = ModelState.IDLE
         self._on_unload(slot)
-        await self._worker.let_go(slot.name)
+        host = self._source.host
+        held = sum(each.size for each in self._catalogue.slots.values() if each.parked)
+        room = await asyncio.to_thread(host.room, held)
+        keep = host.park if self._catalogue.park(slot, room) else None
+        # First, since those that make room for it have left.
+        await self._drop_parked()
+        model = await self._worker.let_go(slot.name, keep)
+        slot.parked = model is not None
+        if model is not None:
+            self._parked[slot.name] = model
+            logger.info("model %s waits in the host's memory", slot.name)
         self._catalogue.left(slot)
         self._on_change()
+
+    async def _drop_parked(self) -> None:
+        """Lets go of models that are no longer to wait in the host's memory."""
+        slots = self._catalogue.slots
+        gone = [name for name in self._parked if name not in slots or not slots[name].parked]
+        for name in gone:
+            del self._parked[name]
+        if gone:
+            # Of modules that hold each other, memory is free only then.
+            await asyncio.to_thread(gc.collect)
 
     async def _inspect(self, slot: Slot) -> None:
         entry = slot.entry
@@ -209,7 +255,8 @@ class ModelManager:
                 raise ValueError(
                     f"its weights take {slot.size} bytes, and T2I_MODEL_MEMORY is {self._catalogue.limit}"
                 )
-            model = await beside(lambda: self._source.load(entry, lambda line: _note(slot, line)))
+            parked = self._parked.pop(slot.name, None)
+            model = await beside(lambda: self._brought(slot, entry, parked))
             slot.detail = "measuring"
             await self._worker.take_in(slot.name, model)
         except OutOfMemory as error:
@@ -221,11 +268,24 @@ class ModelManager:
         except Exception as error:
             self._fail(slot, error)
         else:
-            slot.info, slot.took = model.info, time.monotonic() - started
+            slot.info = model.info
             slot.shelves = shelves_of(model)
+            if slot.parked:
+                slot.returned = time.monotonic() - started
+            else:
+                slot.took = time.monotonic() - started
             slot.state, slot.detail, slot.why, slot.crowded = ModelState.LOADED, "", "", False
-            logger.info("model %s loaded in %.1f s", slot.name, slot.took)
+            logger.info("model %s loaded in %.1f s", slot.name, time.monotonic() - started)
+        finally:
+            slot.parked = False
         self._on_change()
+
+    def _brought(self, slot: Slot, entry: Entry, parked: Model | None) -> Model:
+        """A model from the host's memory, or from disk. Called in the loading thread."""
+        if parked is not None:
+            _note(slot, "bringing it back from the host's memory")
+            return self._source.host.restore(parked)
+        return self._source.load(entry, lambda line: _note(slot, line))
 
     def _fail(self, slot: Slot, error: Exception) -> None:
         if isinstance(error, DeviceLost):

@@ -39,7 +39,12 @@ def wanted(settings: Settings) -> Iterator[Path]:
     if is_single_file(settings.model):
         yield Path(settings.model).expanduser()
     elif folder := _folder_of(settings):
-        yield from sorted(path for path in files_of(folder) if path.suffix in WEIGHTS)
+        files = sorted(path for path in files_of(folder) if path.suffix in WEIGHTS)
+        if settings.transformer:
+            # In the place of those.
+            files = [path for path in files if path.parent.name != "transformer"]
+            files.append(settings.transformer.expanduser())
+        yield from files
 
 
 def advise(files: Iterable[Path]) -> None:

@@ -128,20 +128,27 @@ class Worker:
         self._commands.put(begin)
         await asyncio.wrap_future(done)
 
-    async def let_go(self, name: str) -> None:
-        """Unloads a model that no sample belongs to. What that takes it takes of a thread beside."""
+    async def let_go(self, name: str, keep: Callable[[Model], bool] | None = None) -> Model | None:
+        """Unloads a model that no sample belongs to. What that takes it takes of a thread beside.
+
+        Args:
+            keep: takes its weights off the device; where it says that it did, the model is returned.
+        """
         models = self.models
         assert models is not None
         held: list[Model] = []
         await self.run(lambda: held.append(models.remove(name)))
 
         def drop() -> None:
+            if keep is not None and keep(held[0]):
+                return
             held.clear()
             # Of modules that hold each other, memory is free only then.
             gc.collect()
 
         await asyncio.to_thread(drop)
         await self.run(models.free_memory)
+        return held[0] if held else None
 
     # The thread
 

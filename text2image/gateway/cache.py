@@ -153,6 +153,8 @@ def unpack(key: str, entry: bytes) -> tuple[Picture, Completed]:
         raise NotAnEntry("is damaged, or another picture's")
     end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES])
     told = json.loads(content[_LENGTH_BYTES:end])
+    if told["left_out"] and "left_out_negative" not in told:
+        raise NotAnEntry("is of an earlier version, which read less of its prompt")
     picture = Picture(
         index=0,
         seed=told["seed"],

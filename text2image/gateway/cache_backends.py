@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 FULL_AGAIN = 0.9
 # Seconds that a process waits for others to let go of the folder before it forgets what it wanted to keep.
 LOCK_PATIENCE = 0.25
+# How often in the life of an entry a folder is looked through for what is too old.
+LOOKS = 10
 _LEDGER = ".bytes"
 _DRAFT = ".part"
 
@@ -44,12 +46,15 @@ class Backend(Protocol):
 class DiskBackend:
     """One file an entry, together at most `max_bytes` long; what was not used for longest goes first.
 
+    With `max_age` what was not used for so many seconds goes too, when something is written after that.
     Several processes may share the folder. It is this user's alone, since whoever writes there could answer for us.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, max_age: float | None = None) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._tidied = 0.0
         self._told: set[str] = set()
 
     async def get(self, key: str) -> bytes | None:
@@ -93,7 +98,7 @@ class DiskBackend:
                 return
             path = self._folder / key
             total = _total(ledger)
-            if total is None or total + size > self._max_bytes:
+            if total is None or total + size > self._max_bytes or self._may_be_old():
                 total = self._make_room(size)
             # Written before the file: a process that dies in between leaves the ledger too high, never too low.
             ledger.truncate(0)
@@ -138,13 +143,25 @@ class DiskBackend:
                     found = path.lstat()
                     files.append((found.st_mtime_ns, found.st_size, path))
         total = sum(file_size for _, file_size, _ in files)
-        room = max(0, int(self._max_bytes * FULL_AGAIN) - size)
-        for _, file_size, path in sorted(files):
-            if total <= room:
+        room = self._max_bytes - size
+        room = room if total <= room else max(0, int(self._max_bytes * FULL_AGAIN) - size)
+        for used_ns, file_size, path in sorted(files):
+            if total <= room and not self._is_old(used_ns):
                 break
             path.unlink(missing_ok=True)
             total -= file_size
         return total
+
+    def _may_be_old(self) -> bool:
+        """Whether it is time to look for what is too old, which is done a few times in each life of an entry."""
+        now = time.time()
+        if self._max_age is None or now - self._tidied < self._max_age / LOOKS:
+            return False
+        self._tidied = now
+        return True
+
+    def _is_old(self, used_ns: int) -> bool:
+        return self._max_age is not None and used_ns < (time.time() - self._max_age) * 1e9
 
 
 def _total(ledger: BinaryIO) -> int | None:

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from text2image.core.errors import DeadlineExceeded, Text2ImageError
+from text2image.core.formats import PNG, Encoding
 from text2image.core.messages import (
     ClientEvent,
     ModelInfo,
@@ -26,11 +27,12 @@ MAX_PROGRESS = 16
 class RequestContext:
     """What a client asked for, what the gateway made of it, and the events that the client has yet to read.
 
-    A transport fills in the first five and gives the context to `Gateway.stream` or `Gateway.draw`, once.
+    A transport fills in the first six and gives the context to `Gateway.stream` or `Gateway.draw`, once.
 
     Attributes:
         title: what files are named after.
         timeout: seconds that the client gives us.
+        encoding: the form that its pictures are saved and answered in.
         deadline: the same in the event loop's time, from the moment that the gateway took the request.
         model, request: what it is drawn with, and the params with nothing left open.
         standing: where the caller stands with its rate limits, one by one; None until that is known.
@@ -41,6 +43,7 @@ class RequestContext:
     title: str
     timeout: float
     options: StreamOptions = field(default_factory=StreamOptions)
+    encoding: Encoding = PNG
     deadline: float = field(init=False)
     model: ModelInfo = field(init=False)
     request: Request = field(init=False)

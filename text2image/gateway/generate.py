@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from text2image.core import loras, validation
 from text2image.core.errors import Unavailable
+from text2image.core.formats import FileFormat
 from text2image.core.keys import Scope
 from text2image.core.lifecycle import Work, draining
 from text2image.core.limits import work_of
@@ -30,7 +31,7 @@ from text2image.core.messages import (
     StreamOptions,
 )
 from text2image.core.settings import get_settings
-from text2image.gateway import hires, metadata
+from text2image.gateway import encoding, hires, metadata
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
@@ -40,6 +41,7 @@ from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
 from text2image.gateway.singleflight import Flight, SingleFlight
 from text2image.gateway.store import NotSaved, Storage
+from text2image.gateway.urls import PictureUrls
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
 
@@ -72,8 +74,8 @@ class Drawing:
 class Gateway:
     """What every transport calls: `authenticate`, then `stream` or `draw`.
 
-    `store` is None where pictures are not to be saved, `cache` where none are kept; prompts are written to the log only
-    with `log_prompts`. With `prompt_loras` tags of prompts are adapters.
+    `store` is None where pictures are not to be saved, `cache` where none are kept, `urls` where none have any; prompts
+    are written to the log only with `log_prompts`. With `prompt_loras` tags of prompts are adapters.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Gateway:
         locks: DrawingLocks | None = None,
         authenticator: Authenticator | None = None,
         quotas: Quotas | None = None,
+        urls: PictureUrls | None = None,
         images: Limits | None = None,
         log_prompts: bool = False,
         prompt_loras: bool = True,
@@ -94,6 +97,7 @@ class Gateway:
         self.runners = runners
         self.metrics = metrics
         self.work = work
+        self.urls = urls
         self._store = store
         self._cache = cache
         self._overhead = Overhead()
@@ -296,34 +300,40 @@ class Gateway:
         return drawn, completed
 
     def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
-        """The picture where it was saved, or saved again if this gateway has no such file.
+        """The picture as it is asked for, where it was saved, or saved again if this gateway has no such file.
 
         A hit costs its caller nothing, so however many there are, and whatever their titles, they make one file.
         """
+        picture = _converted(picture, context)
         store = self._store
         if store is None:
             return replace(picture, path="")
+        suffix = context.encoding.format.suffix
         title = context.request.prompt
         mark = key_of(context.request, picture.index, context.model)[:MARK_DIGITS]
-        for path in (picture.path, store.path_of(title, mark)):
-            if store.holds(path, picture.png):
+        for path in (picture.path, store.path_of(title, mark, suffix)):
+            if store.holds(path, picture.file):
                 return replace(picture, path=path)
-        path = self._save(lambda store: store.save_once(picture.png, title, mark))
+        path = self._save(lambda store: store.save_once(picture.file, title, mark, suffix))
         return replace(picture, path=path)
 
     def _finish(self, image: GeneratedImage, context: RequestContext, model: ModelInfo) -> Picture:
         parameters = metadata.describe(context.request, image.seed, model)
         with self.metrics.stage("png"):
             png = metadata.encode(image.pixels, parameters)
-        return Picture(
+        picture = Picture(
             index=image.index,
             seed=image.seed,
             width=image.pixels.width,
             height=image.pixels.height,
             png=png,
-            path=self._save(lambda store: store.save(png, context.title)),
+            path="",
             timings=image.timings,
         )
+        picture = _converted(picture, context)
+        suffix = context.encoding.format.suffix
+        path = self._save(lambda store: store.save(picture.file, context.title, suffix))
+        return replace(picture, path=path)
 
     def _save(self, save: Callable[[Storage], str]) -> str:
         """Where the picture was saved, or nothing: a full disk is no reason to withhold it."""
@@ -370,7 +380,14 @@ def _identity(context: RequestContext) -> Hashable:
     if model.loras or model.controls:
         model = replace(model, loras=(), controls=())
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-    return model, context.request, context.options, context.caller
+    return model, context.request, context.options, context.encoding, context.caller
+
+
+def _converted(picture: Picture, context: RequestContext) -> Picture:
+    """The picture with its file in the form that it is asked for."""
+    if context.encoding.format is FileFormat.PNG:
+        return picture
+    return replace(picture, converted=encoding.convert(picture.png, context.encoding))
 
 
 def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:

@@ -1,6 +1,7 @@
 """PNG encoding with the picture's parameters inside, in the text form that A1111 began and other tools read.
 
 The chunk is called `parameters` and suffices to draw the picture again: `parse` gives back what `describe` was given.
+JPEG and WebP have the same text in EXIF, as A1111 writes it, and `read` finds it in either.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -38,6 +40,11 @@ CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
+# EXIF's own folder of fields, the one for comments, and how such a text begins.
+_EXIF_FOLDER, _USER_COMMENT = 0x8769, 0x9286
+_UNICODE = b"UNICODE\0"
+# A JPEG holds one segment of it, less its own length and name.
+_MAX_EXIF = 0xFFFF - 2 - 6
 
 _STRENGTH, _SCALE = "Denoising strength", "Hires upscale"
 _NEGATIVE = "\nNegative prompt: "
@@ -55,6 +62,34 @@ def encode(pixels: Pixels, parameters: str = "") -> bytes:
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
     image.save(file, "PNG", pnginfo=info, compress_level=COMPRESS_LEVEL)
     return file.getvalue()
+
+
+def exif(parameters: str) -> bytes:
+    """The EXIF data that tell the parameters; none where a JPEG would have no room for them."""
+    told = Image.Exif()
+    text = parameters.encode("utf-16-be", errors="replace")
+    told.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = _UNICODE + text
+    data = told.tobytes() if parameters else b""
+    return data if len(data) <= _MAX_EXIF else b""
+
+
+def read(file: bytes | Path) -> str:
+    """The parameters in a PNG, JPEG or WebP file, whoever wrote it in A1111's form; empty if there are none.
+
+    Raises:
+        ValueError: it is no picture that can be read.
+    """
+    try:
+        with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
+            if image.format == "PNG":
+                return str(image.info.get(CHUNK, ""))
+            comment = image.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
+    except Exception as error:
+        # The readers of each format have errors of their own.
+        raise ValueError("it is no picture that can be read") from error
+    if isinstance(comment, bytes) and comment.startswith(_UNICODE):
+        return comment.removeprefix(_UNICODE).decode("utf-16-be", errors="replace")
+    return ""
 
 
 def describe(request: Request, seed: int, model: ModelInfo) -> str:

@@ -31,20 +31,33 @@ class RemoteStore:
             ImportError: what it takes for one is not installed; the text says what that is.
         """
         self._url = url.rstrip("/")
-        self._files, root = fsspec.core.url_to_fs(self._url)
+        # The older form of a signature, which is the default for URLs, is not taken everywhere.
+        signing = {"config_kwargs": {"signature_version": "s3v4"}} if _is_s3(self._url) else {}
+        self._files, root = fsspec.core.url_to_fs(self._url, **signing)
         self._root = str(root).rstrip("/")
 
-    def save(self, png: bytes, title: str) -> str:
+    def save(self, file: bytes, title: str, suffix: str = ".png") -> str:
         # There is no way to ask for a name that is still free, but a long random one is as good as never taken.
-        return self._put(f"{stamped(title)}_{secrets.token_hex(8)}.png", png)
+        return self._put(f"{stamped(title)}_{secrets.token_hex(8)}{suffix}", file)
 
-    def save_once(self, png: bytes, title: str, mark: str) -> str:
-        return self._put(marked(title, mark), png)
+    def save_once(self, file: bytes, title: str, mark: str, suffix: str = ".png") -> str:
+        return self._put(marked(title, mark, suffix), file)
 
-    def path_of(self, title: str, mark: str) -> str:
-        return f"{self._url}/{marked(title, mark)}"
+    def path_of(self, title: str, mark: str, suffix: str = ".png") -> str:
+        return f"{self._url}/{marked(title, mark, suffix)}"
 
-    def holds(self, path: str, png: bytes) -> bool:
+    def signed(self, path: str, seconds: int) -> str | None:
+        """A URL at which whoever has it may read what was saved there, for so long; None if the store has none."""
+        folder, _, name = path.rpartition("/")
+        if folder != self._url:
+            return None
+        try:
+            return str(self._files.sign(f"{self._root}/{name}", expiration=seconds))
+        except Exception:
+            # As of a store that knows no such URLs, or of a user that may not make them.
+            return None
+
+    def holds(self, path: str, file: bytes) -> bool:
         """Whether something as long as this picture is there: what was put there whole is whole."""
         folder, _, name = path.rpartition("/")
         if folder != self._url:
@@ -55,11 +68,11 @@ class RemoteStore:
             found = self._within(self._files.info, f"{self._root}/{name}")
         except Exception:
             return False
-        return bool(found.get("size") == len(png))
+        return bool(found.get("size") == len(file))
 
-    def _put(self, name: str, png: bytes) -> str:
+    def _put(self, name: str, file: bytes) -> str:
         try:
-            self._within(self._files.pipe_file, f"{self._root}/{name}", png)
+            self._within(self._files.pipe_file, f"{self._root}/{name}", file)
         except Exception as error:
             # Every file system has errors of its own. Their texts may name the file, and with it words of the prompt.
             reason = type(error).__name__
@@ -71,6 +84,10 @@ class RemoteStore:
         """What a method of the file system does, within `PATIENCE` where it can be held to that."""
         limit = {"timeout": PATIENCE} if isinstance(self._files, AsyncFileSystem) else {}
         return work(*arguments, **limit)
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
 
 
 def store_of(settings: Settings) -> Storage | None:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from text2image.gateway import metadata
+
 logger = logging.getLogger(__name__)
 
 # How full the folder is after room was made, so that not every picture makes it anew.
@@ -24,10 +26,8 @@ LOOK_SECONDS = 60.0
 # Shares of the disk that are free when it is told that it is nearly full, and when that is over.
 NEARLY_FULL, ROOMY = 0.05, 0.07
 # As `store.stamped` and `store.marked` make them.
-_NAME = re.compile(r".+_(\d{8}_\d{6}(_[0-9a-f]{8,16})?|[0-9a-f]{12})\.png")
-# Parameters stand in front of the picture, and a prompt is never as long.
-_HEAD_BYTES = 64 * 1024
-_OURS = b"Version: text2image "
+_NAME = re.compile(r".+_(\d{8}_\d{6}(_[0-9a-f]{8,16})?|[0-9a-f]{12})\.(png|jpg|webp)")
+_OURS = "Version: text2image "
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -127,8 +127,6 @@ class Retention:
 def _is_ours(path: Path) -> bool:
     """Whether the file says that a server of ours drew it."""
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
+        return _OURS in metadata.read(path)
+    except ValueError:
         return False
-    return head.startswith(b"\x89PNG") and _OURS in head

@@ -45,9 +45,9 @@ class NotSaved(Exception):
 
 
 class Storage(Protocol):
-    """Saves pictures in one place. Blocking: call it off the event loop."""
+    """Saves pictures in one place, PNG where no other suffix is named. Blocking: call it off the event loop."""
 
-    def save(self, png: bytes, title: str) -> str:
+    def save(self, file: bytes, title: str, suffix: str = ".png") -> str:
         """Writes a picture under a name made of `title` and the time, and returns where it is.
 
         Raises:
@@ -55,7 +55,7 @@ class Storage(Protocol):
         """
         ...
 
-    def save_once(self, png: bytes, title: str, mark: str) -> str:
+    def save_once(self, file: bytes, title: str, mark: str, suffix: str = ".png") -> str:
         """Writes a picture under a name made of `title` and `mark`, which is its own alone, and returns where it is.
 
         Raises:
@@ -63,11 +63,11 @@ class Storage(Protocol):
         """
         ...
 
-    def path_of(self, title: str, mark: str) -> str:
+    def path_of(self, title: str, mark: str, suffix: str = ".png") -> str:
         """Where `save_once` writes."""
         ...
 
-    def holds(self, path: str, png: bytes) -> bool:
+    def holds(self, path: str, file: bytes) -> bool:
         """Whether a picture that was saved there is still there."""
         ...
 
@@ -79,18 +79,18 @@ class Store:
         self._folder = folder
         self._retention = retention or Retention(folder)
 
-    def save(self, png: bytes, title: str) -> str:
+    def save(self, file: bytes, title: str, suffix: str = ".png") -> str:
         """Writes a picture under a name made of `title` and the time, and returns its path.
 
         Raises:
             NotSaved: the folder cannot be written, or the disk is full.
         """
-        with self._saving(), _draft(self._folder, png) as draft:
-            path = _publish(draft, self._folder, stamped(title))
-            self._retention.saved(len(png))
+        with self._saving(), _draft(self._folder, file) as draft:
+            path = _publish(draft, self._folder, stamped(title), suffix)
+            self._retention.saved(len(file))
         return str(path)
 
-    def save_once(self, png: bytes, title: str, mark: str) -> str:
+    def save_once(self, file: bytes, title: str, mark: str, suffix: str = ".png") -> str:
         """Writes a picture under a name made of `title` and `mark`, which is its own alone, and returns its path.
 
         What lies there by another content is replaced, so there is never more than this one file.
@@ -98,15 +98,15 @@ class Store:
         Raises:
             NotSaved: the folder cannot be written, or the disk is full.
         """
-        path = self.path_of(title, mark)
-        with self._saving(), _draft(self._folder, png) as draft:
+        path = self.path_of(title, mark, suffix)
+        with self._saving(), _draft(self._folder, file) as draft:
             draft.replace(path)
-            self._retention.saved(len(png))
+            self._retention.saved(len(file))
         return path
 
-    def path_of(self, title: str, mark: str) -> str:
+    def path_of(self, title: str, mark: str, suffix: str = ".png") -> str:
         """Where `save_once` writes."""
-        return str(self._folder / marked(title, mark))
+        return str(self._folder / marked(title, mark, suffix))
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -119,11 +119,11 @@ class Store:
             logger.warning("a picture could not be saved in %s: %s", self._folder, reason)
             raise NotSaved(reason) from error
 
-    def holds(self, path: str, png: bytes) -> bool:
+    def holds(self, path: str, file: bytes) -> bool:
         """Whether a file that was saved is still there, and still this picture."""
-        file = Path(path)
+        saved = Path(path)
         try:
-            return file.parent == self._folder and file.read_bytes() == png
+            return saved.parent == self._folder and saved.read_bytes() == file
         except OSError:
             return False
 
@@ -150,24 +150,24 @@ def stamped(title: str) -> str:
     return f"{slug(title)}_{datetime.now():%Y%m%d_%H%M%S}"
 
 
-def marked(title: str, mark: str) -> str:
+def marked(title: str, mark: str, suffix: str = ".png") -> str:
     """The file name of the one picture with this mark."""
-    return f"{slug(title)}_{mark}.png"
+    return f"{slug(title)}_{mark}{suffix}"
 
 
 @contextlib.contextmanager
-def _draft(folder: Path, png: bytes) -> Iterator[Path]:
+def _draft(folder: Path, file: bytes) -> Iterator[Path]:
     """A whole file of the picture, to be given its name."""
     draft = folder / f".{secrets.token_hex(8)}.part"
     try:
-        draft.write_bytes(png)
+        draft.write_bytes(file)
         yield draft
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _publish(draft: Path, folder: Path, stem: str) -> Path:
-    for name in _names(stem):
+def _publish(draft: Path, folder: Path, stem: str, suffix: str) -> Path:
+    for name in _names(stem, suffix):
         path = folder / name
         try:
             # A link appears whole or not at all, and unlike a rename never takes the place of another file.
@@ -176,13 +176,13 @@ def _publish(draft: Path, folder: Path, stem: str) -> Path:
             continue
         except OSError:
             # This file system has no hard links; a long random name is as good as never taken.
-            path = folder / f"{stem}_{secrets.token_hex(8)}.png"
+            path = folder / f"{stem}_{secrets.token_hex(8)}{suffix}"
             draft.replace(path)
         return path
     raise AssertionError("names do not end")
 
 
-def _names(stem: str) -> Iterator[str]:
-    yield f"{stem}.png"
+def _names(stem: str, suffix: str) -> Iterator[str]:
+    yield f"{stem}{suffix}"
     while True:
-        yield f"{stem}_{secrets.token_hex(4)}.png"
+        yield f"{stem}_{secrets.token_hex(4)}{suffix}"

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     settings = get_settings()
     if given.model:
-        settings = settings.model_copy(update={"model": given.model})
+        others = {"transformer": None, "refiner": None}
+        settings = settings.model_copy(update={"model": given.model, **others})
     try:
         findings = findings_of(settings, deep=not given.headers_only)
     except (OSError, ValueError) as error:
@@ -55,16 +56,24 @@ def findings_of(settings: Settings, *, deep: bool) -> list[Finding]:
     from diffusers.utils import logging as diffusers_logging
 
     from text2image.engine import devices
-    from text2image.engine.models.loading import FAMILIES, find
+    from text2image.engine.layouts.sizes import weight_bytes
+    from text2image.engine.models.loading import FAMILIES, find, refiner_of
     from text2image.engine.preflight.check import check
+    from text2image.engine.preflight.findings import Finding
 
     diffusers_logging.set_verbosity_error()
     device = devices.pick_device(settings.device)
     dtype = devices.pick_dtype(device, settings.dtype)
     folder = find(settings, lambda detail: print(detail, file=sys.stderr))
-    if isinstance(folder, Path):
-        return check(folder, FAMILIES, device, dtype, deep=deep)
-    return [folder]
+    if not isinstance(folder, Path):
+        return [folder]
+    found, beside = [], 0
+    try:
+        if second := refiner_of(settings, device, dtype, lambda detail: None):
+            beside = weight_bytes(second.folder, dtype.itemsize)
+    except ValueError as error:
+        found.append(Finding("T2I_REFINER", str(error)))
+    return check(folder, FAMILIES, device, dtype, deep=deep, beside=beside) + found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -121,6 +121,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
         configured("model_index.json", _class_name=None),
         r"model_index\.json: names no pipeline class",
     ),
+    "a processor that needs a package": (
+        configured("model_index.json", tokenizer=["transformers", "Qwen2VLProcessor"]),
+        r"model_index\.json: names a Qwen2VLProcessor .* pip install torchvision",
+    ),
     "another family": (
         configured("model_index.json", _class_name="StableDiffusionDepth2ImgPipeline"),
         r"model_index\.json: it is a StableDiffusionDepth2ImgPipeline; this server draws with Stable",

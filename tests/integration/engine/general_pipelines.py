@@ -281,25 +281,7 @@ def _chroma() -> Any:
     )
 
 
-def _qwen_image() -> Any:
-    transformer = diffusers.QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(8, 4, 4),
-    )
-    vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
+def _qwen_vl() -> Any:
     config = transformers.Qwen2_5_VLConfig(
         text_config={
             "hidden_size": 16,
@@ -323,13 +305,48 @@ def _qwen_image() -> Any:
         },
         vocab_size=300,
     )
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen_image() -> Any:
+    transformer = diffusers.QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+    )
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
     return diffusers.QwenImagePipeline(
         transformer=transformer,
         vae=vae,
         scheduler=_FLOW(use_dynamic_shifting=True),
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
+        text_encoder=_qwen_vl(),
         tokenizer=qwen_tokenizer(),
     )
+
+
+def _qwen3(kind: Any, layers: int = 2) -> Any:
+    config = transformers.Qwen3Config(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=300,
+    )
+    return kind(config)
 
 
 def _z_image() -> Any:
@@ -346,21 +363,157 @@ def _z_image() -> Any:
         axes_dims=[8, 4, 4],
         axes_lens=[1024, 64, 64],
     )
-    config = transformers.Qwen3Config(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=300,
-    )
     return diffusers.ZImagePipeline(
         transformer=transformer,
         vae=_vae(shift_factor=0.1),
         scheduler=_FLOW(shift=3.0),
-        text_encoder=transformers.Qwen3Model(config),
+        text_encoder=_qwen3(transformers.Qwen3Model),
         tokenizer=qwen_tokenizer(),
+    )
+
+
+def _ovis_image() -> Any:
+    transformer = diffusers.OvisImageTransformer2DModel(
+        in_channels=16,
+        out_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return diffusers.OvisImagePipeline(
+        transformer=transformer,
+        vae=_vae(scaling_factor=0.3611, shift_factor=0.1),
+        scheduler=_FLOW(use_dynamic_shifting=True),
+        text_encoder=_qwen3(transformers.Qwen3Model),
+        tokenizer=qwen_tokenizer(),
+    )
+
+
+def _flux2_klein() -> Any:
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    return diffusers.Flux2KleinPipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=_FLOW(use_dynamic_shifting=True),
+        # It reads its 9th, 18th and 27th layer.
+        text_encoder=_qwen3(transformers.Qwen3ForCausalLM, layers=28),
+        tokenizer=qwen_tokenizer(),
+    )
+
+
+def _bria() -> Any:
+    transformer = diffusers.BriaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=_WIDTH,
+        axes_dims_rope=[4, 4, 8],
+    )
+    return diffusers.BriaPipeline(
+        transformer=transformer,
+        vae=_vae(scaling_factor=0.3611, shift_factor=0.1),
+        scheduler=_FLOW(use_dynamic_shifting=True),
+        **t5_parts(),
+    )
+
+
+def _kandinsky3() -> Any:
+    unet = diffusers.Kandinsky3UNet(
+        in_channels=4,
+        time_embedding_dim=16,
+        groups=4,
+        attention_head_dim=4,
+        layers_per_block=3,
+        block_out_channels=(32, 64),
+        cross_attention_dim=16,
+        encoder_hid_dim=_WIDTH,
+    )
+    movq = diffusers.VQModel(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
+        up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        num_vq_embeddings=12,
+        norm_type="spatial",
+        vq_embed_dim=4,
+    )
+    scheduler = diffusers.DDPMScheduler(clip_sample=False)
+    return diffusers.Kandinsky3Pipeline(unet=unet, movq=movq, scheduler=scheduler, **t5_parts())
+
+
+def _lumina() -> Any:
+    transformer = diffusers.LuminaNextDiT2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=1,
+        num_attention_heads=3,
+        num_kv_heads=1,
+        multiple_of=16,
+        cross_attention_dim=_WIDTH,
+    )
+    return diffusers.LuminaPipeline(
+        transformer=transformer, vae=_vae(), scheduler=_FLOW(), **gemma_parts()
+    )
+
+
+def _hunyuan_image() -> Any:
+    transformer = diffusers.HunyuanImageTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=16,
+        text_embed_2_dim=_WIDTH,
+        rope_axes_dim=(8, 8),
+    )
+    vae = diffusers.AutoencoderKLHunyuanImage(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32, 32, 32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=8,
+        sample_size=64,
+        scaling_factor=0.75,
+    )
+    letters = transformers.T5Config(
+        vocab_size=384, d_model=_WIDTH, d_kv=8, d_ff=37, num_layers=1, num_heads=4
+    )
+    return diffusers.HunyuanImagePipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=_FLOW(shift=5.0),
+        text_encoder=_qwen_vl(),
+        tokenizer=qwen_tokenizer(),
+        text_encoder_2=transformers.T5EncoderModel(letters),
+        tokenizer_2=transformers.ByT5Tokenizer(),
+        guider=diffusers.AdaptiveProjectedMixGuidance(),
     )
 
 
@@ -382,4 +535,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "ChromaPipeline": _chroma,
     "QwenImagePipeline": _qwen_image,
     "ZImagePipeline": _z_image,
+    "OvisImagePipeline": _ovis_image,
+    "Flux2KleinPipeline": _flux2_klein,
+    "BriaPipeline": _bria,
+    "Kandinsky3Pipeline": _kandinsky3,
+    "LuminaPipeline": _lumina,
+    "HunyuanImagePipeline": _hunyuan_image,
 }

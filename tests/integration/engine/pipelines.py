@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -22,6 +23,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     TCDScheduler,
@@ -39,6 +41,7 @@ from transformers import (
 
 from text2image.core.messages import Request
 from text2image.engine.models.loading import EMBEDDED_PATH
+from text2image.engine.samplers.registry import scheduler_for
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -164,6 +167,34 @@ def _xl(kind: str) -> Any:
     )
 
 
+def save_refiner(base: Path, folder: Path) -> Path:
+    """Writes a refiner of SDXL, which decodes with the base's autoencoder."""
+    torch.manual_seed(1)
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer_2")
+    unet = _unet(
+        cross_attention_dim=_WIDTH,
+        attention_head_dim=[1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=_TIME_WIDTH,
+        projection_class_embeddings_input_dim=_WIDTH + 5 * _TIME_WIDTH,
+    )
+    torch.nn.init.normal_(unet.conv_out.weight, std=0.2)
+    StableDiffusionXLImg2ImgPipeline(
+        vae=AutoencoderKL.from_pretrained(base / "vae"),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, tokenizer),
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**SD_BETAS, steps_offset=1, timestep_spacing="leading"),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    ).save_pretrained(folder / "refiner")
+    return folder / "refiner"
+
+
 def _sd3(kind: str) -> Any:
     scheduler, extras = SD3_KINDS[kind]
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_PATH / "tokenizer")
@@ -274,6 +305,23 @@ def _text_encoder(kind: Any, tokenizer: Any) -> Any:
         eos_token_id=tokenizer.eos_token_id,
     )
     return kind(config)
+
+
+class Reference:
+    """A folder's own pipeline of diffusers, drawing one request after another."""
+
+    def __init__(self, folder: Path) -> None:
+        parts = DiffusionPipeline.load_config(folder)
+        absent = {name: None for name, of in parts.items() if of == [None, None]}
+        self.pipeline: Any = DiffusionPipeline.from_pretrained(
+            folder, dtype=torch.float32, **absent
+        )
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._config = self.pipeline.scheduler.config
+
+    def draw(self, request: Request, **more: Any) -> np.ndarray:
+        self.pipeline.scheduler = scheduler_for(request.sampler, self._config, request.schedule)
+        return draw_with_pipeline(self.pipeline, request, **more)
 
 
 def draw_with_pipeline(pipeline: Any, request: Request, **more: Any) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import FluxPipeline
 
 from tests.doubles import make_request
 from tests.integration.engine.conftest import (
@@ -18,12 +18,11 @@ from tests.integration.engine.conftest import (
     harness_for,
     settings_for,
 )
-from tests.integration.engine.pipelines import FLUX_KINDS, draw_with_pipeline
+from tests.integration.engine.pipelines import FLUX_KINDS, Reference
 from text2image.core.errors import InvalidRequest
 from text2image.core.messages import Quality, Request, Sampler, Schedule
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
-from text2image.engine.samplers.registry import scheduler_for
 
 Folders = Callable[[str], Path]
 
@@ -33,21 +32,9 @@ def ask(prompt: str = "a red fox", **more: Any) -> Request:
     return make_request(prompt, **{**usual, **more})
 
 
-def loaded(folder: Path, runtime: str = "torch") -> Model:
-    return load_model(settings_for(str(folder), runtime), 0, lambda detail: None)
-
-
-class Reference:
-    """Diffusers' own pipeline, drawing one request after another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.pipeline: Any = FluxPipeline.from_pretrained(folder)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self._config = self.pipeline.scheduler.config
-
-    def draw(self, request: Request, **more: Any) -> np.ndarray:
-        self.pipeline.scheduler = scheduler_for(request.sampler, self._config, request.schedule)
-        return draw_with_pipeline(self.pipeline, request, **more)
+def loaded(folder: Path, runtime: str = "torch", **changes: Any) -> Model:
+    settings = settings_for(str(folder), runtime).model_copy(update=changes)
+    return load_model(settings, 0, lambda detail: None)
 
 
 def off(one: np.ndarray, other: np.ndarray) -> int:
@@ -126,6 +113,31 @@ def test_defaults_suit_the_kind(
 def test_a_negative_prompt_that_nothing_reads_is_refused(pipeline_folder: Folders) -> None:
     with pytest.raises(InvalidRequest, match="negative_prompt: is not read by this model"):
         loaded(pipeline_folder("flux-schnell")).plan(ask(negative_prompt="blue"))
+
+
+@pytest.mark.parametrize("kind", FLUX_KINDS)
+def test_a_negative_prompt_is_a_second_row_of_its_own_scale_beside_pictures_without(
+    pipeline_folder: Folders, kind: str
+) -> None:
+    folder = pipeline_folder(kind)
+    model, reference = loaded(folder, true_cfg_scale=2.5), Reference(folder)
+    plain = loaded(folder)
+    assert model.info.revision != plain.info.revision
+    guided = ask("a fox in a wood " * 20, seed=1, negative_prompt="a blue sea " * 20)
+    requests = [guided, ask("a cat", seed=2, steps=3), ask("an owl", seed=3, negative_prompt=" ")]
+    assert [model.plan(each).rows for each in requests] == [2, 1, 1]
+    harness = harness_for(model)
+    generations = [harness.submit(each) for each in requests]
+    harness.finish()
+    pictures = [array(*harness.images(each)) for each in generations]
+    expected = [
+        reference.draw(requests[0], true_cfg_scale=2.5),
+        *(reference.draw(replace(each, negative_prompt="")) for each in requests[1:]),
+    ]
+    for picture, own in zip(pictures, expected, strict=True):
+        assert off(picture, own) <= TOLERANCE
+    assert off(expected[0], reference.draw(guided)) > 5 * TOLERANCE
+    assert off(draw_alone(model, requests[1]), draw_alone(plain, requests[1])) == 0
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -21,6 +21,7 @@ from tests.unit.engine.test_engine import collect, until
 from text2image.core.errors import Internal, InvalidRequest
 from text2image.core.messages import GeneratedImage, Progress, Request, State, StreamOptions
 from text2image.core.settings import Settings
+from text2image.engine.costs import StepCosts
 from text2image.engine.engine import Engine
 from text2image.engine.models import general_info
 from text2image.engine.models.general import General
@@ -121,6 +122,12 @@ async def test_a_picture_is_the_pipelines_own_alone_and_beside_others(
     assert min(np.abs(expected[0] - each).max() for each in expected[1:]) > 20
 
 
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are as large as they may be, also where a busy machine has measured that large ones do not pay."""
+    monkeypatch.setattr(StepCosts, "cap", lambda self, key: 8)
+
+
 class Passes:
     """The rows that each pass of the network had; the engine's thread may be stopped at one of them."""
 
@@ -148,6 +155,7 @@ def runs_of(model: General, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     return begun
 
 
+@pytest.mark.usefixtures("roomy")
 async def test_steps_of_several_requests_share_the_passes_of_the_network(folders: Any) -> None:
     async with serving(folders(ONE)) as (engine, model):
         passes = Passes(model)
@@ -187,6 +195,7 @@ async def test_each_step_is_told_and_pictures_of_one_request_have_seeds_of_their
     assert {(each.width, each.height) for each in previews} == {(8, 8)}
 
 
+@pytest.mark.usefixtures("roomy")
 async def test_pictures_of_one_text_have_it_encoded_once(folders: Any) -> None:
     async with serving(folders(ONE)) as (engine, model):
         read: list[int] = []

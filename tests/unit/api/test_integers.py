@@ -9,7 +9,7 @@ from text2image.api.openai_messages import ImagesRequest
 from text2image.api.rest import GenerateRequest
 
 REST = ("width", "height", "steps", "seed", "n")
-OPENAI = ("n", "partial_images", "steps", "seed", "output_compression")
+OPENAI = ("n", "partial_images", "steps", "num_inference_steps", "seed", "output_compression")
 FIELDS = [(GenerateRequest, "text", name) for name in REST] + [
     (ImagesRequest, "prompt", name) for name in OPENAI
 ]

@@ -162,7 +162,7 @@ async def test_whom_a_runner_refuses_whatever_they_ask_is_refused_unread(service
         status, headers, body = await service.post(path, chunks=(b"not even JSON",))
         assert status == 503
         assert headers["Retry-After"] == "3"
-        assert headers["X-Trace-Id"]
+        assert headers["X-Trace-Id"] == headers["X-Request-Id"]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "full" in str(body)
     assert not service.reached

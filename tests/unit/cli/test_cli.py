@@ -145,7 +145,7 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         ("fox --steps 500", "--steps: is 500; it must be between 1 and 150"),
         ("fox --seed -1", "--seed: is -1; it must be between 0 and 9223372036854775807"),
         ("fox --seed 9223372036854775808", "--seed: is 9223372036854775808; it must be"),
-        ("fox -n 9", "-n: is 9; it must be between 1 and 8"),
+        ("fox -n 11", "-n: is 11; it must be between 1 and 10"),
         ("fox --width 99999999999", "--width: is 99999999999 pixels; a model draws between"),
         ("fox --size 65x64", "--width: is 65 pixels; it must be a multiple of 8"),
         ("fox --guidance-scale nan", "--guidance-scale: is nan; it must be between 0 and 30"),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from text2image.core.catalogue import default_entry, find_entries
+from text2image.core.catalogue import all_entries, default_entry, find_entries
 from text2image.core.limits import parse_bytes
 from text2image.core.messages import Sampler
-from text2image.core.settings import Settings
+from text2image.core.settings import Settings, get_settings
 
 
 def model(folder: Path) -> Path:
@@ -106,6 +106,27 @@ def test_the_default_model_may_be_one_of_them(tmp_path: Path) -> None:
     assert default_entry(Settings(models=str(tmp_path))).name == "embedded"
     alone = default_entry(Settings(model=str(folder), model_revision=None))
     assert (alone.name, alone.source) == ("a", str(folder))
+
+
+def test_models_have_the_names_that_the_settings_give_them_too(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        model(tmp_path / name)
+    told = "dall-e-3=a, gpt-image-1=b,gpt-image-1-mini=a,dall-e-2=embedded,lost=nowhere"
+    settings = Settings(models=str(tmp_path), model_aliases=told)
+    assert {name: entry.aliases for name, entry in all_entries(settings).items()} == {
+        "embedded": ("dall-e-2",),
+        "a": ("dall-e-3", "gpt-image-1-mini"),
+        "b": ("gpt-image-1",),
+    }
+    assert default_entry(settings).aliases == ("dall-e-2",)
+
+
+@pytest.mark.parametrize("told", ["dall-e-3", "=a", "a=", "a=b,a=c"])
+def test_what_is_no_alias_is_told(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("T2I_MODEL_ALIASES", told)
+    get_settings.cache_clear()
+    with pytest.raises(SystemExit, match=r"^text2image: T2I_MODEL_ALIASES="):
+        get_settings()
 
 
 @pytest.mark.parametrize(

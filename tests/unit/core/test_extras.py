@@ -17,6 +17,7 @@ from text2image.core.settings import Settings
         ({"redis_url": "redis://localhost"}, "T2I_REDIS_URL", "redis"),
         ({"cache_redis_url": "redis://localhost"}, "T2I_CACHE_REDIS_URL", "redis"),
         ({"otlp_endpoint": "http://localhost:4318"}, "T2I_OTLP_ENDPOINT", "otlp"),
+        ({"transformer": "flux1-dev-Q4_K.gguf"}, "T2I_TRANSFORMER", "gguf"),
         ({"page_port": 8501}, "T2I_PAGE_PORT", "page"),
         ({"output_dir": "s3://pictures"}, "T2I_OUTPUT_DIR", "s3"),
     ],

@@ -130,6 +130,13 @@ def test_what_is_no_redis_is_told_at_once(
     get_settings()
 
 
+def test_a_secret_that_is_too_short_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T2I_URL_KEY", "too short")
+    with pytest.raises(SystemExit, match=r"^text2image: T2I_URL_KEY=\*\*\*: .*16") as ended:
+        get_settings()
+    assert "too short" not in str(ended.value)
+
+
 @pytest.mark.parametrize("value", ["rediss://me:s@cret@localhost:port", "me:s@cret@localhost:1"])
 def test_a_password_in_a_url_is_not_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("T2I_REDIS_URL", value)

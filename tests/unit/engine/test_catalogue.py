@@ -183,6 +183,25 @@ def test_an_unknown_name_is_told_with_the_names_there_are_and_aliases_are_known(
         catalogue.find("c")
 
 
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(0, 12))
+def test_models_in_the_hosts_memory_stay_within_its_room_and_the_oldest_leave_it(
+    sizes: list[int], room: int
+) -> None:
+    catalogue = catalogue_of({str(number): size for number, size in enumerate(sizes)}, None)
+    for slot in catalogue.slots.values():
+        with catalogue.running_on(slot):
+            pass
+        kept = catalogue.park(slot, room)
+        assert kept is slot.parked is (slot.size <= room)
+        parked = [each for each in catalogue.slots.values() if each.parked]
+        assert sum(each.size for each in parked) <= room
+        if kept:
+            # All that were used later than one that is kept, and were ever kept, are kept too.
+            oldest = min(each.used for each in parked)
+            between = [each for each in catalogue.slots.values() if oldest <= each.used]
+            assert all(each.parked for each in between if each.size <= room)
+
+
 def test_a_model_steps_at_most_a_share_of_the_time_while_it_is_measured_beside_others() -> None:
     """By the clock that the pieces and the steps of others move."""
     clock = Clock()

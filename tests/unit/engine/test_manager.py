@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,28 @@ from text2image.engine.models.contract import OutOfMemory
 
 
 @dataclass
+class Attic:
+    """Room in the host's memory for so many bytes; what was put there, and what came back."""
+
+    bytes: int = 0
+    parked: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    refuses: bool = False
+
+    def room(self, held: int) -> int:
+        return self.bytes
+
+    def park(self, model: Any) -> bool:
+        if not self.refuses:
+            self.parked.append(model.info.id)
+        return not self.refuses
+
+    def restore(self, model: Any) -> Any:
+        self.restored.append(model.info.id)
+        return model
+
+
+@dataclass
 class Shelf:
     """Models without torch, whose loading the test may hold up or let fail."""
 
@@ -43,6 +66,7 @@ class Shelf:
     models: dict[str, TimedModel] = field(default_factory=dict)
     gate: threading.Event = field(default_factory=threading.Event)
     default: Entry = field(default_factory=lambda: entry("first"))
+    host: Attic = field(default_factory=Attic)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -205,6 +229,45 @@ async def test_a_model_that_finds_no_memory_takes_that_of_one_that_is_idle() -> 
         assert state_of(engine, "first") is ModelState.IDLE
         assert isinstance((await collect(engine, make_request()))[-1], Completed)
         assert shelf.loads == {"second": 2, "first": 1}
+
+
+async def draw(engine: Engine, *names: str) -> None:
+    for name in names:
+        assert isinstance((await collect(engine, make_request(model=name)))[-1], Completed)
+
+
+async def test_a_model_that_leaves_waits_in_the_hosts_memory_and_comes_back_from_there() -> None:
+    shelf = Shelf(host=Attic(bytes=20))
+    async with running(shelf, model_memory=10) as engine:
+        await draw(engine, "second", "third", "second")
+        assert shelf.host.parked == ["first", "second", "third"]
+        assert shelf.host.restored == ["second"]
+        assert shelf.loads == {"second": 1, "third": 1}
+        assert state_of(engine, "third") is ModelState.IDLE
+        # There is room for two: the first was used least recently, and is on disk alone by now.
+        await draw(engine, "fourth", "first")
+        assert shelf.loads == {"second": 1, "third": 1, "fourth": 1, "first": 1}
+        await draw(engine, "fourth")
+        assert shelf.host.restored == ["second", "fourth"]
+
+
+async def test_what_cannot_be_kept_there_or_is_no_longer_on_disk_so_is_loaded_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(manager, "LOOK_SECONDS", 0.02)
+    shelf = Shelf(host=Attic(bytes=100))
+    async with running(shelf, model_memory=10) as engine:
+        await draw(engine, "second", "third")
+        shelf.entries["second"] = entry("second", stamp=1)
+        slot = engine._catalogue.slots["second"]
+        await until(lambda: slot.info is not None and slot.info.revision == "1")
+        await draw(engine, "second")
+        assert shelf.host.restored == []
+        assert shelf.loads["second"] == 2
+        shelf.host.refuses = True
+        await draw(engine, "third", "second")
+        assert shelf.host.restored == ["third"]
+        assert shelf.loads["second"] == 3
 
 
 async def test_a_model_that_the_limit_never_allows_says_so() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from text2image.core.formats import PNG, Encoding
 from text2image.core.messages import RequestParams, Share, StreamOptions
 from text2image.gateway.auth import Caller
 from text2image.gateway.context import RequestContext
@@ -18,6 +19,7 @@ def asking(
     title: str = "snow a fox",
     caller: Caller = CALLER,
     options: StreamOptions | None = None,
+    encoding: Encoding = PNG,
     **changes: Any,
 ) -> RequestContext:
     """A request for two pictures, or with other params."""
@@ -27,4 +29,5 @@ def asking(
         title=title,
         timeout=30,
         options=options or StreamOptions(),
+        encoding=encoding,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +114,25 @@ def test_an_entry_that_is_not_whole_is_none(data: st.DataObject) -> None:
 def test_a_foreign_entry_is_none(name: str, entry: bytes) -> None:
     with pytest.raises(NotAnEntry):
         unpack(KEY, entry)
+
+
+def of_an_earlier_version(truncated: str) -> bytes:
+    """An entry of before negative prompts were told of, and prompts read in chunks."""
+    entry = pack(KEY, PICTURE, Completed(truncated))
+    magic = entry[: entry.index(b"\n") + 1]
+    start = len(magic) + hashlib.sha256().digest_size + 4
+    told = json.loads(entry[start : len(entry) - len(PICTURE.png)])
+    del told["left_out_negative"]
+    text = json.dumps(told).encode()
+    content = len(text).to_bytes(4) + text + PICTURE.png
+    return magic + hashlib.sha256(KEY.encode() + content).digest() + content
+
+
+def test_an_earlier_entry_holds_its_picture_unless_more_of_its_prompt_is_read_now() -> None:
+    _, ended = unpack(KEY, of_an_earlier_version(""))
+    assert ended == Completed()
+    with pytest.raises(NotAnEntry, match="read less of its prompt"):
+        unpack(KEY, of_an_earlier_version("and a dog"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -84,6 +85,17 @@ def test_a_mark_is_one_object_with_its_latest_picture(bucket: Any) -> None:
     (written,) = bucket.objects.all()
     written.delete()
     assert not store.holds(url, b"whole")
+
+
+def test_whoever_has_a_signed_url_may_read_its_picture_and_no_other(bucket: Any) -> None:
+    store = RemoteStore(URL)
+    path = store.save(b"jpeg", "a fox", ".jpg")
+    url = store.signed(path, 60)
+    assert url
+    assert httpx.get(url).content == b"jpeg"
+    assert "X-Amz-Expires=60" in url
+    assert store.signed(path.replace(FOLDER, "elsewhere"), 60) is None
+    assert RemoteStore("memory://pictures").signed("memory://pictures/fox.png", 60) is None
 
 
 @pytest.mark.parametrize("what", ["no bucket", "no server"])

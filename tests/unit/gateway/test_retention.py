@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.samples import MODEL, REQUEST
+from text2image.core.formats import Encoding, FileFormat
 from text2image.core.messages import Pixels
 from text2image.core.settings import Settings
 from text2image.gateway import metadata
+from text2image.gateway.encoding import convert
 from text2image.gateway.remote_store import store_of
 from text2image.gateway.retention import LOOK_SECONDS, Retention
 from text2image.gateway.store import Store
@@ -90,6 +92,16 @@ def test_what_others_put_there_is_left_alone(tmp_path: Path) -> None:
         folder.save()
     for name, content in foreign.items():
         assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("form", FileFormat)
+def test_pictures_of_every_form_are_ours(tmp_path: Path, form: FileFormat) -> None:
+    store = Store(tmp_path, Retention(tmp_path, max_bytes=1))
+    file = convert(PNG, Encoding(form))
+    first = Path(store.save(file, "one", form.suffix))
+    os.utime(first, (1, 1))
+    last = Path(store.save(file, "two", form.suffix))
+    assert [path.exists() for path in (first, last)] == [False, True]
 
 
 def test_several_gateways_keep_one_folder_within_its_bound(tmp_path: Path) -> None:

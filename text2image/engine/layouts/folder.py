@@ -4,6 +4,7 @@
     unet/config.json
     unet/diffusion_pytorch_model.safetensors      or `.fp16.safetensors`, a variant
     text_encoder/model.safetensors.index.json     or shards, which an index lists
+    transformer/flux1-dev-Q4_K.gguf               or quantized, as `gguf_file.py` reads it
     checkpoint.safetensors                        or all parts' weights in one file, as `single_file.py` lays it here
 
 Files, folders and shards may be links, as they are in the hub's cache. No torch is needed here.
@@ -21,11 +22,19 @@ from typing import Any
 INDEX = "model_index.json"
 # A checkpoint with all parts' weights, by the names of its own time.
 CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.ckpt")
-WEIGHTS = frozenset({".safetensors", ".bin", ".ckpt"})
+GGUF = ".gguf"
+WEIGHTS = frozenset({".safetensors", ".bin", ".ckpt", GGUF})
 # Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
 NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
 # Classes of parts that have no weights, by the end of their name.
-_WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
+_WEIGHTLESS = (
+    "Scheduler",
+    "Tokenizer",
+    "TokenizerFast",
+    "Processor",
+    "FeatureExtractor",
+    "Guidance",
+)
 # Names of weights in diffusers and in transformers, safe ones first.
 _STEMS = (
     ("diffusion_pytorch_model", ".safetensors"),
@@ -100,6 +109,8 @@ def shard_index(part: Path, variant: str | None = None) -> Path | None:
 def weights_of(part: Path, variant: str | None = None) -> list[Path]:
     """The files that a part's weights are read from, there or not; none where it has none of this variant.
 
+    A GGUF file, which may have any name, is one where there is no other.
+
     Args:
         part: the part's folder.
 
@@ -110,7 +121,8 @@ def weights_of(part: Path, variant: str | None = None) -> list[Path]:
         return sorted({part / name for name in weight_map(index).values()})
     dot = f".{variant}" if variant else ""
     found = (part / f"{stem}{dot}{suffix}" for stem, suffix in _STEMS)
-    return [path for path in found if os.path.lexists(path)][:1]
+    plain = [path for path in found if os.path.lexists(path)][:1]
+    return plain or ([] if variant else sorted(part.glob(f"*{GGUF}"))[:1])
 
 
 def weight_map(index: Path) -> dict[str, str]:

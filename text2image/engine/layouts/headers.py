@@ -20,7 +20,7 @@ _IMPOSTORS = {
     b"<!DOCTYPE": "is a web page, not weights; fetch it again",
     b"<html": "is a web page, not weights; fetch it again",
     b"PK\x03\x04": "is a pickle of PyTorch's under another name; call it .ckpt or .bin",
-    b"GGUF": "is a GGUF file under another name, which is not read here",
+    b"GGUF": "is a GGUF file under another name; call it .gguf",
 }
 
 
@@ -109,13 +109,17 @@ _TORCH_NAMES = {
 
 
 def read_tensors(path: Path) -> Header:
-    """What `read_header` tells, of PyTorch's pickles (.bin, .ckpt) too; no code in them is run.
+    """What `read_header` tells, of PyTorch's pickles (.bin, .ckpt) too, of which no code is run, and of GGUF.
 
     Raises:
         OSError, Unreadable: as `read_header` says.
     """
     if path.suffix == ".safetensors":
         return read_header(path)
+    if path.suffix == ".gguf":
+        from text2image.engine.layouts.gguf_file import read_gguf
+
+        return read_gguf(path)
     tensors = load_pickle(path)
     stored = {
         name: Stored(_TORCH_NAMES.get(str(each.dtype), str(each.dtype)), tuple(each.shape))

@@ -8,7 +8,14 @@ from typing import Any
 import diffusers
 import torch
 
-from text2image.engine.layouts.folder import INDEX, checkpoint_of, read_json, variant_of
+from text2image.engine.layouts.folder import (
+    INDEX,
+    checkpoint_of,
+    parts_of,
+    read_json,
+    variant_of,
+)
+from text2image.engine.layouts.gguf_file import gguf_parts
 from text2image.engine.samplers.registry import own_sampler, scheduler_for
 
 
@@ -32,12 +39,27 @@ def open_pipeline(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> 
         )
     else:
         variant = variant_of(folder, index)
+        for name, path in gguf_parts(folder).items():
+            if name not in parts:
+                kind_of_part = getattr(diffusers, parts_of(index)[name][1])
+                parts[name] = _from_gguf(kind_of_part, path, dtype)
         pipeline = kind.from_pretrained(
             folder, dtype=dtype, variant=variant, local_files_only=True, **parts
         )
     if scheduler is not None:
         pipeline.register_modules(scheduler=scheduler)
     return pipeline
+
+
+def _from_gguf(kind: Any, path: Path, dtype: torch.dtype) -> Any:
+    """A network whose weights stay quantized, and are dequantized to `dtype` layer by layer as it computes."""
+    return kind.from_single_file(
+        str(path),
+        config=str(path.parent),
+        quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=dtype),
+        dtype=dtype,
+        local_files_only=True,
+    )
 
 
 def open_part(folder: Path, name: str, dtype: torch.dtype) -> Any:

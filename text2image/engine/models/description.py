@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffusers import AutoencoderKL, AutoencoderTiny
-
 from text2image.core.guidance import EVERYWHERE, parse_interval
 from text2image.core.messages import (
     SIDE_MULTIPLE,
@@ -20,6 +18,7 @@ from text2image.core.messages import (
 from text2image.core.samplers import SCHEDULES_OF
 from text2image.core.settings import EMBEDDED_MODEL, MAX_SIDE, Settings
 from text2image.core.validation import MAX_STEPS
+from text2image.engine.models import refiner
 from text2image.engine.models.prompts import FLUX_TOKENS, T5_TOKENS
 from text2image.engine.prompts.chunks import Language
 from text2image.engine.prompts.inversions import Encoders, Inversion, find
@@ -83,7 +82,7 @@ _PROFILES = {
     },
 }
 # Autoencoders whose encoder gives latents as these families have them.
-_ENCODING = (AutoencoderKL, AutoencoderTiny)
+_ENCODING = ("AutoencoderKL", "AutoencoderTiny")
 _USUAL_CHUNKS: int = Settings.model_fields["max_prompt_chunks"].default
 _EMBEDDED = Profile(20, 3.0, Sampler.DPMPP_2M)
 
@@ -102,13 +101,17 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     settings = checkpoint.settings
     scale = vae_factor(pipeline.vae.config)
     multiple = max(SIDE_MULTIPLE, scale * patch_size(network_of(pipeline).config))
-    side = sample_size(network_of(pipeline).config) * scale
+    most = settings.max_side or MAX_SIDE
+    side = min(sample_size(network_of(pipeline).config) * scale, most // multiple * multiple)
     profile = _profile(pipeline, settings.model, family)
     samplers = _samplers(pipeline)
+    if checkpoint.refiner is not None:
+        both = offered(refiner.config_of(checkpoint.refiner.folder))
+        samplers = tuple(each for each in samplers if each in both)
     limits = {each: limit_steps(each, pipeline.scheduler.config) for each in samplers}
     return ModelInfo(
         id=checkpoint.name,
-        revision=_revision(checkpoint, profile, chunked=reads_chunks(pipeline)),
+        revision=_revision(checkpoint, profile, family, chunked=reads_chunks(pipeline)),
         family=family,
         width=side,
         height=side,
@@ -212,7 +215,9 @@ def _max_tokens(pipeline: Any, settings: Settings) -> int:
 def _inputs(pipeline: Any, family: str) -> tuple[Input, ...]:
     """What a request may give it beside a text."""
     known = family in ("stable-diffusion", "stable-diffusion-xl")
-    return tuple(Input) if known and isinstance(pipeline.vae, _ENCODING) else (Input.TEXT,)
+    # Of a model that is not loaded there is the name of the class alone.
+    kind = getattr(pipeline.vae, "kind", type(pipeline.vae).__name__)
+    return tuple(Input) if known and kind in _ENCODING else (Input.TEXT,)
 
 
 def _fast(pipeline: Any, settings: Settings, family: str) -> str:
@@ -253,7 +258,7 @@ def rescale_of(pipeline: Any, settings: Settings, family: str) -> float:
     return _profile(pipeline, settings.model, family).rescale
 
 
-def _revision(checkpoint: Checkpoint, profile: Profile, *, chunked: bool) -> str:
+def _revision(checkpoint: Checkpoint, profile: Profile, family: str, *, chunked: bool) -> str:
     """The revision of the files, or another where a setting has the same request give another picture."""
     settings = checkpoint.settings
     different = []
@@ -261,6 +266,10 @@ def _revision(checkpoint: Checkpoint, profile: Profile, *, chunked: bool) -> str
         different.append(str(settings.guidance_rescale))
     if chunked and settings.max_prompt_chunks != _USUAL_CHUNKS:
         different.append(f"chunks {settings.max_prompt_chunks}")
+    if checkpoint.refiner is not None:
+        different.append(f"refiner {checkpoint.refiner.revision} {settings.refiner_switch}")
+    if settings.true_cfg_scale is not None and family == "flux":
+        different.append(f"true cfg {settings.true_cfg_scale}")
     if not different:
         return checkpoint.revision
     told = " ".join((checkpoint.revision, *different))

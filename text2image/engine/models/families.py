@@ -17,6 +17,8 @@ _ASKED = frozenset({"prompt", "generator", "output_type", "num_inference_steps",
 # Words in the arguments of pipelines that want, or make, something else.
 _OTHERS = ("image", "video", "frame", "audio", "control")
 _HARMLESS = ("num_images_per_prompt", "ip_adapter_image")
+# Those that can be given a picture to change, and draw from a text where they are given none.
+_EDITORS = frozenset({"Flux2KleinPipeline"})
 # Words in the names of those that draw half a picture, or that set up networks which others share for each picture.
 _REFUSED = ("Prior", "Combined", "PAG", "SAG", "LDM3D", "Panorama", "Adapter", "ControlNet")
 
@@ -36,7 +38,9 @@ def is_text_to_image(named: str) -> bool:
         variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if parameter.default is parameter.empty and name != "prompt" and not variable:
             return False
-        if any(word in name for word in _OTHERS) and not any(word in name for word in _HARMLESS):
+        if any(word in name for word in _HARMLESS) or (name == "image" and named in _EDITORS):
+            continue
+        if any(word in name for word in _OTHERS):
             return False
     return True
 

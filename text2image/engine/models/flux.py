@@ -1,8 +1,8 @@
 """Flux.1 dev and schnell: a transformer that predicts a flow and has its guidance built in, or needs none.
 
-The mathematics is that of diffusers' `FluxPipeline.__call__` without true guidance by a second text, taken apart into
-steps; a sample drawn here alone equals the pipeline's picture for the same seed. Latents are packed into patches where
-the network is called, and nowhere else.
+The mathematics is that of diffusers' `FluxPipeline.__call__`, taken apart into steps; a sample drawn here alone equals
+the pipeline's picture for the same seed. Guidance by a second text, diffusers' `true_cfg_scale`, is a second row of the
+same pass. Latents are packed into patches where the network is called, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from text2image.core.errors import FieldViolation, InvalidRequest
+from text2image.core.guidance import EVERYWHERE
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, vae_factor
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import FluxPromptEncoder, unread_ends
+from text2image.engine.models.prompts import FluxPromptEncoder, stacked, unread_ends
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.forward import FLUX_PATCH
 from text2image.engine.runtimes.networks import Networks
@@ -42,8 +43,8 @@ class State:
     """A sample's tensors, as `latents` wants them.
 
     Attributes:
-        embeddings: of the prompt, (1, tokens, width).
-        pooled: of the prompt, (1, D).
+        embeddings: of the prompts, (rows, tokens, width).
+        pooled: of the prompts, (rows, D).
         scale: of guidance, (1, 1), for a network that takes it as an input.
     """
 
@@ -58,14 +59,24 @@ class Flux:
     """A loaded pipeline that keeps the model contract."""
 
     def __init__(
-        self, pipeline: Any, networks: Networks, info: ModelInfo, device: torch.device
+        self,
+        pipeline: Any,
+        networks: Networks,
+        info: ModelInfo,
+        device: torch.device,
+        true_scale: float | None = None,
     ) -> None:
-        """Takes the parts of a diffusers pipeline; of its transformer and autoencoder the configurations alone."""
+        """Takes the parts of a diffusers pipeline; of its transformer and autoencoder the configurations alone.
+
+        Args:
+            true_scale: of guidance away from a negative prompt; None for a model that is not asked to read one.
+        """
         self.info = info
         self.max_rows = devices.max_rows(device)
         self.memory = devices.memory_of(device)
         self._device = device
         self._networks = networks
+        self._true_scale = true_scale
         self._takes_scale = bool(pipeline.transformer.config.guidance_embeds)
         self._channels = pipeline.transformer.config.in_channels // FLUX_PATCH**2
         self._dtype: torch.dtype = pipeline.transformer.dtype
@@ -78,10 +89,18 @@ class Flux:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        if request.negative_prompt.strip():
-            reason = "is not read by this model, which draws from one text alone; leave it out"
+        if request.negative_prompt.strip() and self._true_scale is None:
+            reason = (
+                "is not read by this model, which draws from one text alone; leave it out, or have the server set "
+                "T2I_TRUE_CFG_SCALE, the scale of guidance away from it"
+            )
             raise InvalidRequest(FieldViolation("negative_prompt", reason))
-        return latents.plan(request, *self._sides(request), None)
+        return latents.plan(request, *self._sides(request), EVERYWHERE, self._scale_of(request))
+
+    def _scale_of(self, request: Request) -> float:
+        """The scale of guidance by a second row, which a picture has if it has a negative prompt."""
+        negative = request.negative_prompt.strip()
+        return self._true_scale if negative and self._true_scale is not None else 1.0
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -89,12 +108,21 @@ class Flux:
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[Unread]:
-        prompts = [sample.generation.request.prompt for sample in samples]
+        requests = [sample.generation.request for sample in samples]
+        prompts = [request.prompt for request in requests]
+        # Of a picture with one row nothing reads the negative prompt.
+        negatives = [
+            each.generation.request.negative_prompt if each.rows == 2 else "" for each in samples
+        ]
+        texts = prompts + [text for text in negatives if text]
         with devices.device_errors():
-            encoded = self._prompts.encode(prompts)
-        for sample, each in zip(samples, encoded, strict=True):
-            sample.state = each
-        return [Unread(end) for end in unread_ends(self._prompts.truncated, prompts)]
+            encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
+        for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
+            sample.state = encoded[prompt]
+            if sample.rows == 2:
+                sample.state = stacked(encoded[negative], sample.state)
+        ends = [unread_ends(self._prompts.truncated, each) for each in (prompts, negatives)]
+        return [Unread(*each) for each in zip(*ends, strict=True)]
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
@@ -117,7 +145,9 @@ class Flux:
         scale = devices.placed([request.guidance_scale], self._device, torch.float32)[None]
         return State(
             trajectory,
-            guided=range(0),
+            guided=latents.guided_calls(
+                request, sample.passes, EVERYWHERE, self._scale_of(request)
+            ),
             embeddings=encoded.embeddings,
             pooled=encoded.pooled,
             scale=scale if self._takes_scale else None,
@@ -127,16 +157,17 @@ class Flux:
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
         with devices.device_errors():
-            inputs, timesteps, _ = latents.rows_of(samples, self._device)
+            inputs, timesteps, owners = latents.rows_of(samples, self._device)
             output = self._networks.predict(
                 inputs,
                 timesteps,
-                torch.cat([state.embeddings for state in states]),
-                latents.joined([state.scale for state in states]),
-                pooled=torch.cat([state.pooled for state in states]),
+                torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
+                latents.joined([states[owner].scale for owner in owners]),
+                pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
             )
+            predictions = latents.guided(output.float(), samples, scale=self._true_scale or 1.0)
             devices.wait(self._device)
-        return list(torch.split(output.float(), 1))
+        return list(torch.split(predictions, 1))
 
     @torch.inference_mode()
     def advance(
@@ -172,4 +203,5 @@ def load(checkpoint: Checkpoint) -> Flux:
     with devices.device_errors():
         pipeline, networks = networks_of(checkpoint)
     info = describe(pipeline, checkpoint, FAMILY)
-    return Flux(pipeline, networks, info, checkpoint.device)
+    scale = checkpoint.settings.true_cfg_scale
+    return Flux(pipeline, networks, info, checkpoint.device, scale)

@@ -93,6 +93,12 @@ class General:
         if request.negative_prompt.strip() and "negative_prompt" not in self._parameters:
             reason = "is not read by this model, which draws from one text alone; leave it out"
             raise InvalidRequest(FieldViolation("negative_prompt", reason))
+        # Some draw the nearest of a few sizes.
+        sizes = getattr(self._pipeline, "resolutions", None)
+        if sizes and (request.width, request.height) not in sizes:
+            drawn = ", ".join(f"{width}x{height}" for width, height in sizes)
+            reason = f"with {request.width}x{request.height} is no size of this model, which draws {drawn}"
+            raise InvalidRequest(FieldViolation("width", reason), FieldViolation("height", reason))
         if self._guidance is None and request.guidance_scale != self.info.guidance_scale:
             reason = f"is fixed in this model, which draws without one; leave it out ({self.info.guidance_scale:g})"
             raise InvalidRequest(FieldViolation("guidance_scale", reason))
@@ -222,9 +228,9 @@ class General:
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels]:
         with devices.device_errors():
-            return [self._decoded(sample.state) for sample in samples]
+            return [self._decoded(sample.state, sample.generation.request) for sample in samples]
 
-    def _decoded(self, state: State) -> Pixels:
+    def _decoded(self, state: State, request: Request) -> Pixels:
         """The sample's picture; drawn once more where it was drawn before, as the warm-up asks for to measure it."""
         if state.picture is not None:
             if state.decoding is not None:
@@ -240,8 +246,11 @@ class General:
             # It is not tried again from here on.
             state.decoding = call
             run.resume(answer)
-        state.picture = _pixels(run.result)
-        return state.picture
+        picture = _pixels(run.result)
+        if (picture.width, picture.height) != (request.width, request.height):
+            raise ValueError(f"the pipeline has drawn {picture.width}x{picture.height} pixels")
+        state.picture = picture
+        return picture
 
     @staticmethod
     def _guessed(state: State, call: Call) -> Any:

@@ -101,6 +101,9 @@ def _sampler(pipeline: Any) -> Sampler:
 
 def _multiple(pipeline: Any) -> int:
     """Pixels that a side is a multiple of: what a token stands for, which is two latent pixels or more."""
+    if hasattr(pipeline, "movq"):
+        # Kandinsky's round a side up to the square of the factor.
+        return SIDE_MULTIPLE**2
     factor = getattr(pipeline, "vae_scale_factor", None) or SIDE_MULTIPLE
     patch = _network_config(pipeline).get("patch_size") or 2
     patch = patch[-1] if isinstance(patch, list | tuple) else patch

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 
 from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import INDEX, read_json, variant_among
+from text2image.engine.layouts.gguf_file import PART
 from text2image.engine.models.families import Families
 from text2image.engine.preflight.check import family_finding
 from text2image.engine.preflight.findings import Finding
@@ -45,15 +46,20 @@ def fetch(settings: Settings, families: Families) -> Path:
     """
     if fault := family_fault(settings, families):
         raise OSError(f"T2I_MODEL={settings.model}: {fault}; nothing was fetched")
+    left_out = dict(LEFT_OUT)
+    if settings.transformer is not None:
+        # Gigabytes that another file stands in for; of them the configuration alone is needed.
+        left_out[PART] = None
     try:
-        return Path(
-            DiffusionPipeline.download(
-                settings.model,
-                revision=settings.model_revision,
-                variant=_variant(settings),
-                **LEFT_OUT,
-            )
+        folder = DiffusionPipeline.download(
+            settings.model,
+            revision=settings.model_revision,
+            variant=_variant(settings),
+            **left_out,
         )
+        if PART in left_out:
+            hf_hub_download(settings.model, f"{PART}/config.json", revision=settings.model_revision)
+        return Path(folder)
     except (OSError, ValueError) as error:
         raise OSError(f"T2I_MODEL={settings.model}: {why_not_fetched(error)}") from error
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +23,17 @@ from text2image.core.settings import Settings
 from text2image.engine import devices
 from text2image.engine.adapters.files import TEXTS, UNET, layers_of_model
 from text2image.engine.adapters.folder import LoraFolder
+from text2image.engine.layouts.sizes import numbers_in, weight_bytes
 from text2image.engine.models import general, general_info, stable_diffusion, stable_diffusion_xl
 from text2image.engine.models.contract import Model
 from text2image.engine.models.description import describe
-from text2image.engine.models.loading import Checkpoint, family_of, locate, revision_of
+from text2image.engine.models.loading import (
+    Checkpoint,
+    family_of,
+    locate,
+    refiner_of,
+    revision_of,
+)
 from text2image.engine.runtimes.choice import LEFT_OUT
 
 
@@ -44,13 +50,15 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
     devices.prepare_thread(device, 1)
     folder = locate(settings, lambda detail: None)
     load = family_of(settings, folder)
+    second = refiner_of(settings, device, dtype, lambda detail: None)
     checkpoint = Checkpoint(
-        folder, revision_of(folder), settings, device, dtype, lambda detail: None
+        folder, revision_of(folder), settings, device, dtype, lambda detail: None, second
     )
     info = _described(load, checkpoint)
+    beside = weight_bytes(second.folder, dtype.itemsize) if second else 0
     if is_single_file(settings.model):
-        return info, _file_bytes(Path(settings.model).expanduser(), dtype.itemsize)
-    return info, weight_bytes(folder, dtype.itemsize)
+        return info, beside + _file_bytes(Path(settings.model).expanduser(), dtype.itemsize)
+    return info, beside + weight_bytes(folder, dtype.itemsize)
 
 
 def inspect_loras(settings: Settings) -> LoraFolder | None:
@@ -106,7 +114,8 @@ def _outline(folder: Path) -> Any:
         elif "tokenizer" in name:
             parts[name] = getattr(transformers, kind).from_pretrained(folder / name)
         else:
-            parts[name] = SimpleNamespace(config=_config(folder / name, library, kind))
+            config = _config(folder / name, library, kind)
+            parts[name] = SimpleNamespace(config=config, kind=kind)
     return SimpleNamespace(**parts)
 
 
@@ -120,44 +129,6 @@ def _config(folder: Path, library: str, kind: str) -> Any:
     return FrozenDict(defaults | told)
 
 
-def weight_bytes(folder: Path, bytes_each: int) -> int:
-    """Bytes of a pipeline's weights with so many for each number; of files without a header, their own."""
-    total = 0
-    for part in folder.iterdir():
-        if part.is_dir() and (part / "config.json").is_file() and part.name not in LEFT_OUT:
-            # The same weights may be there in several forms, as in half precision too.
-            total += max(_forms(part, bytes_each), default=0)
-    return total
-
-
 def _file_bytes(file: Path, bytes_each: int) -> int:
     """Bytes of a checkpoint's weights with so many for each number; without a header, its own."""
     return numbers_in(file) * bytes_each if file.suffix == ".safetensors" else file.stat().st_size
-
-
-def _forms(part: Path, bytes_each: int) -> Iterator[int]:
-    """The bytes of each form in which a part's weights are there."""
-    forms: dict[str, int] = {}
-    for file in part.iterdir():
-        if file.suffix == ".safetensors":
-            # `model.fp16-00001-of-00002.safetensors`: shards belong together, variants do not.
-            form = file.name.partition("-0")[0].removesuffix(".safetensors")
-            forms[form] = forms.get(form, 0) + numbers_in(file) * bytes_each
-        elif file.suffix == ".bin":
-            form = f"{file.name.partition('-0')[0]} bin"
-            forms[form] = forms.get(form, 0) + file.stat().st_size
-    yield from forms.values()
-
-
-def numbers_in(file: Path) -> int:
-    """How many numbers a safetensors file holds, from its header alone.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if not 0 < length <= file.stat().st_size:
-            raise ValueError(f"{file} is no safetensors file, or is cut off")
-        header = json.loads(opened.read(length))
-    return sum(math.prod(each["shape"]) for name, each in header.items() if name != "__metadata__")

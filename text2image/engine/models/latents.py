@@ -31,22 +31,32 @@ from text2image.engine.samplers.update import Trajectory
 _DECODE_AREA = 4 * 64 * 64
 
 
-def plan(request: Request, height: int, width: int, interval: Interval | None) -> Plan:
+def plan(
+    request: Request,
+    height: int,
+    width: int,
+    interval: Interval | None,
+    scale: float | None = None,
+) -> Plan:
     """The plan of a picture of so many latent pixels; see `guided_calls`."""
     passes = network_calls(request.sampler, request.steps_drawn)
-    guided = len(guided_calls(request, passes, interval))
+    guided = len(guided_calls(request, passes, interval, scale))
     rows = 2 if guided else 1
     load = load_with((passes + guided) / (rows * passes), request, rows, passes)
     return Plan(BatchKey((height, width), size=height * width), rows, passes, load)
 
 
-def guided_calls(request: Request, calls: int, interval: Interval | None) -> range:
+def guided_calls(
+    request: Request, calls: int, interval: Interval | None, scale: float | None = None
+) -> range:
     """Those of so many network calls that take a second, unconditional row, counted from 0.
 
     Args:
         interval: where fast pictures are guided; None for a network that takes the scale as an input (LCM).
+        scale: of guidance, where it is not the request's.
     """
-    if interval is None or request.guidance_scale <= 1:
+    scale = request.guidance_scale if scale is None else scale
+    if interval is None or scale <= 1:
         return range(0)
     return (interval if request.quality is Quality.FAST else EVERYWHERE).passes(calls)
 
@@ -149,7 +159,12 @@ def joined(rows: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     return torch.cat(there) if there else None
 
 
-def guided(output: torch.Tensor, samples: Sequence[Sample], rescale: float = 0.0) -> torch.Tensor:
+def guided(
+    output: torch.Tensor,
+    samples: Sequence[Sample],
+    rescale: float = 0.0,
+    scale: float | None = None,
+) -> torch.Tensor:
     """Classifier-free guidance (Ho & Salimans 2022): the rows (N, C, h, w) of all samples to one for each sample.
 
     A sample's first row is unconditional and its last conditional; one that has a single row keeps it as it is.
@@ -157,12 +172,14 @@ def guided(output: torch.Tensor, samples: Sequence[Sample], rescale: float = 0.0
     Args:
         rescale: how far guided predictions are brought back to the standard deviation of the conditional ones, from 0
             to 1 (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", 3.4).
+        scale: of guidance for all samples, where it is not their requests'.
     """
     last = list(accumulate(sample.rows for sample in samples))
     first = [end - sample.rows for end, sample in zip(last, samples, strict=True)]
     places = devices.placed([*first, *(end - 1 for end in last)], output.device, torch.int64)
     unconditional, conditional = output.index_select(0, places).chunk(2)
-    scales = _column([sample.generation.request.guidance_scale for sample in samples], output)
+    asked = (sample.generation.request.guidance_scale for sample in samples)
+    scales = _column([each if scale is None else scale for each in asked], output)
     predictions = unconditional + scales * (conditional - unconditional)
     if not rescale:
         return predictions

@@ -16,8 +16,10 @@ from text2image.core.model_names import SUFFIXES, is_single_file, name_of
 from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json
+from text2image.engine.layouts.gguf_file import lay_around
 from text2image.engine.layouts.headers import Unreadable
 from text2image.engine.layouts.single_file import lay_out
+from text2image.engine.layouts.sizes import weight_bytes
 from text2image.engine.models import (
     flux,
     general,
@@ -28,7 +30,7 @@ from text2image.engine.models import (
 )
 from text2image.engine.models.contract import Model
 from text2image.engine.models.families import Families
-from text2image.engine.preflight.check import family_finding, require_usable
+from text2image.engine.preflight.check import REFINER, family_finding, require_usable
 from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes import SHIPPED
 
@@ -46,6 +48,7 @@ class Checkpoint:
         revision: what the model's `info` tells of these files.
         settings: whose defaults go before the model's own.
         report: told in words what is being done.
+        refiner: of a second network that the model hands its pictures to.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Checkpoint:
     device: torch.device
     dtype: torch.dtype
     report: Callable[[str], None]
+    refiner: Checkpoint | None = None
 
     @property
     def name(self) -> str:
@@ -74,6 +78,8 @@ FAMILIES = Families(
     },
     general.load,
 )
+# What a model may hand its pictures to.
+_REFINERS = Families({REFINER: stable_diffusion_xl.load}, general.load)
 # Raise it when the same request to the same model gives another picture than before: it is part of the revision, and so
 # of the cache's keys, and runners that draw otherwise are told apart in the middle of an upgrade.
 ARITHMETIC = 2
@@ -106,12 +112,40 @@ def load_model(
     devices.prepare_thread(device, threads)
     report(f"loading {settings.model} on {device}")
     folder = locate(settings, report)
-    require_usable(settings.model, folder, FAMILIES, device, dtype)
+    second = refiner_of(settings, device, dtype, report)
+    more = weight_bytes(second.folder, dtype.itemsize) if second else 0
+    require_usable(settings.model, folder, FAMILIES, device, dtype, beside=more)
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     load = family_of(settings, folder)
-    return load(Checkpoint(folder, revision_of(folder), settings, device, dtype, report))
+    if second and load is not stable_diffusion_xl.load:
+        raise ValueError(f"T2I_REFINER goes with SDXL, and {settings.model} is another model")
+    revision = revision_of(folder)
+    return load(Checkpoint(folder, revision, settings, device, dtype, report, second))
+
+
+def refiner_of(
+    settings: Settings, device: torch.device, dtype: torch.dtype, report: Callable[[str], None]
+) -> Checkpoint | None:
+    """Where the model's refiner lies, if the settings name one; its files were looked at.
+
+    Raises:
+        ValueError, OSError: it is none, cannot be read or is broken, or the model is not SDXL.
+    """
+    if settings.refiner is None:
+        return None
+    own = {"model": settings.refiner, "model_revision": None, "transformer": None, "refiner": None}
+    settings_of = settings.model_copy(update=own)
+    try:
+        folder = locate(settings_of, report, _REFINERS)
+        named = read_json(folder / INDEX).get("_class_name")
+        if named != REFINER:
+            raise ValueError(f"T2I_MODEL={settings.refiner}: it is a {named}, and no {REFINER}")
+        require_usable(settings.refiner, folder, _REFINERS, device, dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(str(error).replace("T2I_MODEL=", "T2I_REFINER=", 1)) from error
+    return Checkpoint(folder, revision_of(folder), settings_of, device, dtype, report)
 
 
 def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]:
@@ -127,13 +161,33 @@ def family_of(settings: Settings, folder: Path) -> Callable[[Checkpoint], Model]
     return loader
 
 
-def locate(settings: Settings, report: Callable[[str], None]) -> Path:
+def locate(
+    settings: Settings,
+    report: Callable[[str], None],
+    families: Families | None = None,
+) -> Path:
     """The folder of the model: one beside the code, another local one, one around a single file, or what the hub has,
-    fetched if need be.
+    fetched if need be. Where the settings name a file for its transformer, a folder of links with that.
+
+    Args:
+        families: the classes of pipelines that are fetched; if left out those that are drawn with.
 
     Raises:
         OSError: there is none that can be drawn with; the text says why, and what to do.
     """
+    folder = _own_folder(settings, report, FAMILIES if families is None else families)
+    if settings.transformer is None:
+        return folder
+    try:
+        root = settings.cache_root / "transformers"
+        return lay_around(settings.transformer.expanduser(), folder, root)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        named = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        raise OSError(f"T2I_TRANSFORMER={settings.transformer}: {reason}{named}") from error
+
+
+def _own_folder(settings: Settings, report: Callable[[str], None], families: Families) -> Path:
     if local := settings.local_model:
         return local
     if settings.model == EMBEDDED_MODEL:
@@ -154,7 +208,7 @@ def locate(settings: Settings, report: Callable[[str], None]) -> Path:
     if Path(settings.model).expanduser().is_dir() or settings.model.startswith((".", "/", "~")):
         raise OSError(f"T2I_MODEL={settings.model}: {_why_no_folder(settings.model)}")
     report(f"looking for {settings.model} in the cache and on the Hugging Face hub")
-    return hub.fetch(settings, FAMILIES)
+    return hub.fetch(settings, families)
 
 
 def _why_no_folder(model: str) -> str:

@@ -31,7 +31,7 @@ K = TypeVar("K", bound=Hashable)
 E = TypeVar("E")
 
 
-class _Cache(Generic[K, E]):
+class Cache(Generic[K, E]):
     """What prompts were encoded to, those used last; new ones together."""
 
     def __init__(
@@ -63,6 +63,11 @@ class _Cache(Generic[K, E]):
         while self._size > self._most:
             self._size -= self._size_of(self._kept.popitem(last=False)[1])
         return [found[prompt] for prompt in prompts]
+
+    def clear(self) -> None:
+        """Forgets them all."""
+        self._kept.clear()
+        self._size = 0
 
 
 class Wording(NamedTuple):
@@ -116,7 +121,7 @@ class PromptEncoder:
         language = language or Language()
         vectors = {each.name: each.vectors[0] for each in inversions}
         self._clip = ClipEncoder(tokenizer, text_encoder, device, language, vectors)
-        self._cache = _Cache(self._forward, size_of=lambda text: text.chunks)
+        self._cache = Cache(self._forward, size_of=lambda text: text.chunks)
 
     def encode(self, prompts: Sequence[Wording]) -> list[Text]:
         """One result for each prompt; new ones in few forward passes."""
@@ -160,7 +165,7 @@ class DualPromptEncoder:
             )
             for place, (tokenizer, encoder) in enumerate(both)
         ]
-        self._cache = _Cache(self._forward, size_of=lambda text: text.chunks)
+        self._cache = Cache(self._forward, size_of=lambda text: text.chunks)
 
     def encode(self, prompts: Sequence[Wording]) -> list[Encoded]:
         """One result for each prompt; new ones in few forward passes of each encoder."""
@@ -202,7 +207,7 @@ class TriplePromptEncoder:
         self._width = width
         self._device = device
         self._most = int(pipeline.tokenizer.model_max_length)
-        self._cache = _Cache(self._forward, _MAX_CACHED_T5)
+        self._cache = Cache(self._forward, _MAX_CACHED_T5)
 
     def encode(self, prompts: Sequence[str]) -> list[Encoded]:
         """One result for each prompt; new ones in one forward pass of each encoder."""
@@ -245,7 +250,7 @@ class FluxPromptEncoder:
         self._clip = (pipeline.tokenizer, pipeline.text_encoder)
         self._t5 = (pipeline.tokenizer_2, pipeline.text_encoder_2)
         self._device = device
-        self._cache = _Cache(self._forward, _MAX_CACHED_T5)
+        self._cache = Cache(self._forward, _MAX_CACHED_T5)
 
     def encode(self, prompts: Sequence[str]) -> list[Encoded]:
         """One result for each prompt; new ones in one forward pass of each encoder."""

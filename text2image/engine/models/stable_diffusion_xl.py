@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
 from text2image.engine.adapters.model import ModelAdapters, adapters_of
-from text2image.engine.models import latents
+from text2image.engine.models import latents, refiner
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
 from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import DualPromptEncoder, Encoded, Wording, stacked
+from text2image.engine.models.refiner import Refiner
 from text2image.engine.prompts.chunks import Language
 from text2image.engine.prompts.inversions import Inversion
 from text2image.engine.prompts.lengths import grouped, joined
 from text2image.engine.runtimes.choice import networks_of
 from text2image.engine.runtimes.networks import SIZE_NUMBERS, Networks
-from text2image.engine.sample import Plan, Sample
+from text2image.engine.sample import BatchKey, Plan, Sample
 from text2image.engine.samplers.tables import Tables
 from text2image.engine.samplers.update import Trajectory
 
@@ -47,7 +49,10 @@ class State:
     Attributes:
         embeddings: of the prompts, (rows, tokens, width).
         pooled: of the prompts, (rows, D).
-        time_ids: (1, 6): height and width of the original, top and left of the crop, height and width of the picture.
+        time_ids: (1, 6): height and width of the original, top and left of the crop, height and width of the picture;
+            with the refiner what that is told, (rows, 5).
+        refined: what the refiner reads, as long as its turn has yet to come; None without one.
+        refining: whether its turn has come.
     """
 
     trajectory: Trajectory
@@ -56,6 +61,8 @@ class State:
     pooled: torch.Tensor
     time_ids: torch.Tensor
     guidance_embedding: torch.Tensor | None
+    refined: Encoded | None = None
+    refining: bool = False
 
 
 class StableDiffusionXL:
@@ -72,6 +79,7 @@ class StableDiffusionXL:
         language: Language | None = None,
         inversions: Sequence[Inversion] = (),
         adapters: ModelAdapters[DualPromptEncoder] | None = None,
+        refiner: Refiner | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
@@ -80,6 +88,7 @@ class StableDiffusionXL:
             rescale: of guidance; see `latents.guided`.
             language: how prompts are read, and `inversions` the words in it that files teach the model.
             adapters: that pictures may be drawn with.
+            refiner: takes the last steps, if there is one.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -87,6 +96,7 @@ class StableDiffusionXL:
         self._device = device
         self._interval = interval
         self._rescale = rescale
+        self._refiner = refiner
         self._networks = networks
         self.adapters = adapters
         self._config = pipeline.unet.config
@@ -117,10 +127,6 @@ class StableDiffusionXL:
         """What its rows take against plain ones."""
         return self.adapters.load_of(request) if self.adapters else 1.0
 
-    def _set_next(self, sample: Sample) -> None:
-        latents.set_rows(sample)
-        sample.load = self._load_of(sample.generation.request)
-
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
         return request.height // self._latent_scale, request.width // self._latent_scale
@@ -150,6 +156,9 @@ class StableDiffusionXL:
                     without = self._negative(negative, encoded, prompt)
                     sample.state, not_read = stacked(without, encoded[prompt]), without.unread
                 unread.append(Unread(encoded[prompt].unread, not_read))
+            if self._refiner:
+                for sample, refined in zip(samples, self._refiner.encode(samples), strict=True):
+                    sample.state = (sample.state, refined)
         return unread
 
     def _negative(
@@ -166,12 +175,19 @@ class StableDiffusionXL:
         latents.start(samples, self._initial, self._set_next)
 
     def _initial(self, sample: Sample) -> State:
-        request, encoded = sample.generation.request, sample.state
+        request, encoded, refined = sample.generation.request, sample.state, None
+        if self._refiner:
+            encoded, refined = sample.state
         shape = (1, self._channels, *self._sides(request))
         image = self._images.of(request)
         trajectory = latents.trajectory(
             sample, self._tables, shape, self._dtype, self._device, image=image
         )
+        if image is not None:
+            # Pictures from pictures are the base's alone.
+            refined = None
+        elif self._refiner:
+            trajectory = self._until_switch(sample, trajectory, self._refiner)
         size = (request.height, request.width)
         return State(
             trajectory,
@@ -182,7 +198,42 @@ class StableDiffusionXL:
             guidance_embedding=latents.embedded_scale(
                 request.guidance_scale, self._config.time_cond_proj_dim, self._dtype, self._device
             ),
+            refined=refined,
         )
+
+    @staticmethod
+    def _until_switch(sample: Sample, trajectory: Trajectory, refiner: Refiner) -> Trajectory:
+        """A sample's way as far as the base goes; sets its `passes` to those of both."""
+        calls = refiner.base_calls(trajectory.table)
+        try:
+            rest = refiner.table(sample.generation.request)
+        except ValueError as error:
+            raise InvalidRequest(FieldViolation("sampler", str(error))) from error
+        sample.passes = calls + (rest.calls if rest else 0)
+        return trajectory.along(trajectory.table.until(calls))
+
+    def _set_next(self, sample: Sample) -> None:
+        """Sets what the next pass takes, and hands the sample to the refiner where the base is through with it."""
+        state: State = sample.state
+        if self._refiner and state.refined is not None and state.trajectory.done:
+            self._hand_over(sample, state, state.refined, self._refiner)
+        latents.set_rows(sample)
+        if not state.refining:
+            sample.load = self._load_of(sample.generation.request)
+
+    def _hand_over(self, sample: Sample, state: State, refined: Encoded, refiner: Refiner) -> None:
+        request, begun = sample.generation.request, state.trajectory.table.calls
+        table = refiner.table(request)
+        sample.done = table is None
+        if table is None:
+            return
+        state.trajectory = state.trajectory.along(table)
+        guided = latents.guided_calls(request, sample.passes, self._guided_in)
+        state.guided = range(max(0, guided.start - begun), max(0, guided.stop - begun))
+        state.embeddings, state.pooled = refined.embeddings, refined.pooled
+        state.refined, state.refining = None, True
+        state.time_ids = refiner.time_ids(request, len(refined.pooled))
+        sample.key = BatchKey((*self._sides(request), "refiner"), size=sample.key.size)
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
@@ -193,10 +244,14 @@ class StableDiffusionXL:
 
     def _predicted(self, samples: Sequence[Sample]) -> list[Any]:
         states: list[State] = [sample.state for sample in samples]
+        networks = self._networks
+        if self._refiner and states[0].refining:
+            networks = self._refiner.networks
         with devices.device_errors():
-            inputs, timesteps, owners = latents.rows_of(samples, self._device)
-            predict: Callable[..., torch.Tensor] = self._networks.predict
-            if self.adapters and self.adapters.are_worn(samples):
+            inputs, timesteps, _ = latents.rows_of(samples, self._device)
+            predict: Callable[..., torch.Tensor] = networks.predict
+            # Adapters are the base model's; the refiner has another network.
+            if networks is self._networks and self.adapters and self.adapters.are_worn(samples):
                 predict = partial(self.adapters.predict, samples)
             output = predict(
                 inputs,
@@ -204,7 +259,7 @@ class StableDiffusionXL:
                 joined([sample.state.embeddings[-sample.rows :] for sample in samples]),
                 latents.joined([state.guidance_embedding for state in states]),
                 pooled=torch.cat([sample.state.pooled[-sample.rows :] for sample in samples]),
-                time_ids=torch.cat([states[owner].time_ids for owner in owners]),
+                time_ids=torch.cat([_told(sample) for sample in samples]),
             )
             predictions = latents.guided(output.float(), samples, self._rescale)
             devices.wait(self._device)
@@ -234,6 +289,14 @@ class StableDiffusionXL:
 
     def free_memory(self) -> None:
         self._networks.free_memory()
+        if self._refiner:
+            self._refiner.networks.free_memory()
+
+
+def _told(sample: Sample) -> torch.Tensor:
+    """What the rows of a sample's next pass tell the network of the picture: (rows, numbers)."""
+    told: torch.Tensor = sample.state.time_ids
+    return told.expand(sample.rows, -1) if len(told) == 1 else told[-sample.rows :]
 
 
 def _text_length(sample: Sample) -> int:
@@ -286,6 +349,10 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
         lambda: DualPromptEncoder(pipeline, checkpoint.device, language, inversions),
     )
     info = replace(info, loras=adapters.folder.look()) if adapters else info
+    second = None
+    if checkpoint.refiner:
+        channels = pipeline.vae.config.latent_channels
+        second = refiner.load(checkpoint.refiner, channels, language, inversions)
     return StableDiffusionXL(
         pipeline,
         networks,
@@ -296,6 +363,7 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
         language,
         inversions,
         adapters,
+        second,
     )
 
 

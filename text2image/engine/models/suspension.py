@@ -30,8 +30,12 @@ _ROWS = frozenset(
         "guidance",
         "encoder_hidden_states",
         "encoder_attention_mask",
+        "encoder_mask",
         "encoder_hidden_states_mask",
         "encoder_hidden_states_t5",
+        "encoder_hidden_states_2",
+        "encoder_attention_mask_2",
+        "timestep_r",
         "attention_mask",
         "cap_feats",
         "pooled_projections",
@@ -45,6 +49,8 @@ _ROWS = frozenset(
         "added_cond_kwargs",
     }
 )
+# Tensors whose digests are kept: a call shares a few, and those with a prompt and without it are asked by turns.
+_MOST_DIGESTS = 8
 # Those that all rows share: a pass may hold only rows to which they are the same.
 _SHARED = frozenset({"image_rotary_emb", "img_ids", "txt_ids", "visual_rope_pos", "text_rope_pos"})
 
@@ -198,14 +204,18 @@ class Run:
         return tuple(self._alike(name, each, rows) for each in value)
 
     def _digest(self, tensor: torch.Tensor) -> str:
-        known = self._digests.get(id(tensor))
+        known = self._digests.pop(id(tensor), None)
         if known is None:
             real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
             numbers = real.detach().cpu().contiguous().flatten().view(torch.uint8)
             text = f"{tensor.shape} {tensor.dtype}".encode()
             digest = hashlib.blake2b(numbers.numpy().tobytes() + text).hexdigest()
             # The tensor too, so that no other one gets its identity meanwhile.
-            known = self._digests[id(tensor)] = (tensor, digest)
+            known = (tensor, digest)
+        self._digests[id(tensor)] = known
+        while len(self._digests) > _MOST_DIGESTS:
+            # Some make theirs anew for each step, and they may be large.
+            del self._digests[next(iter(self._digests))]
         return known[1]
 
 

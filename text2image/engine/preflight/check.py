@@ -22,6 +22,9 @@ from text2image.engine.preflight.networks import build_networks, check_types, co
 
 logger = logging.getLogger(__name__)
 
+# The pipeline that SDXL's refiner is published as.
+REFINER = "StableDiffusionXLImg2ImgPipeline"
+
 
 def check(
     folder: Path,
@@ -30,12 +33,14 @@ def check(
     dtype: torch.dtype,
     *,
     deep: bool = False,
+    beside: int = 0,
 ) -> list[Finding]:
     """What is wrong with a pipeline's folder; the first finding is told first.
 
     Args:
         families: what draws here.
         deep: whether weights are read whole, to find what is no number in them.
+        beside: bytes of weights that are loaded besides.
     """
     files = Files(folder)
     if files.index and (finding := family_finding(files.index.get("_class_name"), families)):
@@ -49,7 +54,7 @@ def check(
         # All others step with their own scheduler.
         check_scheduler(files)
     check_fit(files, networks)
-    check_device(files, networks, device, dtype)
+    check_device(files, networks, device, dtype, beside)
     if deep:
         check_finite(files)
     return files.findings
@@ -61,6 +66,9 @@ def family_finding(named: object, families: Families) -> Finding | None:
         return None
     if not isinstance(named, str):
         return Finding(INDEX, "names no pipeline class (_class_name)")
+    if named == REFINER:
+        what = f"it is a {named}, as SDXL's refiner is, which draws from a picture; name the base model, and this one"
+        return Finding(INDEX, f"{what} as its refiner (T2I_REFINER)")
     drawn = (
         f"{', '.join(families.own)}, and whatever else in diffusers makes a picture of a text alone"
     )
@@ -73,16 +81,19 @@ def require_usable(
     families: Families,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    beside: int = 0,
 ) -> None:
     """Does nothing if a model can be served.
 
     Args:
         model: as the settings name it.
+        beside: bytes of weights that are loaded besides.
 
     Raises:
         ValueError: with one line of what is wrong, file by file.
     """
-    findings = check(folder, families, device, dtype)
+    findings = check(folder, families, device, dtype, beside=beside)
     for finding in findings:
         if not finding.fatal:
             logger.warning("%s: %s", model, finding)

@@ -69,6 +69,9 @@ class Files:
         part = self.folder / name
         if not part.is_dir():
             self.tell(part, _why_missing(part, f"the folder of the {kind} is missing"))
+        elif kind == "ByT5Tokenizer":
+            # Bytes are its tokens.
+            self._json(part / "tokenizer_config.json")
         elif "Tokenizer" in kind:
             self._look_at_tokenizer(part)
         elif kind.endswith("Scheduler"):

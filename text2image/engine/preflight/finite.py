@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from text2image.engine.layouts.folder import GGUF
 from text2image.engine.layouts.headers import Unreadable, load_pickle
 from text2image.engine.preflight.files import Files, all_headers
 from text2image.engine.preflight.findings import Finding, listed
@@ -29,6 +30,12 @@ def check_finite(files: Files) -> None:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    if path.suffix == GGUF:
+        from gguf import GGUFReader, dequantize
+
+        for each in GGUFReader(path).tensors:
+            yield each.name, torch.from_numpy(dequantize(each.data, each.tensor_type).copy())
+        return
     if path.suffix != ".safetensors":
         yield from load_pickle(path).items()
         return

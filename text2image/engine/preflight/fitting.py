@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from text2image.engine import devices
-from text2image.engine.layouts.folder import INDEX, read_json
+from text2image.engine.layouts.folder import GGUF, INDEX, parts_of, read_json
 from text2image.engine.layouts.opening import is_usable
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, listed
@@ -17,12 +19,21 @@ from text2image.engine.samplers.registry import KINDS, own_sampler
 from text2image.engine.samplers.tables import can_be_drawn
 
 _GIB = 1 << 30
+# Processors of transformers that read films too, for which they need torchvision, also where they read words alone.
+_SEEING = frozenset({"Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor"})
 # Schedulers of diffusers that need a package, and the package.
 _NEEDS = {"DPMSolverSDEScheduler": "torchsde", "CosineDPMSolverMultistepScheduler": "torchsde"}
 
 
 def check_parts(files: Files) -> None:
-    """Tells in `files` which parts the pipeline's class asks for that model_index.json does not name."""
+    """Tells in `files` which parts the pipeline's class asks for that model_index.json does not name, and which need a
+    package that is not installed."""
+    for name, (_, named) in parts_of(files.index).items():
+        if named in _SEEING and find_spec("torchvision") is None:
+            what = (
+                f"names a {named} as its {name}, which needs torchvision; pip install torchvision"
+            )
+            files.findings.append(Finding(INDEX, what))
     kind = class_of("diffusers", str(files.index.get("_class_name")))
     if kind is None:
         return
@@ -117,9 +128,17 @@ def _highest_token(files: Files, encoder: str) -> int | None:
 
 
 def check_device(
-    files: Files, networks: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    files: Files,
+    networks: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    beside: int = 0,
 ) -> None:
-    """Tells in `files` of a precision that the device does not compute in, and of weights that it has no room for."""
+    """Tells in `files` of a precision that the device does not compute in, and of weights that it has no room for.
+
+    Args:
+        beside: bytes of weights that are loaded besides.
+    """
     name = str(dtype).removeprefix("torch.")
     if reason := devices.why_not(device, dtype):
         works = [each for each in ("float32", "float16", "bfloat16") if each != name]
@@ -127,14 +146,31 @@ def check_device(
         files.findings.append(Finding("T2I_DTYPE", what))
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    needed = sum(
-        each.numel() for network in networks.values() for each in network.state_dict().values()
+    # Quantized ones stay so.
+    kept = {part: path.stat().st_size for part, path in _quantized(files).items()}
+    numbers = sum(
+        each.numel()
+        for part, network in networks.items()
+        if part not in kept
+        for each in network.state_dict().values()
     )
-    if free is None or needed * dtype.itemsize <= free:
+    needed = numbers * dtype.itemsize + sum(kept.values()) + beside
+    if free is None or needed <= free:
         return
-    what = f"the weights take {_gib(needed * dtype.itemsize)} in {name}, and {device} has {_gib(free)} free"
-    half = f", or T2I_DTYPE=float16 ({_gib(needed * 2)})" if dtype.itemsize > 2 else ""
+    what = f"the weights take {_gib(needed)} in {name}, and {device} has {_gib(free)} free"
+    less = numbers * 2 + sum(kept.values())
+    half = f", or T2I_DTYPE=float16 ({_gib(less)})" if dtype.itemsize > 2 else ""
     files.findings.append(Finding("T2I_DEVICE", f"{what}; free some, take a smaller model{half}"))
+
+
+def _quantized(files: Files) -> dict[str, Path]:
+    """By part, the GGUF file with its weights."""
+    return {
+        part: files.folder / place
+        for part, found in files.headers.items()
+        for place in found
+        if place.endswith(GGUF)
+    }
 
 
 def _gib(count: int) -> str:

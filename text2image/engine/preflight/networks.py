@@ -14,10 +14,11 @@ import diffusers
 import torch
 import transformers
 from diffusers.loaders import single_file_utils as originals
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from text2image.engine.layouts import structure
-from text2image.engine.layouts.folder import INDEX, has_weights, parts_of
+from text2image.engine.layouts.folder import GGUF, INDEX, has_weights, parts_of
 from text2image.engine.preflight.files import Files, all_headers
 from text2image.engine.preflight.findings import Finding, listed
 
@@ -96,7 +97,11 @@ def _compare_part(files: Files, name: str, network: Any) -> None:
         key: each.shape for header in headers.values() for key, each in header.tensors.items()
     }
     try:
-        named = _by_new_names(stored, name, network) if single else stored
+        named: Shapes = stored
+        if single:
+            named = _by_new_names(stored, name, network)
+        elif next(iter(headers)).endswith(GGUF):
+            named = _by_diffusers_names(stored, network)
     except (KeyError, IndexError, AttributeError) as error:
         what = f"the weights of its {name} cannot be read by their names: {error}"
         files.findings.append(Finding(next(iter(headers)), what))
@@ -109,6 +114,9 @@ def _compare_part(files: Files, name: str, network: Any) -> None:
 def check_types(files: Files) -> None:
     """Tells in `files` of weights in types that are not read."""
     for place, header in all_headers(files):
+        if place.endswith(GGUF):
+            # Its own types were looked at when it was read.
+            continue
         odd = sorted({each.dtype for each in header.tensors.values()} - _READ - _COUNTERS)
         if odd:
             what = f"holds weights as {listed(odd)}; fetch the model in half or full precision"
@@ -133,6 +141,23 @@ def _by_new_names(stored: Shapes, name: str, network: Any) -> dict[str, tuple[in
         converted = originals.convert_ldm_vae_checkpoint(empty, network.config)
     else:
         converted = originals.convert_open_clip_checkpoint(network, empty, prefix=prefix)
+    return {key: tuple(each.shape) for key, each in converted.items()}
+
+
+def _by_diffusers_names(stored: Shapes, network: Any) -> Shapes:
+    """What a GGUF file holds, by diffusers' names; it may have those of the original training code.
+
+    Raises:
+        KeyError: they are neither.
+    """
+    kind = type(network).__name__
+    converter = SINGLE_FILE_LOADABLE_CLASSES.get(kind, {}).get("checkpoint_mapping_fn")
+    if converter is None:
+        raise KeyError(f"diffusers reads no {kind} from a GGUF file")
+    if network.state_dict().keys() <= stored.keys():
+        return stored
+    empty = {key: torch.empty(shape, device="meta") for key, shape in stored.items()}
+    converted = converter(checkpoint=empty, config=network.config)
     return {key: tuple(each.shape) for key, each in converted.items()}
 
 

@@ -15,12 +15,14 @@ from diffusers import (
     FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
 )
 
 from text2image.core.settings import Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import NOT_DRAWING
+from text2image.engine.layouts.gguf_file import gguf_parts
 from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.runtimes import openvino, packing
 from text2image.engine.runtimes.eager import TorchNetworks
@@ -75,6 +77,13 @@ def networks_of(
     """
     settings, folder, device = checkpoint.settings, checkpoint.folder, checkpoint.device
     runtime = runtime_of(settings, device)
+    if runtime == "openvino" and (quantized := gguf_parts(folder)):
+        if settings.runtime == "openvino":
+            raise ValueError(
+                f"T2I_RUNTIME=openvino, and the weights of the {', '.join(quantized)} are in a GGUF file, which torch "
+                "computes with; set T2I_RUNTIME=torch"
+            )
+        runtime = "torch"
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
     if runtime == "openvino":
@@ -181,6 +190,11 @@ def sample_size(config: Any) -> int:
 # network drew them, whatever packages for watermarks are there.
 _KINDS: dict[str, tuple[Any, dict[str, bool]]] = {
     "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+    # SDXL's refiner.
+    "StableDiffusionXLImg2ImgPipeline": (
+        StableDiffusionXLImg2ImgPipeline,
+        {"add_watermarker": False},
+    ),
     "StableDiffusionXLInpaintPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
     "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, {}),
     "FluxPipeline": (FluxPipeline, {}),

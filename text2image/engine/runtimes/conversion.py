@@ -24,7 +24,7 @@ from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.choice import TEXTS, load_pipeline, network_of, sample_size
 from text2image.engine.runtimes.deep import OuterPass, WholePass
 from text2image.engine.runtimes.forward import forward_of, is_flux, is_sd3, patch_size
-from text2image.engine.runtimes.networks import SIZE_NUMBERS
+from text2image.engine.runtimes.networks import SCORE_NUMBERS, SIZE_NUMBERS
 from text2image.engine.runtimes.openvino import DECODER, OUTER, UNET, OpenVinoNetworks, name_of
 
 # Of the largest number that the network puts out.
@@ -99,19 +99,20 @@ def convert(folder: Path, target: Path) -> None:
     pipeline = load_pipeline(folder, torch.float32, without=TEXTS)
     network, decoder = _wrapped(network_of(pipeline)), _Decoder(pipeline.vae).eval()
     config, vae = network_of(pipeline).config, pipeline.vae.config
+    numbers = SCORE_NUMBERS if pipeline.config.get("requires_aesthetics_score") else SIZE_NUMBERS
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as around:
         parts = Path(around, "parts")
         parts.mkdir()
         side = sample_size(config)
-        _write(network, _inputs(config, *_TRACED), parts / UNET)
+        _write(network, _inputs(config, *_TRACED, numbers), parts / UNET)
         _write(decoder, _decoder_inputs(vae, *_TRACED), parts / DECODER)
         deep = isinstance(network, WholePass)
         if deep:
             outer = OuterPass(pipeline.unet).eval()
             _write(outer, _outer_inputs(network, _inputs(config, *_TRACED)), parts / OUTER)
         networks = OpenVinoNetworks(parts, torch.float32, torch.get_num_threads(), deep=deep)
-        inputs = _inputs(config, side, side)
+        inputs = _inputs(config, side, side, numbers)
         _compare(network, inputs, networks.predict_whole if deep else networks.predict)
         if deep:
             _compare(outer, _outer_inputs(network, inputs), networks.predict_outer)
@@ -123,8 +124,14 @@ def _is_transformer(config: Any) -> bool:
     return is_sd3(config) or is_flux(config)
 
 
-def _inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
-    """What the network takes, by the names of `Networks.predict` and in the order of the trace."""
+def _inputs(
+    config: Any, height: int, width: int, numbers: int = SIZE_NUMBERS
+) -> dict[str, torch.Tensor]:
+    """What the network takes, by the names of `Networks.predict` and in the order of the trace.
+
+    Args:
+        numbers: those that SDXL's is told of the picture.
+    """
     patch, channels = patch_size(config), config.in_channels
     if is_flux(config):
         channels //= patch**2
@@ -141,10 +148,10 @@ def _inputs(config: Any, height: int, width: int) -> dict[str, torch.Tensor]:
         return inputs
     inputs["embeddings"] = torch.randn(_ROWS, 77, config.cross_attention_dim)
     if config.addition_embed_type == "text_time":
-        numbers = SIZE_NUMBERS * config.addition_time_embed_dim
-        pooled = config.projection_class_embeddings_input_dim - numbers
+        width_of_all = config.projection_class_embeddings_input_dim
+        pooled = width_of_all - numbers * config.addition_time_embed_dim
         inputs["pooled"] = torch.randn(_ROWS, pooled)
-        inputs["time_ids"] = torch.linspace(0.0, 1024.0, _ROWS * SIZE_NUMBERS).view(_ROWS, -1)
+        inputs["time_ids"] = torch.linspace(0.0, 1024.0, _ROWS * numbers).view(_ROWS, -1)
     if config.time_cond_proj_dim is not None:
         inputs["guidance"] = torch.randn(_ROWS, config.time_cond_proj_dim)
     return inputs

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Numbers that SDXL's U-Net is told of sizes: of the original, the crop's place, and the picture, two each.
 SIZE_NUMBERS = 6
+# Those that a refiner's is told: a score in place of the picture's size.
+SCORE_NUMBERS = 5
 
 
 class Networks(Protocol):
@@ -44,7 +46,7 @@ class Networks(Protocol):
             guidance: the embedded guidance scale (rows, D) of networks that take it as an input; for Flux's the scale
                 itself, (rows, 1).
             pooled: embeddings of whole prompts, (rows, D), for SDXL's, SD3's and Flux's.
-            time_ids: what SDXL's are told of sizes, (rows, SIZE_NUMBERS).
+            time_ids: what SDXL's are told of sizes, (rows, SIZE_NUMBERS), or a refiner's, (rows, SCORE_NUMBERS).
         """
         ...
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -70,6 +70,19 @@ class Table:
         `network_calls`, which knows no configuration, says the same but where rounding gives diffusers one more.
         """
         return len(self.timesteps)
+
+    def until(self, call: int) -> Table:
+        """The first calls of it, so many, and no others; latents are left as the last of them makes them."""
+        return replace(
+            self,
+            timesteps=self.timesteps[:call],
+            input_scales=self.input_scales[:call],
+            draws=self.draws[:call],
+            weights=self.weights[:call],
+            terms=self.terms[:call],
+            predicted=self.predicted[:call],
+            noised=self.noised[: call + 1],
+        )
 
 
 def table_of(

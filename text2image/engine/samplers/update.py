@@ -96,6 +96,10 @@ class Trajectory:
         predicted: torch.Tensor = of_latents * self._fed[0] + of_output * self._outputs[0]
         return predicted
 
+    def along(self, table: Table) -> Trajectory:
+        """The way on by another table from where this one is; its noise goes on too."""
+        return Trajectory(table, self.latents, self._generator, self._dtype)
+
     def draw(self) -> None:
         """Draws the noise that the next update takes in, where it takes any, unless it was drawn already.
 
