@@ -36,6 +36,7 @@ from text2image.api.openai_messages import (
     ImagesResponse,
     Model,
     ModelList,
+    Net,
     VariationRequest,
     error_body,
 )
@@ -308,6 +309,11 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
                 trigger_words=list(each.trigger_words),
             )
             for each in model.loras
+            if not each.fault
+        ],
+        controls=[
+            Net(name=each.name, hash=each.hash, base=each.base)
+            for each in model.controls
             if not each.fault
         ],
         embeddings=[each.name for each in model.embeddings],

@@ -35,7 +35,7 @@ def steers(control: Control, call: int, calls: int) -> bool:
 
 
 def parse_control(text: str) -> tuple[Control, str]:
-    """A control as people write it, `NAME=FILE[:SCALE][:START-END][:PREPROCESS]`, and the file, which is yet to be read.
+    """A control as people write it, `NAME=FILE[:SCALE][:START-END][:PREPROCESS]`, and the file, yet to be read.
 
     Raises:
         ValueError: it is no such text.
@@ -43,12 +43,13 @@ def parse_control(text: str) -> tuple[Control, str]:
     match = _WRITTEN.fullmatch(text)
     if not match:
         raise ValueError("it names no file")
-    numbers = {
-        name: float(match[name])
-        for name in ("scale", "start", "end")
-        if match[name] is not None
-    }
-    control = Control(match["name"].strip(), preprocess=match["preprocess"] or "", **numbers)
+    control = Control(
+        match["name"].strip(),
+        scale=float(match["scale"] or 1),
+        start=float(match["start"] or 0),
+        end=float(match["end"] or 1),
+        preprocess=match["preprocess"] or "",
+    )
     return control, match["file"]
 
 
@@ -80,7 +81,9 @@ def chosen(controls: Sequence[Control] | None, model: ModelInfo) -> tuple[Contro
     valid = []
     for each in controls or ():
         if not isinstance(each.image, InitImage):
-            what = "none; add it" if each.image is None else "a file, and those are read by gateways"
+            what = (
+                "none; add it" if each.image is None else "a file, and those are read by gateways"
+            )
             reason = f"name {each.name!r}, whose image is {what}"
             raise InvalidRequest(FieldViolation("controls", reason))
         numbers = (float(each.scale), float(each.start), float(each.end))
@@ -111,5 +114,7 @@ def _why_not(control: Control, model: ModelInfo, info: ControlInfo | None) -> st
         known = ", ".join(PREPROCESSORS)
         return f"ask to preprocess {name} by {control.preprocess[:40]!r}; it must be one of {known}, or left out"
     if control.hash and control.hash != info.hash:
-        return f"name {name} with the hash {control.hash[:20]!r}; here it is another file, {info.hash}"
+        return (
+            f"name {name} with the hash {control.hash[:20]!r}; here it is another file, {info.hash}"
+        )
     return ""

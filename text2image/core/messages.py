@@ -228,8 +228,8 @@ class ModelStatus:
     """How a model of an engine's catalogue is.
 
     `detail` says what is being loaded, or why that failed; `seconds` is the predicted time until it is loaded if it is
-    asked for now, 0 if it is, and None where that is not known. `offers` changes with the adapters and ControlNets that it
-    has.
+    asked for now, 0 if it is, and None where that is not known. `offers` changes with the adapters and ControlNets
+    that it has.
     """
 
     name: str

@@ -158,8 +158,8 @@ class Settings(BaseSettings):
     )
     controlnets: Path | None = Field(
         None,
-        description="Folder of ControlNets, folders in diffusers format and `.safetensors` files, which requests name as "
-        "they are called without suffix; none if unset.",
+        description="Folder of ControlNets, folders in diffusers format and `.safetensors` files, which requests name as they "
+        "are called without suffix; none if unset.",
     )
     controlnet_memory: int = Field(
         4 << 30,
@@ -460,7 +460,9 @@ class Settings(BaseSettings):
             raise ValueError("write it as in https://pictures.example")
         return value
 
-    @field_validator("model_memory", "model_host_memory", "adapter_memory", "controlnet_memory", mode="before")
+    @field_validator(
+        "model_memory", "model_host_memory", "adapter_memory", "controlnet_memory", mode="before"
+    )
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)

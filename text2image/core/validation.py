@@ -348,9 +348,7 @@ class _Checks:
             self.violations += error.violations
             return ()
 
-    def controls(
-        self, named: tuple[Control, ...] | None, model: ModelInfo
-    ) -> tuple[Control, ...]:
+    def controls(self, named: tuple[Control, ...] | None, model: ModelInfo) -> tuple[Control, ...]:
         try:
             return controls.chosen(named, model)
         except InvalidRequest as error:

@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from text2image.core.catalogue import Entry, all_entries, default_entry
 from text2image.core.messages import ModelInfo
@@ -71,7 +71,8 @@ class ModelSource:
         settings = entry.applied_to(self._settings)
         info, size = inspect_model(settings, self._index)
         folders = inspect_folders(settings)
-        info = replace(info, **{name: folder.look() for name, folder in folders.items()})
+        there: dict[str, Any] = {name: folder.look() for name, folder in folders.items()}
+        info = replace(info, **there)
         return Inspected(_named(info, entry), size, folders)
 
     def load(self, entry: Entry, report: Callable[[str], None]) -> Model:

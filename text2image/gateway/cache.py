@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from text2image import __version__
+from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Completed,
     ModelInfo,
@@ -101,7 +102,7 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
     del identity["controls"]
     if request.controls:
         identity["controls"] = [
-            (each.name, each.hash, each.image and _digest_of(each.image), each.scale, each.start, each.end)
+            {**asdict(replace(each, image=None)), "image": _digest_of(each.image)}
             for each in request.controls
         ]
     if not request.clip_skip:
@@ -119,6 +120,11 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         identity |= {} if value is None else {name: value}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_of(image: bytes | InitImage | None) -> str:
+    assert isinstance(image, InitImage)
+    return image.digest
 
 
 def pack(key: str, picture: Picture, completed: Completed) -> bytes:

@@ -14,7 +14,6 @@ from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import ControlInfo, LoraInfo
 
 _MIB = 1 << 20
 
@@ -32,8 +31,8 @@ class Named(Protocol):
 class Folder(Protocol):
     """The adapters of one model on disk, or its ControlNets."""
 
-    def look(self) -> tuple[LoraInfo, ...] | tuple[ControlInfo, ...]:
-        """What there is now; in any thread."""
+    def look(self) -> tuple[Any, ...]:
+        """What there is now, as `ModelInfo` tells of it; in any thread."""
         ...
 
 
@@ -223,6 +222,9 @@ class AdapterStore:
             kept.ready.exception()
         else:
             kept.ready.set_result(None)
+            if self._kept.get(_key(kept.shelf, kept.named)) is not kept:
+                # Its model has left meanwhile.
+                await self._in_engine(lambda: kept.shelf.drop(kept.named))
 
     def _drop(self, kept: _Kept) -> None:
         del self._kept[_key(kept.shelf, kept.named)]
@@ -233,9 +235,12 @@ class AdapterStore:
         self._spawn(drop())
 
     def forget(self, shelf: Shelf) -> None:
-        """Takes note that a model has left, with its adapters."""
-        for key in [key for key, kept in self._kept.items() if kept.shelf is shelf]:
-            del self._kept[key]
+        """Lets all go of a model that leaves, which may be kept elsewhere without them."""
+        for kept in [each for each in self._kept.values() if each.shelf is shelf]:
+            if kept.ready.done():
+                self._drop(kept)
+            else:
+                del self._kept[_key(shelf, kept.named)]
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -75,9 +75,7 @@ def inspect(header: Header, told: Mapping[str, Any] | None, target: Target) -> d
     Raises:
         NotAControlNet: it is none, or is for another model.
     """
-    state = {
-        name: torch.empty(each.shape, device="meta") for name, each in header.tensors.items()
-    }
+    state = {name: torch.empty(each.shape, device="meta") for name, each in header.tensors.items()}
     try:
         _check_width(state, target)
         config = _from_file(told, target) if told is not None else _derived(state, target)
@@ -96,9 +94,7 @@ def inspect(header: Header, told: Mapping[str, Any] | None, target: Target) -> d
     return config
 
 
-def read(
-    path: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
-) -> Net:
+def read(path: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Net:
     """The network of a file that `inspect` found to fit.
 
     Raises:
@@ -204,7 +200,9 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
                 isinstance(number, int | float) and not 0 <= number <= most
             )
             if len(numbers) > _MOST_LAYERS or odd:
-                raise NotAControlNet(f"has {name} {str(value)[:_MOST_CHARS]}, which is no network's")
+                raise NotAControlNet(
+                    f"has {name} {str(value)[:_MOST_CHARS]}, which is no network's"
+                )
 
 
 def _derived(state: Mapping[str, torch.Tensor], target: Target) -> dict[str, Any]:

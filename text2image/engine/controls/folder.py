@@ -97,7 +97,9 @@ class ControlFolder:
         if odd:
             self._complain(f"ControlNets in {self.path} that no request could name: {odd[:5]}")
         elif len(named) > MOST_NETS:
-            self._complain(f"{len(named)} ControlNets in {self.path}, of which {MOST_NETS} are used")
+            self._complain(
+                f"{len(named)} ControlNets in {self.path}, of which {MOST_NETS} are used"
+            )
         return dict([each for each in named.items() if each[0] not in odd][:MOST_NETS])
 
     def _complain(self, text: str) -> None:

@@ -146,25 +146,25 @@ class ModelControls:
         total: Residuals = ()
         for key, steered in self._by_net(samples).items():
             net = self._loaded[key]
-            rows = [row for row, _, _ in steered]
+            rows = [row for row, _ in steered]
             places = devices.placed(rows, self._device, torch.int64)
-            own = [
-                None if each is None else each.to(self._dtype).index_select(0, places)
-                for each in (latents[:, : self._channels], embeddings, pooled, time_ids)
-            ]
-            scales = [control.scale for _, control, _ in steered]
-            pictures = [self._picture(net, control) for _, control, _ in steered]
+            taken = latents.to(self._dtype).index_select(0, places)[:, : self._channels]
+            sizes = None
+            if net.takes_sizes and pooled is not None and time_ids is not None:
+                sizes = {
+                    "text_embeds": self._of(pooled, places),
+                    "time_ids": self._of(time_ids, places),
+                }
+            scales = [control.scale for _, control in steered]
             down, middle = net.network(
-                own[0].contiguous(memory_format=torch.channels_last),
+                taken.contiguous(memory_format=torch.channels_last),
                 devices.moved(timesteps[rows], self._device),
-                encoder_hidden_states=own[1],
-                controlnet_cond=torch.cat(pictures),
+                encoder_hidden_states=self._of(embeddings, places),
+                controlnet_cond=torch.cat([self._picture(net, control) for _, control in steered]),
                 conditioning_scale=devices.placed(scales, self._device, self._dtype).view(
                     -1, 1, 1, 1
                 ),
-                added_cond_kwargs={"text_embeds": own[2], "time_ids": own[3]}
-                if net.takes_sizes
-                else None,
+                added_cond_kwargs=sizes,
                 return_dict=False,
             )
             outputs = (*down, middle)
@@ -175,18 +175,17 @@ class ModelControls:
         self._forget()
         return total
 
-    def _by_net(
-        self, samples: Sequence[Sample]
-    ) -> dict[Key, list[tuple[int, Control, Sample]]]:
+    def _of(self, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return rows.to(self._dtype).index_select(0, places)
+
+    def _by_net(self, samples: Sequence[Sample]) -> dict[Key, list[tuple[int, Control]]]:
         """The rows that each net steers in the next pass over samples."""
-        found: dict[Key, list[tuple[int, Control, Sample]]] = {}
+        found: dict[Key, list[tuple[int, Control]]] = {}
         first = 0
         for sample in samples:
             for control in _steering(sample):
-                rows = range(first, first + sample.rows)
-                found.setdefault(key_of(control), []).extend(
-                    (row, control, sample) for row in rows
-                )
+                own = [(row, control) for row in range(first, first + sample.rows)]
+                found.setdefault(key_of(control), []).extend(own)
             first += sample.rows
         return found
 
@@ -209,7 +208,9 @@ class ModelControls:
 def _steering(sample: Sample) -> Iterator[Control]:
     """The controls that steer the next pass of a sample."""
     for control in sample.generation.request.controls:
-        if steers(control, sample.state.trajectory.call, sample.passes):
+        # Of the calls of its own network: a refiner that takes the last ones is steered by nothing.
+        trajectory = sample.state.trajectory
+        if steers(control, trajectory.call, trajectory.table.calls):
             yield control
 
 
