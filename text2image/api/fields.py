@@ -102,8 +102,8 @@ class Control(BaseModel):
 
     name: str = Field(description="As GET /v1/models names it.", examples=["canny"])
     image: str = Field(
-        description="The control picture, a PNG, JPEG or WebP file as base64. It is scaled until it covers the size that "
-        "is drawn, and cut to it evenly.",
+        description="The control picture, a PNG, JPEG or WebP file as base64, which is scaled until it covers the size "
+        "that is drawn, and cut to it evenly.",
         json_schema_extra={"contentEncoding": "base64"},
     )
     scale: float = Field(

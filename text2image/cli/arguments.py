@@ -237,8 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(
         picture,
         "--control",
-        "a ControlNet of the model and the picture that it steers by; how much, in which part of the drawing, and canny "
-        "or inpaint, which prepare the picture, as in canny=photo.jpg:0.8:0-0.6:canny; may be given again",
+        "a ControlNet of the model and the picture that it steers by; how much, in which part of the drawing, and "
+        "canny or inpaint, which prepare the picture, as in canny=photo.jpg:0.8:0-0.6:canny; may be given again",
         type=_control,
         action="append",
         metavar="NAME=FILE[:SCALE][:START-END][:PREPROCESS]",

@@ -158,8 +158,8 @@ class Settings(BaseSettings):
     )
     controlnets: Path | None = Field(
         None,
-        description="Folder of ControlNets, folders in diffusers format and `.safetensors` files, which requests name as they "
-        "are called without suffix; none if unset.",
+        description="Folder of ControlNets, in diffusers' folders and `.safetensors` files, which requests name as "
+        "they are called without suffix; none if unset.",
     )
     controlnet_memory: int = Field(
         4 << 30,

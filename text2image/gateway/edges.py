@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from PIL import Image
 
 from text2image.core.errors import FieldViolation, InvalidRequest
@@ -18,7 +17,9 @@ def edges(image: Image.Image) -> Image.Image:
         InvalidRequest: the server has no OpenCV.
     """
     try:
+        # Here, since few servers have it, and a command need not wait for it.
         import cv2
+        import numpy as np
     except ImportError:
         reason = (
             "ask for edges, which this server cannot find without the extra canny "

@@ -7,8 +7,8 @@ A file is read here, once, and nowhere else: runners get pixels. How a picture i
 - It is scaled until it covers that size, and what is too much is cut off evenly at both ends.
 - What is transparent is drawn anew, unless there is a mask. So a picture with a transparent border is drawn on.
 
-Control pictures are fitted in the same way to the size that is drawn, whatever theirs is; what is transparent in them is
-black.
+Control pictures are fitted in the same way to the size that is drawn, whatever theirs is; what is transparent in them
+is black.
 """
 
 from __future__ import annotations

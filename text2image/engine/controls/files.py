@@ -78,10 +78,10 @@ def inspect(header: Header, told: Mapping[str, Any] | None, target: Target) -> d
     state = {name: torch.empty(each.shape, device="meta") for name, each in header.tensors.items()}
     try:
         _check_width(state, target)
-        config = _from_file(told, target) if told is not None else _derived(state, target)
+        found = _converted(state, target.unet)
+        config = _from_file(told, target) if told is not None else _derived(found, target)
         with torch.device("meta"):
             network = ControlNetModel(**config)
-        found = _converted(state, config)
     except NotAControlNet:
         raise
     except Exception as error:
@@ -221,8 +221,7 @@ def _derived(state: Mapping[str, torch.Tensor], target: Target) -> dict[str, Any
 
 def _converted(state: dict[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors by diffusers' names."""
-    given = {"layers_per_block": 2, **config}
-    converted: dict[str, Any] = convert_controlnet_checkpoint(dict(state), given)
+    converted: dict[str, Any] = convert_controlnet_checkpoint(dict(state), config)
     return {name: each for name, each in converted.items() if each is not None}
 
 
