@@ -1,15 +1,12 @@
-"""Random ControlNets of a pipeline, and the pictures that they steer by."""
+"""Random ControlNets of a pipeline."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import ControlNetModel
-
-from text2image.core.init_image import InitImage
 
 CHANNELS = (8, 8, 16, 16)
 
@@ -35,17 +32,3 @@ def save(net: Any, folder: Path, name: str) -> Path:
     path = folder / name
     net.save_pretrained(path)
     return path
-
-
-def pixels(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """A picture of a few rectangles, (height, width, 3)."""
-    random = np.random.default_rng(seed)
-    picture = np.zeros((height, width, 3), np.uint8)
-    for _ in range(4):
-        left, top = random.integers(0, width // 2), random.integers(0, height // 2)
-        picture[top : top + height // 2, left : left + width // 2] = random.integers(0, 255, 3)
-    return picture
-
-
-def control_picture(width: int, height: int, seed: int = 0) -> InitImage:
-    return InitImage.of(width, height, pixels(width, height, seed).tobytes())

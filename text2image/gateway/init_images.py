@@ -112,7 +112,11 @@ def _steered(control: Control, width: int, height: int, limits: Limits) -> Contr
     """A control with the pixels of its picture, at the size that is drawn."""
     if not isinstance(control.image, bytes):
         return control
-    image = _opened("controls", control.image, limits)
+    try:
+        image = _opened("controls", control.image, limits)
+    except InvalidRequest as error:
+        why = error.violations[0].reason
+        raise _refused("controls", f"name {control.name!r}, whose image {why}") from None
     hole = None
     if control.preprocess == INPAINT:
         clear = _alpha_mask(image)

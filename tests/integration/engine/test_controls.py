@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
-from PIL import Image
 from safetensors.torch import save_file
 
 from tests import controls, loras
-from tests.controls import control_picture
 from tests.doubles import make_request
-from tests.init_images import HEIGHT, WIDTH, hole, init_image, picture
+from tests.init_images import (
+    HEIGHT,
+    SIZE,
+    WIDTH,
+    control_picture,
+    hole,
+    init_image,
+    picture,
+    shapes,
+)
 from tests.integration.engine.conftest import (
     TOLERANCE,
     array,
@@ -83,8 +90,7 @@ class Case:
     def request(self, steering: tuple[Control, ...], seed: int, **more: Any) -> Request:
         size = {"width": WIDTH, "height": HEIGHT, "steps": 3, "sampler": Sampler.DDIM}
         pictures = [
-            replace(each, image=control_picture(WIDTH, HEIGHT, place))
-            for place, each in enumerate(steering)
+            replace(each, image=control_picture(SIZE, place)) for place, each in enumerate(steering)
         ]
         made = make_request(f"a fox {seed}", seed=seed, **{**size, **more})
         return replace(made, controls=chosen(pictures, self.model.info))
@@ -115,8 +121,7 @@ class Case:
         if nets:
             more = {
                 "control_image" if begun else "image": [
-                    Image.fromarray(controls.pixels(WIDTH, HEIGHT, place))
-                    for place in range(len(nets))
+                    shapes(SIZE, place) for place in range(len(nets))
                 ],
                 "controlnet_conditioning_scale": [each.scale for each in steering],
                 "control_guidance_start": [each.start for each in steering],
@@ -160,7 +165,7 @@ def test_invariant_1_rows_that_none_one_or_several_nets_steer_are_the_pipelines(
         assert off(drawn(harness, generation), case.reference(request)) <= TOLERANCE
     # And it is the net that makes the picture, and what it is shown.
     first = requests[1]
-    shown = control_picture(WIDTH, HEIGHT, seed=9)
+    shown = control_picture(seed=9)
     others = [(), (replace(first.controls[0], image=shown),)]
     for other in others:
         picture_of_other = draw_alone(case.model, replace(first, controls=other))
@@ -220,7 +225,7 @@ def test_a_net_for_inpainting_sees_a_hole_where_the_mask_is(case: Case) -> None:
     mask = bytes(WIDTH * HEIGHT // 2) + b"\xff" * (WIDTH * HEIGHT // 2)
     holed = type(image).of(WIDTH, HEIGHT, image.rgb, mask)
     request = replace(whole, controls=(replace(control, image=holed),))
-    tensor = torch.from_numpy(controls.pixels(WIDTH, HEIGHT, 0)).movedim(-1, 0)[None] / 255
+    tensor = torch.from_numpy(np.array(shapes())).movedim(-1, 0)[None] / 255
     tensor[:, :, HEIGHT // 2 :] = -1.0
     pipeline = getattr(diffusers, f"{FAMILIES[case.kind]}ControlNetPipeline")(
         **case._plain.components,
@@ -259,7 +264,7 @@ def test_a_network_for_inpainting_is_steered_by_what_its_latents_are(
     settings = settings_for(str(folder)).model_copy(update={"controlnets": tmp_path})
     model: Any = load_model(settings, 0, lambda detail: None)
     (info,) = model.info.controls
-    edges = Control("edges", control_picture(WIDTH, HEIGHT), hash=info.hash)
+    edges = Control("edges", control_picture(), hash=info.hash)
     model.controls.put(edges, model.controls.read(edges))
     request = replace(
         make_request("a fox", width=WIDTH, height=HEIGHT, steps=3, sampler=Sampler.EULER),
@@ -278,7 +283,7 @@ def test_a_network_for_inpainting_is_steered_by_what_its_latents_are(
         image=picture(),
         mask_image=hole(),
         strength=0.7,
-        control_image=Image.fromarray(controls.pixels(WIDTH, HEIGHT)),
+        control_image=shapes(),
         controlnet_conditioning_scale=1.0,
     )
     assert off(draw_alone(model, request), theirs) <= TOLERANCE

@@ -11,7 +11,7 @@ import pytest
 
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import LoraWeight
-from text2image.engine.adapters.store import AdapterStore
+from text2image.engine.adapters.store import AdapterStore, Budget
 
 A, B, C = (LoraWeight(name, 1.0, name * 2) for name in "abc")
 
@@ -49,7 +49,7 @@ def store(limit: int) -> AdapterStore:
         await asyncio.sleep(0)
         work()
 
-    return AdapterStore(limit, beside, in_engine)
+    return AdapterStore(Budget("loras", limit, "T2I_ADAPTER_MEMORY"), beside, in_engine)
 
 
 async def settled() -> None:
