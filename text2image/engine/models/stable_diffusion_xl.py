@@ -217,8 +217,8 @@ class StableDiffusionXL:
         if self._refiner and state.refined is not None and state.trajectory.done:
             self._hand_over(sample, state, state.refined, self._refiner)
         latents.set_rows(sample)
-        if not state.refining:
-            sample.load = self._open.load_next(sample)
+        # Adapters and ControlNets are the base's.
+        sample.load = 1.0 if state.refining else self._open.load_next(sample)
 
     def _hand_over(self, sample: Sample, state: State, refined: Encoded, refiner: Refiner) -> None:
         request, begun = sample.generation.request, state.trajectory.table.calls
@@ -250,7 +250,7 @@ class StableDiffusionXL:
             inputs, timesteps, _ = latents.rows_of(samples, self._device)
             predict: Callable[..., torch.Tensor] = networks.predict
             # Adapters and ControlNets are the base model's; the refiner has another network.
-            if networks is self._networks and self._open.are_needed(samples):
+            if not states[0].refining and self._open.are_needed(samples):
                 predict = partial(self._open.predict, samples)
             output = predict(
                 inputs,
