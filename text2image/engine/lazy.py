@@ -75,7 +75,7 @@ class ModelSource:
 
         settings = entry.applied_to(self._settings)
         info, size = inspect_model(settings, self._index)
-        folders = inspect_folders(settings)
+        folders = inspect_folders(settings, self._index)
         there: dict[str, Any] = {name: folder.look() for name, folder in folders.items()}
         info = replace(info, **there)
         return Inspected(_named(info, entry), size, folders)

@@ -54,6 +54,9 @@ def controls_of(
     path = checkpoint.settings.controlnets
     if path is None:
         return None
+    if not checkpoint.saving.is_open:
+        logger.warning("%s is not steered: see T2I_OFFLOAD, T2I_QUANTIZE", checkpoint.name)
+        return None
     folder = ControlFolder(path.expanduser(), Target(pipeline.unet.config, scale))
     return ModelControls(folder, networks, checkpoint.device, checkpoint.dtype)
 
