@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from text2image.core.controls import steers
+from text2image.core.controls import CONTROL_LOAD, steers
 from text2image.core.errors import FieldViolation, InvalidRequest, Unavailable
 from text2image.core.init_image import InitImage
 from text2image.core.messages import Control, Request
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What one net adds to a row, of a plain one: its arithmetic beside that of a U-Net of Stable Diffusion 1.5.
-LOAD = 0.35
 # Of embedded control pictures that are kept.
 _KEPT_BYTES = 64 << 20
 _MOST = 255.0
@@ -81,7 +79,7 @@ class ModelControls:
 
     def load_of(self, request: Request, call: int, calls: int) -> float:
         """What its nets add to a row in call number `call` of so many, of a plain row."""
-        return LOAD * sum(steers(each, call, calls) for each in request.controls)
+        return CONTROL_LOAD * sum(steers(each, call, calls) for each in request.controls)
 
     def size_of(self, control: Control) -> int:
         """Bytes that a net takes, about; 0 if it is gone."""
