@@ -126,8 +126,14 @@ async def test_who_gives_up_takes_nothing_from_others() -> None:
         assert sorted(shelf.there) == ["b", "c"]
 
 
-async def test_the_adapters_of_a_model_that_has_left_are_forgotten() -> None:
+async def test_a_model_that_leaves_keeps_none_of_its_adapters() -> None:
     kept, shelf = store(20), Shelf()
     await _use(kept, shelf, [A])
+    reading = asyncio.create_task(_use(kept, shelf, [B]))
+    await asyncio.sleep(0)
     kept.forget(shelf)
-    assert kept.missing(shelf, [A]) == ["a"]
+    assert kept.missing(shelf, [A, B]) == ["a", "b"]
+    await asyncio.gather(reading, return_exceptions=True)
+    await settled()
+    # Nor what came while it left.
+    assert shelf.there == []
