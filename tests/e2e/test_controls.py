@@ -116,9 +116,12 @@ def test_every_dialect_says_it_in_its_own_way_and_draws_the_same(
     spoken = client.generate("a cat", controls=[f"{NET}={file}:0.8:0-0.5"], **ASK)
     given = [Control(NET, file.read_bytes(), 0.8, end=0.5)]
     named = client.generate("a cat", controls=given, **ASK)
+    # More than a body may have that holds no picture.
+    random = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    large = {"name": NET, "image": encoded(Image.fromarray(random)), "scale": 0}
     openai = httpx.post(
         f"{server.url}/v1/images/generations",
-        json={"prompt": "a cat", "controls": [asked], **ASK},
+        json={"prompt": "a cat", "controls": [asked, large], **ASK},
         timeout=120,
     ).json()
     typed = run(

@@ -99,7 +99,7 @@ class ModelControls:
         try:
             if file is None or not file.is_still():
                 raise NotAControlNet("has changed or is gone; ask again")
-            with devices.device_errors():
+            with devices.device_errors(), devices.beside(self._device):
                 net = read(file.path, file.config, self._device, self._dtype)
                 self.opening()
         except (NotAControlNet, OSError) as error:
