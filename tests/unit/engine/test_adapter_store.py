@@ -80,6 +80,14 @@ async def test_what_was_used_least_recently_leaves_for_the_next() -> None:
     assert sorted(shelf.there) == ["a", "c"]
 
 
+async def test_what_is_kept_grows_by_what_is_new_up_to_the_budget() -> None:
+    kept, shelf = store(25), Shelf()
+    assert kept.growth(shelf, [A, B, A]) == 20
+    await _use(kept, shelf, [A, B])
+    # For what comes then, another one leaves.
+    assert [kept.growth(shelf, named) for named in ([A], [C], [A, C])] == [0, 5, 5]
+
+
 async def test_nothing_leaves_under_a_request_and_who_has_no_room_waits() -> None:
     kept, shelf = store(20), Shelf()
     async with AsyncExitStack() as first:

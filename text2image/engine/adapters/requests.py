@@ -115,7 +115,9 @@ class RequestAdapters:
         if shelf is None:
             reason = f"are for other models; {slot.name} is drawn without {noun}"
             raise InvalidRequest(FieldViolation(field, reason))
-        await self._require_room(shelf.opening.missing)
+        await self._require_room(
+            shelf.opening.missing, store.growth(shelf, getattr(request, field))
+        )
         left = deadline - time.monotonic()
         try:
             async with asyncio.timeout(None if left == math.inf else left):
@@ -125,21 +127,27 @@ class RequestAdapters:
                 f"the {noun} were not loaded within the time that the request allows"
             ) from None
 
-    async def _require_room(self, nbytes: int) -> None:
-        """Does nothing unless weights of so many bytes would not fit beside what is there.
+    async def _require_room(self, network: int, growth: int) -> None:
+        """Does nothing unless so many bytes of weights would not fit beside what is there.
+
+        Args:
+            network: of the open network, if it is yet to be loaded.
+            growth: of what the request names.
 
         Raises:
             Unavailable: they would not.
         """
+        nbytes = network + growth
         if not nbytes:
             return
         memory = self._worker.memory
         await self._worker.run(lambda: memory.refresh(time.monotonic()))
         reading = memory.reading
         if reading and nbytes > reading.free * (1 - self._memory_reserve):
+            hint = "; T2I_RUNTIME=torch needs no second network" if network else ""
             raise Unavailable(
-                f"the network that adapters and ControlNets need beside the usual one takes {nbytes >> 20} MiB, and "
-                f"{reading.free >> 20} are free; T2I_RUNTIME=torch needs no second one",
+                f"the adapters or ControlNets that it names need {nbytes >> 20} MiB, and {reading.free >> 20} "
+                f"are free{hint}",
                 reason=Unavailable.FULL,
                 retry_after=MEMORY_RETRY_SECONDS,
             )

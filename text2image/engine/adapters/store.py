@@ -141,6 +141,12 @@ class AdapterStore:
         """The names of those that a request would wait for."""
         return [each.name for each in named if not self._is_ready(_key(shelf, each))]
 
+    def growth(self, shelf: Shelf, named: Sequence[Named]) -> int:
+        """Bytes by which what is kept grows if these are held too."""
+        sizes = {_key(shelf, each): shelf.size_of(each) for each in named}
+        new = sum(size for key, size in sizes.items() if key not in self._kept)
+        return max(0, min(new, self._limit - sum(each.size for each in self._kept.values())))
+
     def _is_ready(self, key: tuple[int, str, str]) -> bool:
         return key in self._kept and self._kept[key].ready.done()
 
