@@ -376,9 +376,7 @@ def _identity(context: RequestContext) -> Hashable:
         # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
         return context
     # The request says which of its adapters it means, of which there may be a thousand.
-    model = context.model
-    if model.loras or model.controls:
-        model = replace(model, loras=(), controls=())
+    model = replace(context.model, loras=(), controls=())
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
     return model, context.request, context.options, context.encoding, context.caller
 

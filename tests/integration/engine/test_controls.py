@@ -44,8 +44,11 @@ from text2image.core.messages import (
     Request,
     Sampler,
 )
+from text2image.engine.adapters.model import adapters_of
+from text2image.engine.controls.model import controls_of
 from text2image.engine.models.inspection import inspect_folders
-from text2image.engine.models.loading import load_model
+from text2image.engine.models.loading import Checkpoint, load_model
+from text2image.engine.runtimes.quantize import Saving
 from text2image.engine.samplers.registry import scheduler_for
 
 Folders = Callable[[str], Path]
@@ -287,3 +290,19 @@ def test_a_network_for_inpainting_is_steered_by_what_its_latents_are(
         controlnet_conditioning_scale=1.0,
     )
     assert off(draw_alone(model, request), theirs) <= TOLERANCE
+
+
+def test_where_batches_cannot_reach_into_the_network_there_are_no_nets_and_adapters(
+    case: Case,
+) -> None:
+    assert [each.is_open for each in (Saving(), Saving("int8"), Saving("", "", "openvino"))] == [
+        True
+    ] * 3
+    assert not Saving("", "model").is_open
+    in_int8 = case.settings.model_copy(update={"runtime": "openvino", "quantize": "int8"})
+    assert inspect_folders(in_int8) == {}
+    checkpoint = Checkpoint(
+        Path(), "", in_int8, torch.device("cpu"), torch.float32, print, saving=Saving("", "model")
+    )
+    assert controls_of(checkpoint, None, case.model._networks, 8) is None
+    assert adapters_of(checkpoint, None, case.model._networks, lambda: None) is None
