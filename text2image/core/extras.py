@@ -9,6 +9,7 @@ from text2image.core.settings import Settings
 # By extra: what it brings, found without being imported.
 _BRINGS = {
     "c2pa": "c2pa",
+    "canny": "cv2",
     "gguf": "gguf",
     "otlp": "opentelemetry.exporter.otlp.proto.http",
     "page": "streamlit",
