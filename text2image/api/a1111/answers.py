@@ -21,7 +21,7 @@ from text2image.gateway.context import RequestContext
 from text2image.gateway.generate import Drawing
 
 # Fields that hold others, which errors name after a dot.
-_NESTED = ("override_settings", "alwayson_scripts")
+_NESTED = ("override_settings", "alwayson_scripts", "styles", "init_images")
 # Whoever can show a password alone waits to be asked for it.
 _CHALLENGE = 'Basic realm="text2image", Bearer'
 
