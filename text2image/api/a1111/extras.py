@@ -13,10 +13,11 @@ from starlette.responses import JSONResponse, Response
 from text2image.api import schema
 from text2image.api.a1111 import answers
 from text2image.api.a1111.routes import PREFIX, TRANSPORT
-from text2image.api.asgi import answer, caller_of, read_json, unless_gone
+from text2image.api.asgi import answer, caller_of, read_json, timeout_of, unless_gone
 from text2image.api.forms import decoded
 from text2image.api.pictures import PictureResponse
 from text2image.core.errors import (
+    DeadlineExceeded,
     FieldViolation,
     InvalidRequest,
     PayloadTooLarge,
@@ -105,7 +106,7 @@ class ExtraRequest(BaseModel):
             return Target((width, height))
         if self.resize_mode == 0:
             scale = self.upscaling_resize
-            return Target((round(width * scale), round(height * scale)))
+            return Target((max(1, round(width * scale)), max(1, round(height * scale))))
         cut = self.upscaling_resize_w, self.upscaling_resize_h
         scale = max(cut[0] / width, cut[1] / height)
         size = max(cut[0], round(width * scale)), max(cut[1], round(height * scale))
@@ -184,9 +185,10 @@ def _info_of(image: str) -> PngInfo:
         **schema.refusals(schema.DRAWING, answers.ErrorResponse, answers.error_body),
     },
     openapi_extra={
+        "parameters": [schema.TIMEOUT_PARAMETER],
         "requestBody": schema.body_of(
             ExtraRequest, {"image": schema.PNG_EXAMPLE, "upscaler_1": "Lanczos"}
-        )
+        ),
     },
 )
 async def extra_single_image(request: Request) -> Response:
@@ -194,11 +196,16 @@ async def extra_single_image(request: Request) -> Response:
 
     async def work() -> Response:
         caller_of(request)
+        timeout = timeout_of(request)
         body = await read_json(request, ExtraRequest, pictures=True)
         body.check()
         file = await asyncio.to_thread(decoded, "image", body.image)
         limits = Limits.of(get_settings())
-        png = await unless_gone(request, enlarged(file or b"", body.target, limits))
+        try:
+            async with asyncio.timeout(timeout):
+                png = await unless_gone(request, enlarged(file or b"", body.target, limits))
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the image was enlarged") from None
         return PictureResponse({"html_info": "", "image": png})
 
     return await answer(request, TRANSPORT, work, answers.error_response)

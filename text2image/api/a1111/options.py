@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import RootModel
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -29,8 +29,16 @@ router = APIRouter(prefix=PREFIX)
 _REFRESHED = ("checkpoints", "loras", "vae", "embeddings")
 
 
-class Options(RootModel[dict[str, Any]]):
-    """Settings by their names in A1111."""
+class Options(BaseModel):
+    """Settings by their names in A1111, of which one may be set; the others are taken as they are, and no other way."""
+
+    model_config = ConfigDict(extra="allow")
+
+    sd_model_checkpoint: str | None = Field(None, description="Title or name of a model.")
+
+
+class _Choice(Options):
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
 
 def _shown(model: ModelInfo) -> dict[str, Any]:
@@ -80,19 +88,19 @@ async def get_options(request: Request) -> Response:
         },
         **schema.refusals(schema.DRAWING, answers.ErrorResponse, answers.error_body),
     },
-    openapi_extra={"requestBody": schema.body_of(Options, _EXAMPLE)},
+    openapi_extra={"requestBody": schema.body_of(_Choice, {MODEL: "embedded"})},
 )
 async def set_options(request: Request) -> Response:
     """Has requests of this caller that name no model be drawn with `sd_model_checkpoint`; no other setting changes."""
 
     try:
         owner = caller_of(request).name
-        asked = (await read_json(request, Options)).root
+        asked = (await read_json(request, Options)).model_dump()
         named, current = gateway_of(request).runners.named, model_of(request)
         violations = list(_violations(asked, _shown(current)))
-        title, chosen = asked.get(MODEL), None
+        title, chosen = asked[MODEL], None
         try:
-            chosen = model_titled(title, named) if title and isinstance(title, str) else None
+            chosen = model_titled(title, named) if title else None
         except ModelNotFound as error:
             violations.append(FieldViolation(MODEL, f"is unknown: {error.message}"))
         if chosen and chosen.id != current.id and _is_one_of_several():
@@ -111,10 +119,8 @@ async def set_options(request: Request) -> Response:
 
 def _violations(asked: dict[str, Any], shown: dict[str, Any]) -> Iterator[FieldViolation]:
     for name, value in asked.items():
-        if name == MODEL:
-            if value is not None and not isinstance(value, str):
-                yield FieldViolation(MODEL, "must be the name of a model")
-        elif value is not None and not (name in shown and value == shown[name]):
+        known = name in shown and value == shown[name]
+        if name != MODEL and value is not None and not known:
             reason = "cannot be set here; what a request may name goes into its override_settings"
             yield FieldViolation(name[:80], reason)
 
