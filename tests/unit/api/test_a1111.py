@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.unit.gateway.scripted import HANG, READY, ScriptedRunner, Step, image
 from text2image.api.a1111.state import Choices, Job, Jobs
 from text2image.api.app import http_app
 from text2image.core.errors import Unavailable
+from text2image.core.keys import ApiKey, KeysFile, hash_of
+from text2image.core.lifecycle import Work
 from text2image.core.messages import (
     Completed,
     Embedding,
@@ -33,6 +36,8 @@ from text2image.core.messages import (
 )
 from text2image.core.settings import get_settings
 from text2image.gateway import metadata
+from text2image.gateway.auth import Authenticator, KeyRing
+from text2image.gateway.generate import Gateway
 
 BODY = {
     "prompt": "a fox, red",
@@ -187,6 +192,42 @@ async def test_nobody_sees_or_ends_the_drawings_of_another(hanging: Served) -> N
         assert (await client.told("/progress"))["state"]["job_count"] == 2
         assert not drawing.done()
         drawing.cancel()
+
+
+async def test_whoever_leaves_has_nothing_drawn(hanging: Served) -> None:
+    call = hanging.call()
+    body = json.dumps(BODY).encode()
+    drawing = asyncio.create_task(call.make("POST", "/sdapi/v1/txt2img", body))
+    await hanging.runner.hung()
+    call.left.set()
+    await drawing
+    await hanging.runner.cancelled.wait()
+    assert hanging.counted() == {"CANCELLED": 1}
+
+
+async def test_nothing_of_it_is_told_without_a_key(served: Served, tmp_path: Path) -> None:
+    file = KeysFile(tmp_path / "keys.json")
+    file.add(ApiKey(name="me", sha256=hash_of("secret"), created=datetime.now(UTC)))
+    keys = Authenticator(served.metrics, keys=KeyRing(file))
+    served.app.state.gateway = Gateway(
+        served.runners, None, served.metrics, Work(), authenticator=keys
+    )
+    asked = [
+        (method, path)
+        for path, methods in served.app.openapi()["paths"].items()
+        for method in methods
+        if path.startswith(("/sdapi/", "/internal/"))
+    ]
+    assert len(asked) > 25
+    async with Client(served.app) as client:
+        for method, path in asked:
+            answer = await client.request(method, f"http://localhost{path}", json={})
+            assert answer.status_code == 401, path
+            assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+            assert answer.json()["error"] == "Unauthenticated"
+        client.auth = httpx.BasicAuth("anybody", "secret")
+        assert (await client.post("/txt2img", json=BODY)).status_code == 200
+        assert (await client.told("/options"))["sd_vae"] == "Automatic"
 
 
 async def test_errors_are_those_of_a1111(tmp_path: Path) -> None:
@@ -363,6 +404,13 @@ async def test_it_can_be_switched_off() -> None:
     assert not [path for path in app.openapi()["paths"] if "sdapi" in path or "internal" in path]
     async with Client(app) as client:
         assert (await client.post("/txt2img", json=BODY)).status_code == 404
+
+
+def test_what_is_ended_before_it_has_begun_ends_at_once() -> None:
+    job, ended = Job("me", "", 1, "TextToImage"), []
+    job.interrupt()
+    job.ends_by(lambda: ended.append(True))
+    assert ended == [True]
 
 
 def test_what_is_remembered_is_bounded() -> None:

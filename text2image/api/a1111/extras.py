@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from text2image.api import schema
 from text2image.api.a1111 import answers
-from text2image.api.a1111.routes import PREFIX, TRANSPORT
+from text2image.api.a1111.routes import PREFIX, TRANSPORT, told
 from text2image.api.asgi import answer, caller_of, read_json, timeout_of, unless_gone
 from text2image.api.forms import decoded
 from text2image.api.pictures import PictureResponse
@@ -21,7 +21,6 @@ from text2image.core.errors import (
     FieldViolation,
     InvalidRequest,
     PayloadTooLarge,
-    Text2ImageError,
 )
 from text2image.core.settings import get_settings
 from text2image.core.validation import MAX_HIRES_SCALE
@@ -151,13 +150,12 @@ def _refusal(value: Any, limits: dict[str, Any]) -> str:
 async def png_info(request: Request) -> Response:
     """Reads the parameters in a file, whoever wrote them."""
 
-    try:
+    async def work() -> Any:
         caller_of(request)
         body = await read_json(request, PngInfoRequest, pictures=True)
-        told = await asyncio.to_thread(_info_of, body.image)
-    except Text2ImageError as error:
-        return answers.error_response(error)
-    return JSONResponse(told.model_dump())
+        return (await asyncio.to_thread(_info_of, body.image)).model_dump()
+
+    return await told(work)
 
 
 def _info_of(image: str) -> PngInfo:

@@ -9,13 +9,12 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from text2image.api.a1111 import answers
 from text2image.api.a1111.overrides import HASH_LETTERS, title_of
-from text2image.api.a1111.routes import PREFIX, reading, state_of
+from text2image.api.a1111.routes import PREFIX, reading, state_of, told
 from text2image.api.asgi import caller_of, gateway_of
-from text2image.core.errors import ModelNotFound, Text2ImageError
+from text2image.core.errors import ModelNotFound
 from text2image.core.messages import ModelInfo, Sampler, Schedule
 from text2image.core.samplers import ALIASES, SCHEDULE_TITLES, TITLES
 from text2image.core.validation import MAX_HIRES_SCALE
@@ -139,20 +138,20 @@ def model_of(request: Request) -> ModelInfo:
         return runners.model
 
 
-def told(request: Request, make: Callable[[], Any]) -> Response:
+async def shown(request: Request, make: Callable[[], Any]) -> Response:
     """What a route tells those who may know; models of pydantic as JSON."""
-    try:
+
+    async def work() -> Any:
         caller_of(request)
-        shown = make()
-    except Text2ImageError as error:
-        return answers.error_response(error)
-    return JSONResponse(_plain(shown))
+        return _plain(make())
+
+    return await told(work)
 
 
-def _plain(shown: Any) -> Any:
-    if isinstance(shown, list):
-        return [_plain(each) for each in shown]
-    return shown.model_dump() if isinstance(shown, BaseModel) else shown
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.model_dump() if isinstance(value, BaseModel) else value
 
 
 def _listing(
@@ -161,7 +160,7 @@ def _listing(
     """Adds a route that lists `what`."""
 
     async def listing(request: Request) -> Response:
-        return told(request, lambda: make(request))
+        return await shown(request, lambda: make(request))
 
     router.add_api_route(
         path,

@@ -12,15 +12,15 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from text2image.api import schema
 from text2image.api.a1111 import answers
-from text2image.api.a1111.lists import model_of, told
-from text2image.api.a1111.overrides import FORMAT, LAYER, MODEL, model_titled, title_of
-from text2image.api.a1111.routes import PREFIX, reading, state_of
+from text2image.api.a1111.lists import model_of, shown
+from text2image.api.a1111.overrides import FORMAT, LAYER, MODEL, Named, model_titled, title_of
+from text2image.api.a1111.routes import PREFIX, reading, state_of, told
 from text2image.api.asgi import caller_of, gateway_of, read_json
-from text2image.core.errors import FieldViolation, InvalidRequest, ModelNotFound, Text2ImageError
+from text2image.core.errors import FieldViolation, InvalidRequest, ModelNotFound
 from text2image.core.messages import ModelInfo
 from text2image.core.settings import get_settings
 
@@ -72,7 +72,7 @@ _EXAMPLE = {MODEL: "embedded [dcfec67f3c]", LAYER: 1}
 async def get_options(request: Request) -> Response:
     """Tells the settings that clients look at, the model that is drawn with among them."""
 
-    return told(request, lambda: _shown(model_of(request)))
+    return await shown(request, lambda: _shown(model_of(request)))
 
 
 @router.post(
@@ -93,33 +93,39 @@ async def get_options(request: Request) -> Response:
 async def set_options(request: Request) -> Response:
     """Has requests of this caller that name no model be drawn with `sd_model_checkpoint`; no other setting changes."""
 
-    try:
+    async def work() -> None:
         owner = caller_of(request).name
         asked = (await read_json(request, Options)).model_dump()
-        named, current = gateway_of(request).runners.named, model_of(request)
-        violations = list(_violations(asked, _shown(current)))
-        title, chosen = asked[MODEL], None
-        try:
-            chosen = model_titled(title, named) if title else None
-        except ModelNotFound as error:
-            violations.append(FieldViolation(MODEL, f"is unknown: {error.message}"))
-        if chosen and chosen.id != current.id and _is_one_of_several():
-            reason = (
-                "is kept by one process of several; name it in override_settings of each request"
-            )
-            violations.append(FieldViolation(MODEL, reason))
-        if violations:
-            raise InvalidRequest(*violations)
-    except Text2ImageError as error:
-        return answers.error_response(error)
-    if chosen:
-        state_of(request).choices.choose(owner, chosen.id)
-    return JSONResponse(None)
+        chosen = _chosen(asked, gateway_of(request).runners.named, model_of(request))
+        if chosen:
+            state_of(request).choices.choose(owner, chosen.id)
+
+    return await told(work)
 
 
-def _violations(asked: dict[str, Any], shown: dict[str, Any]) -> Iterator[FieldViolation]:
+def _chosen(asked: dict[str, Any], named: Named, current: ModelInfo) -> ModelInfo | None:
+    """The model that settings name, if they name one.
+
+    Raises:
+        InvalidRequest: there is none, it cannot be kept, or they say anything else.
+    """
+    violations = list(_violations(asked, _shown(current)))
+    title, chosen = asked[MODEL], None
+    try:
+        chosen = model_titled(title, named) if title else None
+    except ModelNotFound as error:
+        violations.append(FieldViolation(MODEL, f"is unknown: {error.message}"))
+    if chosen and chosen.id != current.id and _is_one_of_several():
+        reason = "is kept by one process of several; name it in override_settings of each request"
+        violations.append(FieldViolation(MODEL, reason))
+    if violations:
+        raise InvalidRequest(*violations)
+    return chosen
+
+
+def _violations(asked: dict[str, Any], current: dict[str, Any]) -> Iterator[FieldViolation]:
     for name, value in asked.items():
-        known = name in shown and value == shown[name]
+        known = name in current and value == current[name]
         if name != MODEL and value is not None and not known:
             reason = "cannot be set here; what a request may name goes into its override_settings"
             yield FieldViolation(name[:80], reason)
@@ -132,7 +138,7 @@ def _is_one_of_several() -> bool:
 
 async def _refresh(request: Request) -> Response:
     """Does nothing: the server finds what is new by itself."""
-    return told(request, lambda: None)
+    return await shown(request, lambda: None)
 
 
 for _what in _REFRESHED:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from text2image.api import schema
@@ -30,12 +31,13 @@ from text2image.api.asgi import (
     unless_gone,
 )
 from text2image.api.pictures import PictureResponse
-from text2image.core.errors import Cancelled, InvalidRequest, Text2ImageError
+from text2image.core.errors import Cancelled, InvalidRequest
 from text2image.core.messages import RequestParams
 from text2image.gateway import metadata
 from text2image.gateway.auth import Caller
 from text2image.gateway.context import RequestContext
 from text2image.gateway.generate import Drawing, Gateway
+from text2image.net.rpc import as_ours
 
 TRANSPORT = "a1111"
 PREFIX = "/sdapi/v1"
@@ -120,7 +122,7 @@ async def _interruptible(gateway: Gateway, context: RequestContext, job: Job) ->
         Text2ImageError: as `Gateway.draw` says.
     """
     task = asyncio.ensure_future(gateway.draw(context))
-    job.end = task.cancel
+    job.ends_by(task.cancel)
     try:
         return await task
     except asyncio.CancelledError:
@@ -130,6 +132,16 @@ async def _interruptible(gateway: Gateway, context: RequestContext, job: Job) ->
         raise Cancelled(_INTERRUPTED)
     pictures = sorted(job.pictures, key=lambda picture: picture.index)
     return Drawing(pictures, _INTERRUPTED, remembered=False)
+
+
+async def told(work: Callable[[], Awaitable[Any]]) -> Response:
+    """What comes of `work`, as JSON, or its error; of what draws nothing, and so is not measured as a request."""
+    try:
+        return JSONResponse(await work())
+    except ClientDisconnect:
+        return answers.error_response(Cancelled("the client left before the request was read"))
+    except Exception as error:
+        return answers.error_response(as_ours(error))
 
 
 def _responses(description: str, content: dict[str, Any]) -> schema.Responses:
@@ -218,13 +230,13 @@ async def _preview(job: Job | None) -> str | None:
 async def get_progress(request: Request) -> Response:
     """Tells how far a drawing is; of one with a `force_task_id` there is a preview every 10 steps."""
 
-    try:
+    async def work() -> Any:
         job = next(iter(_asked_for(request)), None)
-    except Text2ImageError as error:
-        return answers.error_response(error)
-    skipped = request.query_params.get("skip_current_image", "").lower() in ("true", "1")
-    shown = None if skipped else await _preview(job)
-    return JSONResponse(answers.progress_of(job, shown).model_dump())
+        skipped = request.query_params.get("skip_current_image", "").lower() in ("true", "1")
+        shown = None if skipped else await _preview(job)
+        return answers.progress_of(job, shown).model_dump()
+
+    return await told(work)
 
 
 class TaskRequest(BaseModel):
@@ -261,31 +273,35 @@ class TaskProgress(BaseModel):
 async def get_task_progress(request: Request) -> Response:
     """Tells how far the drawing is whose `force_task_id` is named."""
 
-    try:
+    async def work() -> Any:
         owner = caller_of(request).name
         asked = await read_json(request, TaskRequest)
-    except Text2ImageError as error:
-        return answers.error_response(error)
-    jobs = state_of(request).jobs
-    job = next(iter(jobs.of(owner, asked.id_task)), None) if asked.id_task else None
-    over = job is None and jobs.has_ended(owner, asked.id_task)
-    told = TaskProgress(active=job is not None, completed=over)
-    if job is not None:
-        told.progress, told.eta, told.id_live_preview = job.done, job.seconds_left, job.previews
+        jobs = state_of(request).jobs
+        job = next(iter(jobs.of(owner, asked.id_task)), None) if asked.id_task else None
+        if job is None:
+            over = jobs.has_ended(owner, asked.id_task)
+            return TaskProgress(active=False, completed=over).model_dump()
         known = asked.live_preview is False or asked.id_live_preview == job.previews
-        if not known and (png := await _preview(job)):
-            told.live_preview = f"data:image/png;base64,{png}"
-    return JSONResponse(told.model_dump())
+        png = None if known else await _preview(job)
+        return TaskProgress(
+            active=True,
+            completed=False,
+            progress=job.done,
+            eta=job.seconds_left,
+            live_preview=f"data:image/png;base64,{png}" if png else None,
+            id_live_preview=job.previews,
+        ).model_dump()
+
+    return await told(work)
 
 
 async def _ended(request: Request, *, oldest: bool) -> Response:
-    try:
-        jobs = _asked_for(request)
-    except Text2ImageError as error:
-        return answers.error_response(error)
-    for job in jobs[: 1 if oldest else None]:
-        job.interrupt()
-    return JSONResponse({})
+    async def work() -> Any:
+        for job in _asked_for(request)[: 1 if oldest else None]:
+            job.interrupt()
+        return {}
+
+    return await told(work)
 
 
 class Nothing(BaseModel):

@@ -28,7 +28,6 @@ class Job:
         task_id: what its client calls it, if anything.
         count: its pictures.
         kind: what A1111 calls what it does.
-        end: ends it.
         interrupted: somebody has ended it.
     """
 
@@ -41,8 +40,8 @@ class Job:
     progress: dict[int, Progress] = field(default_factory=dict)
     preview: Pixels | None = None
     previews: int = 0
-    end: Callable[[], object] = lambda: None
     interrupted: bool = False
+    _end: Callable[[], object] = lambda: None
 
     def watch(self, event: ClientEvent) -> None:
         """Takes in what happens to it."""
@@ -55,9 +54,15 @@ class Job:
                 self.preview = event.preview
                 self.previews += 1
 
+    def ends_by(self, end: Callable[[], object]) -> None:
+        """Says how to end it, which is done at once if somebody has wanted that already."""
+        self._end = end
+        if self.interrupted:
+            end()
+
     def interrupt(self) -> None:
         self.interrupted = True
-        self.end()
+        self._end()
 
     @property
     def done(self) -> float:
