@@ -119,8 +119,9 @@ def fields(parameters: str) -> dict[str, str]:
         return {}
     if "Steps" not in settings:
         return {}
-    sides = zip(("Size-1", "Size-2"), settings.get("Size", "").split("x"), strict=False)
-    return {"Prompt": prompt, "Negative prompt": negative_prompt, **settings, **dict(sides)}
+    width, x, height = settings.get("Size", "").partition("x")
+    sides = {"Size-1": width, "Size-2": height} if x else {}
+    return {"Prompt": prompt, "Negative prompt": negative_prompt, **settings, **sides}
 
 
 def describe(request: Request, seed: int, model: ModelInfo) -> str:

@@ -130,6 +130,7 @@ def test_numbers_are_read_as_loosely_as_a1111_reads_them() -> None:
         ({"sampler_index": "DDIM"}, {"sampler": "DDIM"}),
         ({"sampler_index": "DDIM", "sampler_name": "Heun"}, {"sampler": "Heun"}),
         ({"scheduler": "Karras"}, {"schedule": "Karras"}),
+        ({"sampler_name": "DPM++ 2M Karras", "scheduler": "automatic"}, {"schedule": None}),
         ({"override_settings": {"sd_model_checkpoint": "anime/v3 [0123456789]"}}, {"model": "anime/v3"}),
         ({"override_settings": {"sd_model_checkpoint": "anime/v3.safetensors"}}, {"model": "anime/v3"}),
         ({"override_settings": {"sd_model_checkpoint": "sd15"}}, {"model": "embedded"}),

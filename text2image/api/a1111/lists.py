@@ -220,10 +220,14 @@ def _embeddings(request: Request) -> Embeddings:
 
 
 def _memory(_: Request) -> Memory:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = (page * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    ram = {"free": free, "used": total - free, "total": total}
-    return Memory(ram=ram, cuda={"error": "devices are those of the runners; see /metrics"})
+    elsewhere = {"error": "devices are those of the runners; see /metrics"}
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = (page * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    except ValueError:
+        # Not every system tells.
+        return Memory(ram={"error": "this system does not tell"}, cuda=elsewhere)
+    return Memory(ram={"free": free, "used": total - free, "total": total}, cuda=elsewhere)
 
 
 _UPSCALERS = [

@@ -21,6 +21,7 @@ from text2image.core import validation
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.formats import Encoding
 from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, RequestParams, StreamOptions
+from text2image.core.samplers import is_own_schedule
 
 # What A1111 takes where a picture begins from another one, or from a small one.
 DENOISING_STRENGTH = 0.75
@@ -208,7 +209,8 @@ class Asked(BaseModel):
             seed=None if self.seed == RANDOM_SEED else self.seed,
             n=refusals.count(self),
             sampler=self.sampler[1],
-            schedule=self.scheduler or None,
+            # Behind a sampler's name there may be another, as older clients write it.
+            schedule=None if is_own_schedule(self.scheduler or "") else self.scheduler,
             quality=self.quality or None,
             model=self.overrides.model(named) or chosen,
             clip_skip=layer,
