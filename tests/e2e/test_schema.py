@@ -88,9 +88,18 @@ _CHEAP = {
     "cfg_scale": None,
     "response_format": None,
 }
-# Of a single step a second pass might take none, and which adapters there are depends on the server.
+# Of a single step a second pass might take none, and which adapters and nets there are depends on the server.
 _ALONE = dict.fromkeys(
-    ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps", "loras")
+    (
+        "image",
+        "strength",
+        "mask",
+        "controls",
+        "hires_scale",
+        "hires_strength",
+        "hires_steps",
+        "loras",
+    )
 )
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
@@ -105,7 +114,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "/sdapi/v1/txt2img": {**_A1111, "enable_hr": False},
     "/sdapi/v1/img2img": {**_A1111, "init_images": [b64encode(_FILE).decode()], "mask": None},
     "/generate": {**CHEAP, **_ALONE, **_MODELS},
-    "/v1/images/generations": {**_CHEAP, "loras": None},
+    "/v1/images/generations": {**_CHEAP, "loras": None, "controls": None},
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
 }

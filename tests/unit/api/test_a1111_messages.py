@@ -17,7 +17,14 @@ from text2image.api.a1111.messages import Asked, ImageToImage, TextToImage
 from text2image.api.asgi import invalid
 from text2image.core.errors import InvalidRequest, ModelNotFound
 from text2image.core.formats import Encoding, FileFormat
-from text2image.core.messages import Input, ModelInfo, Request, RequestParams, StreamOptions
+from text2image.core.messages import (
+    Control,
+    Input,
+    ModelInfo,
+    Request,
+    RequestParams,
+    StreamOptions,
+)
 from text2image.core.validation import resolve
 
 SERVED = replace(
@@ -235,6 +242,56 @@ def test_a_picture_and_its_mask_are_taken_as_a1111_takes_them() -> None:
     assert (masked.mask, masked.mask_inverted, masked.stretched) == (b"hi", True, False)
 
 
+def unit(**fields: Any) -> dict[str, Any]:
+    """As webuiapi writes one."""
+    plain = {
+        "image": "aGk=", "mask": None, "module": "none", "model": "edges [0123abcd]", "weight": 1.0,
+        "resize_mode": "Resize and Fill", "low_vram": False, "processor_res": 512, "threshold_a": 64,
+        "threshold_b": 64, "guidance_start": 0.0, "guidance_end": 1.0, "control_mode": "Balanced",
+        "pixel_perfect": False, "hr_option": "Both", "enabled": True,
+    }  # fmt: skip
+    return {**plain, **fields}
+
+
+def scripts(*units: Any, name: str = "ControlNet") -> dict[str, Any]:
+    return {"alwayson_scripts": {name: {"args": [*units]}}}
+
+
+def test_units_of_controlnet_are_controls() -> None:
+    off = unit(enabled=False, model="None")
+    asked = unit(module="canny", weight=0.5, guidance_start=0.1, guidance_end=0.9)
+    expected = Control("edges", b"hi", 0.5, 0.1, 0.9, "canny")
+    assert parsed(**scripts(off, asked, unit())).controls == (expected, Control("edges", b"hi"))
+    assert parsed(**scripts(asked, name="controlnet")).controls == (expected,)
+    older = unit(image=None, input_image={"image": "data:image/png;base64,aGk=", "mask": None})
+    assert parsed(**scripts(older)).controls == (Control("edges", b"hi"),)
+    # Without an image of its own it is steered by the one that drawing begins from.
+    begun = parsed(ImageToImage, init_images=["aGVsbG8="], **scripts(unit(image="")))
+    assert begun.controls == (Control("edges", b"hello"),)
+    assert parsed(**scripts(off)).controls is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "None"},
+        {"model": 3},
+        {"module": "openpose"},
+        {"control_mode": "ControlNet is more important"},
+        {"hr_option": "High res only"},
+        {"weight": "much"},
+        {"guidance_end": True},
+        {"mask": "aGk="},
+        {"image": ""},
+        {"image": "#"},
+        {"image": 3},
+    ],
+)
+def test_so_is_what_a_unit_cannot_have_here(changes: dict[str, Any]) -> None:
+    assert refused(**scripts(unit(**changes))) == ["alwayson_scripts.ControlNet"]
+    assert refused(**scripts(unit(**changes), name="controlnet")) == ["alwayson_scripts.controlnet"]
+
+
 def test_what_is_not_done_as_a1111_does_it_is_told() -> None:
     body = {"prompt": "", "init_images": ["aGk="]}
     assert not ImageToImage.model_validate(body).notes()
@@ -272,6 +329,8 @@ _JUNK: list[Any] = [
     "Euler a", "Karras", "Latent", "None", "embedded", "sd15 [0]", "aGk=", "é\0",
     [], [None], ["aGk="], [[]], {}, {"args": [1]},
     {"a.b": {"args": [True]}}, {"sd_model_checkpoint": []}, {"sd_model_checkpoint": "x [0]", "sd_vae": {}},
+    {"ControlNet": {"args": [{"model": "edges", "image": "aGk=", "weight": 10**400}, 3]}},
+    {"controlnet": [[{"model": 1}]]},
     {"CLIP_stop_at_last_layers": float("inf")}, {"jpeg_quality": "80", "samples_format": 3}, {"jpeg_quality": 10**30},
 ]  # fmt: skip
 

@@ -8,13 +8,13 @@ as it reads them: `"20"` is a number.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from text2image.api import fields
-from text2image.api.a1111 import refusals
+from text2image.api.a1111 import controlnet, refusals
 from text2image.api.a1111.overrides import Named, Overrides
 from text2image.api.forms import decoded
 from text2image.core import validation
@@ -85,7 +85,8 @@ class Asked(BaseModel):
         "`show_progress_every_n_steps`; others are refused, unless they change nothing.",
     )
     alwayson_scripts: dict[str, Any] | None = Field(
-        None, description="Refused, unless they are switched off."
+        None,
+        description="`ControlNet`, whose units are `controls`; others are refused, unless they are switched off.",
     )
     force_task_id: str | None = Field(
         None,
@@ -165,9 +166,22 @@ class Asked(BaseModel):
         shown: dict[str, Any] = from_json(self.model_dump_json(exclude=set(self._NOT_TOLD)))
         return {**shown, "alwayson_scripts": {}}
 
+    def without_pictures(self) -> Self:
+        """The same for whoever tells of it, less its pictures."""
+        scripts = dict.fromkeys(self.alwayson_scripts or {})
+        return self.model_copy(update={"alwayson_scripts": scripts})
+
     def notes(self) -> list[str]:
         """What is not done as A1111 does it, and changes the picture."""
         return []
+
+    def begun_from(self) -> bytes | None:
+        """The file that drawing begins from, if it begins from one.
+
+        Raises:
+            InvalidRequest: there are several, or it is no base64.
+        """
+        return None
 
     def names(self) -> dict[str, str]:
         """What our fields are called in this body."""
@@ -178,6 +192,7 @@ class Asked(BaseModel):
             "sampler": self.sampler[0],
             "schedule": "scheduler",
             "model": "override_settings.sd_model_checkpoint",
+            "controls": f"alwayson_scripts.{controlnet.named(self.alwayson_scripts or {})}",
             "clip_skip": "clip_skip" if layers else "override_settings.CLIP_stop_at_last_layers",
         }
 
@@ -199,6 +214,7 @@ class Asked(BaseModel):
         if violations:
             raise InvalidRequest(*violations)
         layer = self.overrides.layer(self.clip_skip)
+        image = self.begun_from()
         return RequestParams(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
@@ -213,6 +229,8 @@ class Asked(BaseModel):
             schedule=None if is_own_schedule(self.scheduler or "") else self.scheduler,
             quality=self.quality or None,
             model=self.overrides.model(named) or chosen,
+            image=image,
+            controls=controlnet.controls_of(self.alwayson_scripts or {}, image),
             clip_skip=layer,
         )
 
@@ -324,8 +342,19 @@ class ImageToImage(Asked):
     def told(self) -> dict[str, Any]:
         return {**super().told, "init_images": None, "mask": None}
 
+    def begun_from(self) -> bytes | None:
+        if len(self.init_images) != 1:
+            reason = f"has {len(self.init_images)} pictures; send one"
+            raise InvalidRequest(FieldViolation("init_images", reason))
+        return decoded("init_images", self.init_images[0])
+
     def names(self) -> dict[str, str]:
         return {**super().names(), "image": "init_images", "strength": "denoising_strength"}
+
+    def without_pictures(self) -> Self:
+        # That there was a mask is told.
+        shown: dict[str, Any] = {"init_images": [], "mask": "given" if self.mask else None}
+        return super().without_pictures().model_copy(update=shown)
 
     def notes(self) -> list[str]:
         if not self.mask:
@@ -340,12 +369,8 @@ class ImageToImage(Asked):
     def params(self, named: Named, chosen: str | None = None) -> RequestParams:
         params = super().params(named, chosen)
         strength = self.denoising_strength
-        if not self.init_images or len(self.init_images) > 1:
-            reason = f"has {len(self.init_images)} pictures; send one"
-            raise InvalidRequest(FieldViolation("init_images", reason))
         return replace(
             params,
-            image=decoded("init_images", self.init_images[0]),
             mask=decoded("mask", self.mask or None),
             mask_inverted=bool(self.inpainting_mask_invert),
             stretched=not self.resize_mode,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from text2image.api.a1111 import controlnet
 from text2image.api.a1111.overrides import Named
 from text2image.core import validation
 from text2image.core.errors import FieldViolation, ModelNotFound
@@ -107,8 +108,10 @@ def _undone(value: Any, done: list[Any]) -> str:
 
 
 def _scripts(scripts: Mapping[str, Any]) -> Iterator[FieldViolation]:
+    yield from controlnet.violations(scripts)
+    own = controlnet.named(scripts)
     for name, script in scripts.items():
-        if not is_off(script):
+        if name != own and not is_off(script):
             yield FieldViolation(f"alwayson_scripts.{name[:80]}", "is no script of this server")
 
 

@@ -105,13 +105,12 @@ async def _asked(
 ) -> tuple[Asked, RequestParams]:
     """The body, less its pictures, and what it asks for."""
     named, chosen = gateway_of(request).runners.named, state_of(request).choices.of(caller.name)
-    body = await read_json(request, kind, pictures=kind is ImageToImage)
-    if not isinstance(body, ImageToImage):
+    body = await read_json(request, kind, pictures=True)
+    if not (isinstance(body, ImageToImage) or body.alwayson_scripts):
         return body, body.params(named, chosen)
     params = await asyncio.to_thread(body.params, named, chosen)
-    # What is read is not held twice until the answer; that there was a mask is told.
-    mask = "given" if body.mask else None
-    return body.model_copy(update={"init_images": [], "mask": mask}), params
+    # What is read is not held twice until the answer, and errors go by what was sent.
+    return body.without_pictures(), params
 
 
 async def _interruptible(gateway: Gateway, context: RequestContext, job: Job) -> Drawing:
