@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.e2e.conftest import NET
 from tests.e2e.harness import Server, eventually
-from tests.init_images import file_of, hole, picture
+from tests.init_images import file_of, hole, picture, shapes
 from text2image.gateway import metadata
 
 SIZE = {"width": 64, "height": 64}
@@ -182,9 +183,22 @@ def test_webuiapi_is_told_what_is_wrong(api: webuiapi.WebUIApi) -> None:
         api.txt2img(prompt="a fox", cfg_scale=50, restore_faces=True, **SIZE)
     assert raised.value.args[0] == 400
     assert '"loc":["body","restore_faces"]' in raised.value.args[1]
-    net = webuiapi.ControlNetUnit(image=picture(), module="canny", model="canny")
-    with pytest.raises(RuntimeError, match=r"alwayson_scripts.*ControlNet"):
+    net = webuiapi.ControlNetUnit(image=picture(), module="openpose", model=NET)
+    with pytest.raises(RuntimeError, match=r"alwayson_scripts.*ControlNet.*openpose"):
         api.txt2img(prompt="a fox", controlnet_units=[net], **SIZE)
+
+
+def test_webuiapi_steers_by_a_controlnet(server: Server, api: webuiapi.WebUIApi) -> None:
+    shown = shapes((64, 64))
+    unit = webuiapi.ControlNetUnit(image=shown, model=NET, weight=0.5)
+    drawn = api.txt2img(prompt="a fox", seed=7, cfg_scale=5, controlnet_units=[unit], **SIZE)
+    asked = {"sampler": "Euler a", "seed": 7, "guidance_scale": 5, **CHEAP}
+    control = {"name": NET, "image": encoded(shown), "scale": 0.5}
+    for controls, same in (([control], True), ([], False)):
+        body = {"text": "a fox", **asked, "controls": controls}
+        answer = httpx.post(f"{server.url}/generate", json=body, timeout=120)
+        other = opened(answer.json()["image_base64"])
+        assert (apart(drawn.image, other).max() <= 2) is same
 
 
 def test_silly_taverns_body_is_understood(server: Server) -> None:
