@@ -198,7 +198,7 @@ def test_webuiapi_steers_by_a_controlnet(server: Server, api: webuiapi.WebUIApi)
         body = {"text": "a fox", **asked, "controls": controls}
         answer = httpx.post(f"{server.url}/generate", json=body, timeout=120)
         other = opened(answer.json()["image_base64"])
-        assert (apart(drawn.image, other).max() <= 2) is same
+        assert bool(apart(drawn.image, other).max() <= 2) == same
 
 
 def test_silly_taverns_body_is_understood(server: Server) -> None:
