@@ -10,7 +10,9 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from frontend.form import choose_model, show_form
+from frontend.choosers import choose_adapters, choose_model
+from frontend.form import show_form
+from frontend.inputs import show_inputs
 from frontend.pieces import show_gallery
 from frontend.server import Server
 from frontend.stage import show_stage
@@ -70,7 +72,10 @@ def show_page(visitor: Visitor) -> None:
     left, right = st.columns([2, 3], gap="medium")
     if visitor.models:
         with left:
-            show_form(visitor, choose_model(visitor.models))
+            visitor.model = choose_model(visitor.models)
+            choose_adapters(visitor.model)
+            show_inputs(visitor, visitor.model)
+            show_form(visitor, visitor.model)
     with right:
         with st.container(border=True, key="stage"):
             show_stage(visitor)
