@@ -14,7 +14,7 @@ _RED, _GREEN, _BLUE, _ALPHA = starts.MARK
 
 
 def paint(start: Start, side: int) -> None:
-    """The canvas and its brush; the longer side is so many pixels of the browser."""
+    """The canvas, whose longer side is so many pixels of the browser."""
     # It registers itself when it is imported, which needs Streamlit to run.
     from streamlit_drawable_canvas import st_canvas
 
@@ -28,6 +28,9 @@ def paint(start: Start, side: int) -> None:
         return_image_data=True,
         key=_key(start),
     )
+
+
+def choose_brush() -> None:
     st.slider("Brush", _THINNEST, _THICKEST, _BRUSH, key="brush", help="How thick it paints.")
 
 

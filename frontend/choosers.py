@@ -44,8 +44,8 @@ def choose_adapters(model: ModelInfo) -> None:
         placeholder="none; choose one or several",
     )
     for name in chosen:
-        st.session_state.setdefault(_weight_of(name), _USUAL)
-        st.slider(plain(name), _LEAST, _MOST, step=0.05, format="%g", key=_weight_of(name))
+        weight = _weight_of(name)
+        st.slider(plain(name), _LEAST, _MOST, _USUAL, step=0.05, format="%g", key=weight)
         if words := usable[name].trigger_words:
             st.caption(f"Called for by: {plain(', '.join(words))}")
 

@@ -18,7 +18,8 @@ _CSS = """
 .pair { position: relative; display: grid; }
 img { grid-area: 1 / 1; width: 100%; border-radius: 0.625rem; }
 .before { clip-path: inset(0 50% 0 0); }
-input { grid-area: 2 / 1; width: 100%; margin: 0.75rem 0 0; accent-color: var(--st-primary-color); }
+input { grid-area: 2 / 1; width: 100%; margin: 0.75rem 0 0; }
+input { accent-color: var(--st-primary-color); color-scheme: light dark; }
 """
 
 _JS = """

@@ -101,6 +101,7 @@ def _set_defaults(visitor: Visitor, model: ModelInfo) -> None:
         "n": 1,
         "clip_skip": model.clip_skip,
         "hires_scale": 1.0,
+        "hires_strength": HIRES_STRENGTH,
     }
     if st.session_state.get(_SET_FOR) != _limits_of(model):
         fill_in(**{_SET_FOR: _limits_of(model)}, **options)
@@ -108,7 +109,6 @@ def _set_defaults(visitor: Visitor, model: ModelInfo) -> None:
             width, height = starts.size_for(visitor.start, model)
             fill_in(width=width, height=height)
     st.session_state.setdefault("strength", STRENGTH)
-    st.session_state.setdefault("hires_strength", HIRES_STRENGTH)
     # A widget that was not shown has lost its value.
     for name, value in options.items():
         st.session_state.setdefault(name, value)
@@ -129,30 +129,40 @@ def _largest_scale(model: ModelInfo) -> float | None:
 
 
 def _options(model: ModelInfo) -> None:
+    """Each has its default too: values that are set while the browser is busy with an earlier run may not reach it."""
     st.text_input(LABELS["negative_prompt"], key="negative_prompt", placeholder="what to leave out")
     left, right = st.columns(2, gap="small")
     for column, side in ((left, "width"), (right, "height")):
         column.number_input(
-            LABELS[side], model.min_side, model.max_side, step=model.side_multiple, key=side
+            LABELS[side],
+            model.min_side,
+            model.max_side,
+            getattr(model, side),
+            step=model.side_multiple,
+            key=side,
         )
-    st.slider(LABELS["steps"], 1, MAX_STEPS, key="steps", help="More take longer.")
+    st.slider(LABELS["steps"], 1, MAX_STEPS, model.steps, key="steps", help="More take longer.")
     st.slider(
         LABELS["guidance_scale"],
         0.0,
         MAX_GUIDANCE,
+        model.guidance_scale,
         step=0.5,
         format="%g",
         key="guidance_scale",
         help="How closely to follow the prompt.",
     )
     left, right = st.columns(2, gap="small")
-    left.selectbox(LABELS["sampler"], [sampler.value for sampler in model.samplers], key="sampler")
+    samplers = [sampler.value for sampler in model.samplers]
+    usual = samplers.index(model.sampler.value)
+    left.selectbox(LABELS["sampler"], samplers, usual, key="sampler")
     right.number_input(LABELS["n"], 1, MAX_IMAGES, key="n")
     if model.max_clip_skip:
         st.number_input(
             LABELS["clip_skip"],
             0,
             model.max_clip_skip,
+            model.clip_skip,
             key="clip_skip",
             help="The layer of the text encoder, where 1 is the last; 0 is the model's own.",
         )
@@ -205,6 +215,7 @@ def _enlarging(most: float, *, disabled: bool) -> None:
         LABELS["hires_strength"],
         0.05,
         1.0,
+        HIRES_STRENGTH,
         step=0.05,
         key="hires_strength",
         disabled=disabled,

@@ -15,10 +15,13 @@ from frontend.words import notice_of
 from text2image.core.errors import Text2ImageError
 from text2image.core.messages import Input, ModelInfo
 from text2image.core.settings import get_settings
+from text2image.core.validation import STRENGTH
 
 _TYPES = ["png", "jpg", "jpeg", "webp"]
 # The longer side of what is painted on, in pixels of the browser.
-_SIDE, _SIDE_ON_PHONE = 352, 272
+_SIDE, _SIDE_ON_PHONE = 288, 272
+_MARKED = "What is marked is drawn anew, and the rest stays."
+_UNMARKED = "Paint over what is to be drawn anew; without a mark all of it is."
 
 
 def show_inputs(visitor: Visitor, model: ModelInfo) -> None:
@@ -73,14 +76,20 @@ def _uploader(name: str, takes: Callable[[bytes], object]) -> None:
 def _show(visitor: Visitor, model: ModelInfo, start: Start) -> None:
     side = _SIDE_ON_PHONE if is_phone() else _SIDE
     if Input.MASK in model.inputs:
-        st.caption("Paint over what is to be drawn anew; without a mark all of it is.")
         canvas.paint(start, side)
+        marked = starts.with_strokes(start, canvas.strokes_on(start)).mask is not None
+        st.caption(_MARKED if marked else _UNMARKED)
+        brush, strength = st.columns(2, gap="medium")
+        with brush:
+            canvas.choose_brush()
     else:
         st.image(start.png, width=side, alt="What drawing begins from")
-    st.slider(
+        strength = st.container()
+    strength.slider(
         LABELS["strength"],
         0.05,
         1.0,
+        STRENGTH,
         step=0.05,
         key="strength",
         help="How much of the picture may change; at 1 hardly anything of it is left.",

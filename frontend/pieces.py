@@ -78,11 +78,13 @@ def _image(piece: Piece) -> None:
 
 def _beside_its_start(piece: Piece, start: Start) -> None:
     """The picture, or what it began from and what came of that."""
-    if st.toggle("Before and after", key="compared"):
-        picture = piece.picture
-        show_comparison(starts.fitted(start, picture.width, picture.height), picture.png)
-    else:
-        _image(piece)
+    place, picture = st.container(), piece.picture
+    compared = st.toggle("Before and after", key="compared")
+    with place:
+        if compared:
+            show_comparison(starts.fitted(start, picture.width, picture.height), picture.png)
+        else:
+            _image(piece)
 
 
 def _labelled_buttons(visitor: Visitor, piece: Piece) -> None:
