@@ -23,7 +23,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export CPU UV
 # The optional parts that the settings in the environment need; requirements/ has a file for each.
 EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_ENDPOINT),otlp) \
-	$(if $(T2I_TRANSFORMER),gguf) $(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3)
+	$(if $(T2I_TRANSFORMER),gguf) $(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3) \
+	$(if $(filter int8 fp8 nf4,$(T2I_QUANTIZE)),quantize)
 # The embedded model as OpenVINO reads it, by what is installed.
 CONVERTED := .venv/.converted
 
@@ -158,4 +159,4 @@ $(CONVERTED): requirements/serve.txt text2image/engine/models/loading.py $(wildc
 	@$(PYTHON) tools/install.py .venv $<
 	@touch $@
 
-.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page redis s3 otlp gguf load))
+.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page redis s3 quantize otlp gguf load))

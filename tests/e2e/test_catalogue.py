@@ -26,8 +26,8 @@ from tests.integration.engine.pipelines import Reference, save_pipeline
 from text2image.cli.main import main
 from text2image.client import Client, Loading, ModelNotFound, Picture
 from text2image.core.messages import ModelState, Request, Sampler
+from text2image.engine.layouts.sizes import weight_bytes
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
-from text2image.engine.models.inspection import weight_bytes
 from text2image.engine.models.loading import EMBEDDED_PATH
 from text2image.gateway import metadata
 
@@ -226,6 +226,8 @@ def listed(
         steps = 3
         guidance_scale = 2.5
         licence = "CreativeML OpenRAIL-M"
+        quantize = "int8"
+        tile_above = 128
 
         [models.quick]
         path = "{models / "flux-dev"}"
@@ -250,10 +252,13 @@ def test_a_file_gives_models_names_aliases_and_defaults(listed: Server) -> None:
         assert (quick.id, client.model().id) == ("quick", "quick")
         assert (anime.steps, anime.guidance_scale) == (3, 2.5)
         assert anime.licence == "CreativeML OpenRAIL-M"
+        assert (anime.quantization, anime.tiled_above) == ("int8", 128 * 128)
         assert client.model("manga") == anime
     shown = httpx.get(f"{listed.url}/v1/models/manga").json()
     assert (shown["id"], shown["aliases"]) == ("anime", ["manga"])
-    assert ask(listed, text="a fox", model="manga", seed=1, steps=1).status_code == 200
+    assert shown["quantization"] == "int8"
+    large = {"width": 192, "height": 160}
+    assert ask(listed, text="a fox", model="manga", seed=1, steps=1, **large).status_code == 200
     assert ask(listed, text="a fox", negative_prompt="blue", steps=1).status_code == 200
 
 

@@ -143,30 +143,31 @@ async def create_image(request: Request) -> Response:
         timeout = timeout_of(request)
         body = await read_json(request, ImagesRequest)
         params = body.params(gateway.runners.named)
-        return await _drawn(request, caller, timeout, body, params, "image_generation")
+        context = _context(request, caller, timeout, body, params)
+        return await _drawn(request, context, body, "image_generation")
 
     return await answer(request, TRANSPORT, work, error_response)
 
 
-async def _drawn(
-    request: Request,
-    caller: Caller,
-    timeout: float,  # noqa: ASYNC109 - the deadline is the gateway's
-    body: ImagesRequest,
-    params: RequestParams,
-    kind: str,
-) -> Response:
-    """The pictures, or events whose names begin with `kind`."""
-    gateway = gateway_of(request)
-    context = context_of(
+def _context(
+    request: Request, caller: Caller, timeout: float, body: ImagesRequest, params: RequestParams
+) -> RequestContext:
+    return context_of(
         request,
         caller=caller,
         params=params,
         title=body.prompt,
         timeout=timeout,
-        options=_options(body, gateway.runners.named(params.model)),
+        options=_options(body, gateway_of(request).runners.named(params.model)),
         encoding=body.encoding,
     )
+
+
+async def _drawn(
+    request: Request, context: RequestContext, body: ImagesRequest, kind: str
+) -> Response:
+    """The pictures, or events whose names begin with `kind`."""
+    gateway = gateway_of(request)
     try:
         if body.stream:
             return await _streamed(gateway, context, body.partial_images or 0, kind)
@@ -186,11 +187,12 @@ async def _changed(request: Request, kind: type[EditRequest]) -> Response:
         form = await read_form(request)
         body = form.parsed(kind)
         params = form.added_to(body.params(gateway.runners.named))
-        # What is read is not held twice until the answer.
-        del form
         if params.image is None:
             raise InvalidRequest(FieldViolation("image", "is missing; send it as a file"))
-        return await _drawn(request, caller, timeout, body, params, "image_edit")
+        context = _context(request, caller, timeout, body, params)
+        # The gateway lets go of files once it has read them, and nobody else is to hold them.
+        del form, params
+        return await _drawn(request, context, body, "image_edit")
 
     return await answer(request, TRANSPORT, work, error_response)
 
@@ -297,6 +299,7 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
         id=model.id,
         aliases=list(model.aliases),
         licence=model.licence,
+        quantization=model.quantization,
         inputs=[each.value for each in model.inputs],
         state=states[model.id],
         default=model.id == runners.model.id,

@@ -274,6 +274,9 @@ class Model(BaseModel):
     inputs: list[str] = Field(
         [Input.TEXT.value], description=f"What it draws from: {', '.join(Input)}."
     )
+    quantization: str = Field(
+        "", description="What its weights are in, where that is fewer bits: `int8`, `fp8` or `nf4`."
+    )
     state: str = Field(
         ModelState.LOADED.value,
         description="`loaded`; `idle`, which a request has loaded first; `loading`; or `failed`.",

@@ -226,6 +226,8 @@ async def generate(request: Request) -> Response:
             title=f"{body.context or ''} {body.text}",
             timeout=timeout,
         )
+        # The gateway lets go of files once it has read them, and nobody else is to hold them.
+        del params
         drawing = await unless_gone(request, gateway.draw(context))
         return marked(response_of(drawing, images_only=bool(body.images_only)), context, drawing)
 

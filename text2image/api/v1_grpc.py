@@ -83,9 +83,13 @@ class ImageGeneration:
     def _asked(self, request: pb.GenerateRequest | Malformed, context: Context) -> RequestContext:
         caller = self._gateway.authenticate(credentials_of(context))
         message = checked(request)
+        params = wire.params_from(message)
+        # The gateway lets go of files once it has read them, and the call holds its message until it ends.
+        message.ClearField("image")
+        message.ClearField("mask")
         return RequestContext(
             caller=caller,
-            params=wire.params_from(message),
+            params=params,
             title=message.prompt,
             timeout=timeout_of(context, self._settings),
             options=wire.options_from(message),

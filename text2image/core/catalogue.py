@@ -65,11 +65,14 @@ class _Table(BaseModel):
     ] = None
     max_side: int | None = Field(None, ge=64, le=4096)
     precision: Literal["auto", "float32", "float16", "bfloat16"] | None = None
+    quantize: Literal["none", "int8", "fp8", "nf4"] | None = None
+    offload: Literal["none", "model", "sequential"] | None = None
+    tile_above: int | None = Field(None, ge=0, le=4096)
     revision: str | None = None
-    loras: Path | None = None
     transformer: str | None = Field(None, min_length=1)
     refiner: str | None = Field(None, min_length=1)
     refiner_switch: float | None = Field(None, gt=0, lt=1)
+    loras: Path | None = None
     clip_skip: int | None = Field(None, ge=1, le=64)
     embeddings: str | None = Field(None, min_length=1)
 
@@ -82,9 +85,12 @@ _SETTINGS = {
     "sampler": "default_sampler",
     "max_side": "max_side",
     "precision": "dtype",
+    "quantize": "quantize",
+    "offload": "offload",
+    "tile_above": "tile_above",
     "revision": "model_revision",
-    "loras": "loras",
     "refiner_switch": "refiner_switch",
+    "loras": "loras",
     "clip_skip": "default_clip_skip",
 }
 
@@ -219,8 +225,6 @@ def _in_file(path: Path) -> list[Entry]:
             for field, setting in _SETTINGS.items()
             if getattr(table, field) is not None
         }
-        if table.loras:
-            changes["loras"] = path.parent / table.loras.expanduser()
         parts = []
         if table.refiner:
             refiner = path.parent / Path(table.refiner).expanduser()
@@ -229,6 +233,8 @@ def _in_file(path: Path) -> list[Entry]:
         if table.transformer:
             changes["transformer"] = path.parent / Path(table.transformer).expanduser()
             parts.append(changes["transformer"])
+        if table.loras:
+            changes["loras"] = path.parent / table.loras.expanduser()
         if table.embeddings is not None:
             changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(

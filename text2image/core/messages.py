@@ -143,6 +143,8 @@ class ModelInfo:
     `clip_skip` is the default of requests, 0 for the model's own layer, and `max_clip_skip` the most they may ask for,
     0 where nothing is taken. `inputs` are what a request may give it. `loras` are the adapters in its folder, those
     that it cannot be drawn with among them.
+    `quantization` is what its weights are in where that is fewer bits than `dtype` has, as "int8"; pictures of more
+    pixels than `tiled_above` are decoded in tiles, none if it is 0.
     """
 
     id: str
@@ -173,6 +175,8 @@ class ModelInfo:
     clip_skip: int = 0
     max_clip_skip: int = 0
     prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
+    quantization: str = ""
+    tiled_above: int = 0
 
 
 class ModelState(_Open):

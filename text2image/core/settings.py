@@ -236,6 +236,23 @@ class Settings(BaseSettings):
         description="What executes the networks: `torch`, `compile` (torch.compile, in the background while torch "
         "serves: faster steps after some minutes), or on a CPU `openvino`; by `auto` OpenVINO on a CPU, else torch.",
     )
+    quantize: Literal["none", "int8", "fp8", "nf4"] = Field(
+        "none",
+        description="Weights in fewer bits, for less memory and slightly other pictures: `int8`, `fp8`, or `nf4` of "
+        "four bits. OpenVINO has `int8`.",
+    )
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none",
+        description="Keeps weights in the host's memory and brings them to the card when they are needed: `model` one "
+        "network at a time, `sequential` one layer at a time, for the least memory and the longest time.",
+    )
+    tile_above: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SIDE,
+        description="Pictures with more pixels than a square of this side are decoded in tiles, none by 0; if unset "
+        "those that the device's memory is too small to decode whole.",
+    )
     compile: bool = Field(False, description="The same as `T2I_RUNTIME=compile`.")
     threads: int = Field(
         0, ge=0, description="Threads that compute on a CPU; 0 takes the cores the process may use."

@@ -177,11 +177,6 @@ class Catalogue:
                 self.slots[name] = Slot(entry)
         self._forget()
 
-    def grew(self, slot: Slot, nbytes: int) -> None:
-        """Takes note of the bytes of weights that a loaded model has taken besides its own."""
-        slot.size += nbytes - slot.beside
-        slot.beside = nbytes
-
     def park(self, slot: Slot, room: int) -> bool:
         """Whether a model that leaves the device is to wait in the host's memory.
 
@@ -203,6 +198,11 @@ class Catalogue:
             taken -= each.size
         slot.parked = True
         return True
+
+    def grew(self, slot: Slot, nbytes: int) -> None:
+        """Takes note of the bytes of weights that a loaded model has taken besides its own."""
+        slot.size += nbytes - slot.beside
+        slot.beside = nbytes
 
     def left(self, slot: Slot) -> None:
         """Takes note that a model is loaded no more."""

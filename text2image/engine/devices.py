@@ -20,7 +20,7 @@ from text2image.core.settings import Settings
 from text2image.engine.host_memory import HostMemory
 from text2image.engine.memory import DeviceMemory
 from text2image.engine.models.contract import DeviceLost, OutOfMemory
-from text2image.engine.runtimes import graphs
+from text2image.engine.runtimes import graphs, offload
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +137,14 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class SideStream:
-    """Where a device works beside its steps: on CUDA a second stream; elsewhere nowhere, and all comes in turn."""
+    """Where a device works beside its steps: on CUDA a second stream; elsewhere nowhere, and all comes in turn.
+
+    So it does where weights are offloaded: the steps' and the decoder's are not there at once.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        is_apart = device.type == "cuda" and not offload.is_used(device)
+        self._stream = torch.cuda.Stream(device) if is_apart else None  # type: ignore[no-untyped-call]
 
     @property
     def is_apart(self) -> bool:
@@ -261,7 +265,7 @@ def free_memory(device: torch.device) -> None:
 
 
 class CudaMemory:
-    """The memory of one CUDA device."""
+    """The memory of one CUDA device. Weights that leave when others are needed count as what steps take."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -271,14 +275,14 @@ class CudaMemory:
         free, _ = torch.cuda.mem_get_info(self._device)
         reserved = torch.cuda.memory_reserved(self._device)
         cached = reserved - torch.cuda.memory_allocated(self._device)
-        return int(free + cached)
+        return int(free + cached + offload.resident(self._device))
 
     def used(self) -> int | None:
         return int(torch.cuda.memory_reserved(self._device))
 
     def restart(self) -> int | None:
         torch.cuda.reset_peak_memory_stats(self._device)
-        used = int(torch.cuda.memory_allocated(self._device))
+        used = int(torch.cuda.memory_allocated(self._device)) - offload.resident(self._device)
         self._held = self._held or used
         return used - self._held
 
@@ -291,6 +295,13 @@ def memory_of(device: torch.device) -> DeviceMemory | None:
     if device.type == "cuda":
         return CudaMemory(device)
     return HostMemory(held=graphs.held) if device.type == "cpu" else None
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of memory that this device, or the container of a CPU, has, free or not; None where it cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return HostMemory().total() if device.type == "cpu" else None
 
 
 @contextmanager

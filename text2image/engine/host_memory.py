@@ -77,6 +77,12 @@ class HostMemory:
         kept = (self._status("VmRSS") or 0) - self._held - taken
         return min(known) + max(0, kept)
 
+    def total(self) -> int | None:
+        """Bytes that the container and the machine have at all; None if unknown."""
+        limits = [_limit_of(*each) for each in _cgroups_around(self._proc, self._cgroups)]
+        known = [each for each in (*limits, _kibibytes(self._proc / "meminfo", "MemTotal")) if each]
+        return min(known, default=None)
+
     def used(self) -> int | None:
         return self._status("VmRSS")
 
@@ -104,11 +110,17 @@ class HostMemory:
 
 def _free_in_cgroup(proc: Path, cgroups: Path) -> int | None:
     """Bytes left in this process's cgroup (v2 or v1) or the tightest of those around it; None where none tells."""
+    left = (_left_in(*each) for each in _cgroups_around(proc, cgroups))
+    return min((each for each in left if each is not None), default=None)
+
+
+def _cgroups_around(proc: Path, cgroups: Path) -> list[tuple[Path, _CgroupFiles]]:
+    """The folders of this process's cgroup and of those around it."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
-        return None
-    left = []
+        return []
+    around = []
     for line in lines:
         _, controllers, own = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -119,8 +131,16 @@ def _free_in_cgroup(proc: Path, cgroups: Path) -> int | None:
         inside = [
             each for each in (lowest, *lowest.parents) if each == root or root in each.parents
         ]
-        left += [free for folder in inside if (free := _left_in(folder, files)) is not None]
-    return min(left, default=None)
+        around += [(folder, files) for folder in inside]
+    return around
+
+
+def _limit_of(folder: Path, files: _CgroupFiles) -> int | None:
+    try:
+        limit = (folder / files.limit).read_text().strip()
+    except OSError:
+        return None
+    return int(limit) if limit.isdigit() else None
 
 
 def _left_in(folder: Path, files: _CgroupFiles) -> int | None:

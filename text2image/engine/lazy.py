@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
 
 # What these libraries say of themselves while they load is not for whoever waits for a picture.
 _QUIET = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
+# Loggers of what quantizes, which is imported wherever it is installed: they tell of kernels for other devices.
+_WARNING = ("torchao", "bitsandbytes", "torch.utils._pytree")
 
 
 def hush() -> None:
     """Call it before these libraries are imported."""
     for variable in _QUIET:
         os.environ.setdefault(variable, "error")
+    for logger in _WARNING:
+        logging.getLogger(logger).setLevel(logging.ERROR)
 
 
 def loader(settings: Settings, index: int = 0) -> Callable[[Callable[[str], None]], Model]:

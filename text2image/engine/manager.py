@@ -272,6 +272,7 @@ class ModelManager:
                 slot.returned = time.monotonic() - started
             else:
                 slot.took = time.monotonic() - started
+            slot.shelf = getattr(model, "adapters", None)
             slot.state, slot.detail, slot.why, slot.crowded = ModelState.LOADED, "", "", False
             logger.info("model %s loaded in %.1f s", slot.name, time.monotonic() - started)
         finally:

@@ -7,6 +7,7 @@ on a CPU, where nobody raises an error before the kernel ends the process, it is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,12 +61,18 @@ class _Use:
         size: of the key that this was learned from.
         steps: of a step, by rows.
         kept, decode: of what steps keep for the next one, and what decoding one picture adds to that.
+        tiled_above: size of the largest picture that is decoded whole; no larger one takes more for its decoding.
     """
 
     size: float = 1.0
     steps: dict[int, int] = field(default_factory=dict)
     kept: int = 0
     decode: int = 0
+    tiled_above: float = math.inf
+
+    def decoding(self, size: float) -> float:
+        """What decoding one picture of this size adds to what is kept."""
+        return self.decode * min(size, max(self.tiled_above, self.size)) / self.size
 
     def line(self) -> tuple[float, float]:
         """Bytes of any step, and those of each row on top."""
@@ -109,8 +116,13 @@ class MemoryGuard:
         if peak := self._peak():
             self._learning.steps[rows] = peak
 
-    def learn_decode(self) -> None:
-        """Learns from the decoding of one picture of the model and size that steps were learned from."""
+    def learn_decode(self, tiled_above: float = math.inf) -> None:
+        """Learns from the decoding of one picture of the model and size that steps were learned from.
+
+        Args:
+            tiled_above: size of the largest one that is decoded whole, as keys have it.
+        """
+        self._learning.tiled_above = tiled_above
         # What the steps before have kept does not grow with the picture.
         self._learning.kept = self._kept
         self._learning.decode = max(0, self._peak() - self._kept)
@@ -153,7 +165,7 @@ class MemoryGuard:
         use = self._use(key)
         if self._free is None or not use.decode:
             return UNBOUNDED
-        each = use.decode * key.size / use.size
+        each = use.decoding(key.size)
         if beside is None:
             return max(1, int((self._usable(self._free) - use.kept) / each))
         return max(0, int((self._usable(self._free) - self._step(*beside)) / each))
@@ -182,7 +194,7 @@ class MemoryGuard:
     def need(self, key: BatchKey, rows: int) -> int:
         """Bytes for a step of so many rows and for decoding a picture, whichever is more."""
         use = self._use(key)
-        return int(max(self._step(key, rows), use.kept + use.decode * key.size / use.size))
+        return int(max(self._step(key, rows), use.kept + use.decoding(key.size)))
 
     def _step(self, key: BatchKey, rows: int) -> float:
         """Bytes of a step of so many rows."""

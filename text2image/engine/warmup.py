@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
@@ -131,12 +132,19 @@ def _draw_first(model: Model, samples: list[Sample], memory: MemoryGuard) -> Non
             raise failure
         memory.restart()
         _decode(model, samples)
-        memory.learn_decode()
+        memory.learn_decode(_tiled_above(model.info, samples[0]))
     except ValueError as error:
         raise ValueError(
             f"{model.info.id} draws nothing: {error}; its weights hold such numbers, which `python -m text2image "
             f"check` finds, or they are too large for {model.info.dtype}: set T2I_DTYPE=float32 or bfloat16"
         ) from error
+
+
+def _tiled_above(info: ModelInfo, sample: Sample) -> float:
+    """The size, as keys have it, of the largest picture that is decoded whole."""
+    request = sample.generation.request
+    pixels = request.width * request.height
+    return info.tiled_above / pixels * sample.key.size if info.tiled_above else math.inf
 
 
 def _grow(

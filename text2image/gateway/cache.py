@@ -93,6 +93,9 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         **asdict(replace(alone, image=None)),
         "model": model.id,
     }
+    if 0 < model.tiled_above < request.width * request.height:
+        # What is decoded in tiles depends on how many there are.
+        identity["tiled_above"] = model.tiled_above
     # Prompts as they stand, and the model's own layer, have the keys that they had before there was anything else.
     if reading := reading_of(request, model):
         identity["reading"] = reading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -107,8 +108,12 @@ def _of_most(models: Iterable[ModelInfo], before: ModelInfo | None) -> ModelInfo
 
 def _pictures_of(model: ModelInfo) -> ModelInfo:
     """What decides how pictures look: all of a model but the device it is on, and what other pictures it could draw."""
+    own = model.width * model.height
     return replace(
         model,
+        # Larger pictures than its own it is kept from drawing, where others decode them otherwise.
+        max_side=0,
+        tiled_above=model.tiled_above if model.tiled_above < own else 0,
         device="",
         samplers=(),
         schedules=(),
@@ -132,6 +137,7 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
     }
     return replace(
         model,
+        max_side=_max_side(serving),
         samplers=_in_all([each.samplers for each in serving]),
         schedules=_in_all([each.schedules for each in serving]),
         max_steps=tuple(least.items()),
@@ -141,6 +147,14 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
         clip_skip=min(model.clip_skip, *(each.max_clip_skip for each in serving)),
         max_clip_skip=min(each.max_clip_skip for each in serving),
     )
+
+
+def _max_side(serving: Sequence[ModelInfo]) -> int:
+    """The largest side of a picture that all draw, and all alike: in the size that one decodes in tiles, all do."""
+    largest = min(each.max_side for each in serving)
+    tiled = {each.tiled_above for each in serving}
+    least = min((each for each in tiled if each), default=0)
+    return largest if len(tiled) == 1 else min(largest, max(serving[0].width, math.isqrt(least)))
 
 
 def _in_all(choices: Sequence[tuple[T, ...]]) -> tuple[T, ...]:

@@ -73,7 +73,9 @@ def findings_of(settings: Settings, *, deep: bool) -> list[Finding]:
             beside = weight_bytes(second.folder, dtype.itemsize)
     except ValueError as error:
         found.append(Finding("T2I_REFINER", str(error)))
-    return check(folder, FAMILIES, device, dtype, deep=deep, beside=beside) + found
+    return (
+        check(folder, FAMILIES, device, dtype, settings=settings, deep=deep, beside=beside) + found
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

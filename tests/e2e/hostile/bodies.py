@@ -30,6 +30,7 @@ MUTANTS = 20
 _TEXTS = st.text(max_size=60) | st.text(st.characters(categories=["Cc", "Cf", "Co", "Mn", "Zl"]))
 _VALUES: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_STRING: _TEXTS,
+    FieldDescriptor.TYPE_BYTES: st.binary(max_size=60),
     FieldDescriptor.TYPE_INT32: st.integers(-(2**31), 2**31 - 1),
     FieldDescriptor.TYPE_INT64: st.integers(-(2**63), 2**63 - 1),
     FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),

@@ -22,9 +22,10 @@ from text2image.core.messages import GeneratedImage, ModelState, Request, State
 from text2image.core.settings import Settings
 from text2image.engine import manager
 from text2image.engine.engine import Engine
+from text2image.engine.layouts.sizes import numbers_in, weight_bytes
 from text2image.engine.layouts.tokenizer import END, write_tokenizer
 from text2image.engine.lazy import loader, source_of
-from text2image.engine.models.inspection import inspect_model, numbers_in, weight_bytes
+from text2image.engine.models.inspection import inspect_model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
 
 KINDS = ("sd2", "lcm")

@@ -23,7 +23,7 @@ from tests.integration.engine.conftest import (
     harness_for,
     settings_for,
 )
-from tests.integration.engine.pipelines import XL_KINDS, draw_with_pipeline
+from tests.integration.engine.pipelines import draw_with_pipeline
 from text2image.core.messages import Request, Sampler, Schedule
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import load_model
@@ -89,7 +89,7 @@ ASKED = {
 MORE = {"xl-zero-snr": {"guidance_rescale": 0.7}}
 
 
-@pytest.mark.parametrize("kind", XL_KINDS)
+@pytest.mark.parametrize("kind", ASKED)
 def test_every_kind_gives_its_pipelines_picture(pipeline_folder: Folders, kind: str) -> None:
     model, reference = loaded(pipeline_folder(kind)), Reference(pipeline_folder(kind))
     for seed, request in enumerate(ASKED[kind]):

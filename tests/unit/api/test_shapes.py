@@ -92,7 +92,7 @@ def road(url: bytes, body: bytes) -> Request | None:
             params = GenerateRequest.model_validate_json(body).params()
         else:
             params = ImagesRequest.model_validate_json(body).params(runners.named)
-        return shape_of(validation.resolve(params, runners.named(params.model)))
+        return shape_of(GATEWAY.resolve(params, runners.named(params.model)))
     except (Text2ImageError, ValueError):
         return None
 

@@ -53,6 +53,7 @@ def test_a_file_says_more_of_each(tmp_path: Path) -> None:
     file.write_text(
         '[models.anime]\npath = "v3"\naliases = ["manga"]\nsteps = 30\nsampler = "Euler a"\n'
         'precision = "float16"\nprice = 2\nclip_skip = 2\nembeddings = "words"\n'
+        'quantize = "int8"\noffload = "model"\ntile_above = 0\n'
         '[models.hub]\npath = "owner/name"\nrevision = "v1"\n'
     )
     entries = find_entries(str(file))
@@ -61,6 +62,7 @@ def test_a_file_says_more_of_each(tmp_path: Path) -> None:
     assert anime.model == str(tmp_path / "v3")
     assert (anime.default_steps, anime.dtype) == (30, "float16")
     assert anime.default_sampler is Sampler.EULER_ANCESTRAL
+    assert (anime.quantize, anime.offload, anime.tile_above) == ("int8", "model", 0)
     assert (anime.default_clip_skip, anime.embeddings) == (2, tmp_path / "words")
     assert (entries["anime"].aliases, entries["anime"].price) == (("manga",), 2)
     hub = entries["hub"].applied_to(settings)
@@ -75,6 +77,7 @@ def test_a_file_says_more_of_each(tmp_path: Path) -> None:
         ("[models.a]\nsteps = 3", r"\[models\.a\] path: Field required"),
         ('[models.a]\npath = "b"\nstep = 3', r"\[models\.a\] step: Extra"),
         ('[models.a]\npath = "b"\nsteps = 0', r"\[models\.a\] steps"),
+        ('[models.a]\npath = "b"\nquantize = "int4"', r"\[models\.a\] quantize: .*'int8'"),
         ('[models.a]\npath = "b"\naliases = ["c"]\n[models.c]\npath = "d"', "'c' names two models"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,19 @@ def test_a_warm_up_that_ends_early_still_tells_rows_from_what_any_step_takes() -
     harness.finish()
     assert isinstance(harness.ending(guided), Completed)
     assert harness.model.exhausted == 0
+
+
+def test_pictures_that_are_decoded_in_tiles_take_no_more_than_the_largest_that_is_not() -> None:
+    """So the guard refuses none for what its decoding whole would take."""
+    card = Card(FIXED + 40 * PER_ROW)
+    guard = MemoryGuard(card)
+    model = Hungry(card)
+    model.info = replace(model.info, tiled_above=2 * 128 * 128)
+    measure(model, guard, max_rows=0, clock=model.clock, report=lambda line: None)
+    large, larger = key_of(32, 16), key_of(128, 16)
+    assert guard.need(large, 0) == guard.need(larger, 0) == 2 * PER_DECODE
+    guard.refresh(READING_PAUSE)
+    assert guard.pictures(large) == guard.pictures(larger) > 1
 
 
 def test_invariant_8_the_cap_keeps_a_reserve_of_what_is_free() -> None:

@@ -58,6 +58,14 @@ def test_two_pictures_have_one_key_only_where_nothing_tells_them_apart(
         assert (key_of(changed, 0, MODEL) == key_of(one, 0, MODEL)) == (changed == one)
 
 
+def test_what_is_decoded_in_tiles_is_another_picture_and_what_is_not_is_the_same() -> None:
+    pixels = REQUEST.width * REQUEST.height
+    keys = [key_of(REQUEST, 0, replace(MODEL, tiled_above=above)) for above in (0, pixels)]
+    assert keys == [KEY, KEY]
+    tiled = [key_of(REQUEST, 0, replace(MODEL, tiled_above=pixels - each)) for each in (1, 2)]
+    assert len({KEY, *tiled}) == 3
+
+
 @pytest.mark.parametrize("field", ["id", "revision", "dtype"])
 def test_another_model_draws_another_picture(field: str) -> None:
     assert key_of(REQUEST, 0, replace(MODEL, **{field: "other"})) != KEY

@@ -114,6 +114,32 @@ async def test_by_each_name_the_model_of_most_is_drawn_with(
     assert odd.requests
 
 
+async def test_runners_that_decode_in_tiles_from_different_sizes_on_draw_what_all_draw_alike(
+    tmp_path: Path, connect: Connect
+) -> None:
+    large = replace(OTHER, max_side=1024)
+    small = replace(large, tiled_above=512 * 512)
+    one, other = runner(tmp_path / "0", large), runner(tmp_path / "1", small)
+    runners = await connect(one, other)
+    await until(runners, lambda: runners.named("other").max_side == 512)
+    for _ in range(10):
+        await draw(runners, replace(REQUEST, model="other"))
+    assert one.requests
+    assert other.requests
+
+
+async def test_runners_that_decode_the_models_own_size_otherwise_draw_other_pictures(
+    tmp_path: Path, connect: Connect
+) -> None:
+    small = replace(OTHER, tiled_above=128 * 128)
+    odd = runner(tmp_path / "0", small)
+    runners = await connect(odd, runner(tmp_path / "1", OTHER), runner(tmp_path / "2", OTHER))
+    await until(runners, lambda: runners.named("other").tiled_above == 0)
+    for _ in range(10):
+        await draw(runners, replace(REQUEST, model="other"))
+    assert not odd.requests
+
+
 async def test_models_that_come_and_go_on_a_runner_do_so_here(
     tmp_path: Path, connect: Connect
 ) -> None:

@@ -131,6 +131,8 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "aliases",
             "licence",
             "price",
+            "quantization",
+            "tiled_above",
             "loras",
             "inputs",
             "embeddings",

@@ -142,6 +142,7 @@ def test_a_status_arrives(status: Status) -> None:
 
 
 def test_a_model_arrives() -> None:
+    quantized = replace(MODEL, side_multiple=16, quantization="nf4", tiled_above=512 * 512)
     words = {
         "embeddings": (Embedding("film", "0123456789ab", 2),),
         "clip_skip": 2,
@@ -152,6 +153,7 @@ def test_a_model_arrives() -> None:
         MODEL,
         replace(MODEL, side_multiple=16, inputs=tuple(Input)),
         replace(MODEL, **words),
+        quantized,
     ):  # type: ignore[arg-type]
         sent = wire.model_to(model).SerializeToString()
         assert wire.model_from(pb.GetModelResponse.FromString(sent)) == model

@@ -105,6 +105,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
     side = min(sample_size(network_of(pipeline).config) * scale, most // multiple * multiple)
     profile = _profile(pipeline, settings.model, family)
     samplers = _samplers(pipeline)
+    max_side = _max_side(pipeline, settings.max_side or min(2 * side, MAX_SIDE), scale)
     if checkpoint.refiner is not None:
         both = offered(refiner.config_of(checkpoint.refiner.folder))
         samplers = tuple(each for each in samplers if each in both)
@@ -116,7 +117,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         width=side,
         height=side,
         min_side=min(-(-64 // multiple) * multiple, side),
-        max_side=_max_side(pipeline, settings.max_side or min(2 * side, MAX_SIDE), scale),
+        max_side=max_side,
         steps=settings.default_steps or profile.steps,
         guidance_scale=profile.guidance_scale
         if settings.default_guidance_scale is None
@@ -133,9 +134,16 @@ def describe(pipeline: Any, checkpoint: Checkpoint, family: str) -> ModelInfo:
         quality=settings.quality,
         fast=_fast(pipeline, settings, family),
         side_multiple=multiple,
+        quantization=checkpoint.saving.quantize,
+        tiled_above=tiled_above(checkpoint, max_side),
         inputs=_inputs(pipeline, family),
         **_reading(pipeline, settings),
     )
+
+
+def tiled_above(checkpoint: Checkpoint, max_side: int) -> int:
+    """Pixels of the largest picture that is decoded whole; 0 if all are."""
+    return checkpoint.tiles.above if checkpoint.tiles.above < max_side**2 else 0
 
 
 def _samplers(pipeline: Any) -> tuple[Sampler, ...]:
@@ -260,7 +268,7 @@ def rescale_of(pipeline: Any, settings: Settings, family: str) -> float:
 
 def _revision(checkpoint: Checkpoint, profile: Profile, family: str, *, chunked: bool) -> str:
     """The revision of the files, or another where a setting has the same request give another picture."""
-    settings = checkpoint.settings
+    settings, revision = checkpoint.settings, checkpoint.saving.revised(checkpoint.revision)
     different = []
     if settings.guidance_rescale not in (None, profile.rescale):
         different.append(str(settings.guidance_rescale))
@@ -271,8 +279,8 @@ def _revision(checkpoint: Checkpoint, profile: Profile, family: str, *, chunked:
     if settings.true_cfg_scale is not None and family == "flux":
         different.append(f"true cfg {settings.true_cfg_scale}")
     if not different:
-        return checkpoint.revision
-    told = " ".join((checkpoint.revision, *different))
+        return revision
+    told = " ".join((revision, *different))
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 

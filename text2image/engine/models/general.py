@@ -34,6 +34,9 @@ from text2image.engine.models.previews import Projection
 from text2image.engine.models.suspension import Call, Run, answers, suspend, whole
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.networks import build_networks, class_of
+from text2image.engine.runtimes.choice import fitted
+from text2image.engine.runtimes.offload import offload
+from text2image.engine.runtimes.tiling import tile_own
 from text2image.engine.sample import BatchKey, Plan, Sample
 
 if TYPE_CHECKING:
@@ -375,7 +378,10 @@ def load(checkpoint: Checkpoint) -> General:
     left_out = {part: None for part in NOT_DRAWING if part in known}
     with devices.device_errors():
         pipeline = open_pipeline(kind, checkpoint.folder, checkpoint.dtype, **left_out)
-        pipeline = pipeline.to(checkpoint.device)
+        pipeline = fitted(pipeline, checkpoint)
+        if checkpoint.saving.offload:
+            offload(pipeline, checkpoint.device, checkpoint.saving.offload)
+        tile_own(pipeline, checkpoint.tiles)
     if not networks_of(pipeline):
         logger.warning("%s: a %s is drawn whole, without steps", checkpoint.name, named)
     return General(pipeline, describe(pipeline, checkpoint), checkpoint.device)

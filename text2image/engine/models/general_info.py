@@ -10,6 +10,7 @@ import torch
 
 from text2image.core.messages import SIDE_MULTIPLE, ModelInfo, Sampler
 from text2image.core.settings import MAX_SIDE
+from text2image.engine.models.description import tiled_above
 from text2image.engine.samplers.registry import own_sampler
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def describe(pipeline: Any, checkpoint: Checkpoint) -> ModelInfo:
     largest = settings.max_side or min(2 * max(height, width), MAX_SIDE)
     return ModelInfo(
         id=checkpoint.name,
-        revision=checkpoint.revision,
+        revision=checkpoint.saving.revised(checkpoint.revision),
         family=FAMILY if networks_of(pipeline) else WHOLE,
         width=width,
         height=height,
@@ -87,6 +88,10 @@ def describe(pipeline: Any, checkpoint: Checkpoint) -> ModelInfo:
         dtype=str(checkpoint.dtype).removeprefix("torch."),
         quality=settings.quality,
         side_multiple=multiple,
+        quantization=checkpoint.saving.quantize,
+        tiled_above=tiled_above(checkpoint, largest)
+        if hasattr(getattr(pipeline, "vae", None), "enable_tiling")
+        else 0,
     )
 
 

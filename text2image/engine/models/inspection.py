@@ -18,27 +18,19 @@ import transformers
 from diffusers.configuration_utils import FrozenDict
 
 from text2image.core.messages import ModelInfo
-from text2image.core.model_names import is_single_file
 from text2image.core.settings import Settings
 from text2image.engine import devices
 from text2image.engine.adapters.files import TEXTS, UNET, layers_of_model
 from text2image.engine.adapters.folder import LoraFolder
-from text2image.engine.layouts.sizes import numbers_in, weight_bytes
 from text2image.engine.models import general, general_info, stable_diffusion, stable_diffusion_xl
 from text2image.engine.models.contract import Model
 from text2image.engine.models.description import describe
-from text2image.engine.models.loading import (
-    Checkpoint,
-    family_of,
-    locate,
-    refiner_of,
-    revision_of,
-)
+from text2image.engine.models.loading import Checkpoint, checkpoint_of, family_of, locate
 from text2image.engine.runtimes.choice import LEFT_OUT
 
 
 def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
-    """The description that the model has once it is loaded, and the bytes of its weights in the precision it then has.
+    """The description that the model has once it is loaded, and the bytes that its weights then take of the device.
 
     Raises:
         ValueError: the folder holds no pipeline of a known family.
@@ -49,16 +41,8 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
     # The thread that it is called in is not the one that draws.
     devices.prepare_thread(device, 1)
     folder = locate(settings, lambda detail: None)
-    load = family_of(settings, folder)
-    second = refiner_of(settings, device, dtype, lambda detail: None)
-    checkpoint = Checkpoint(
-        folder, revision_of(folder), settings, device, dtype, lambda detail: None, second
-    )
-    info = _described(load, checkpoint)
-    beside = weight_bytes(second.folder, dtype.itemsize) if second else 0
-    if is_single_file(settings.model):
-        return info, beside + _file_bytes(Path(settings.model).expanduser(), dtype.itemsize)
-    return info, beside + weight_bytes(folder, dtype.itemsize)
+    checkpoint, load = checkpoint_of(settings, folder, device, dtype, lambda detail: None)
+    return _described(load, checkpoint), checkpoint.weights
 
 
 def inspect_loras(settings: Settings) -> LoraFolder | None:
@@ -127,8 +111,3 @@ def _config(folder: Path, library: str, kind: str) -> Any:
     parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     return FrozenDict(defaults | told)
-
-
-def _file_bytes(file: Path, bytes_each: int) -> int:
-    """Bytes of a checkpoint's weights with so many for each number; without a header, its own."""
-    return numbers_in(file) * bytes_each if file.suffix == ".safetensors" else file.stat().st_size

@@ -21,6 +21,7 @@ from text2image.engine import devices
 from text2image.engine.models.contract import DeviceLost, Pending
 from text2image.engine.models.init_images import Encoded, load_with
 from text2image.engine.models.previews import Projection
+from text2image.engine.runtimes import tiling
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import BatchKey, Plan, Sample
 from text2image.engine.samplers import update
@@ -257,7 +258,7 @@ def decode(
     with devices.device_errors():
         latents = torch.cat([sample.state.trajectory.latents for sample in samples])
         with side.work(latents):
-            decoded = networks.decode(unscale(latents))
+            decoded = tiling.decode(networks.decode, unscale(latents), networks.tiles)
             # The warm-up decodes noise, from which no preview is to be learned.
             learn = all(sample.done for sample in samples) and not projection.knows_enough
             drawn = _drawn(latents, decoded, projection, learn=learn)

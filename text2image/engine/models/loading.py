@@ -30,9 +30,13 @@ from text2image.engine.models import (
 )
 from text2image.engine.models.contract import Model
 from text2image.engine.models.families import Families
+from text2image.engine.models.weights import bytes_on_device
 from text2image.engine.preflight.check import REFINER, family_finding, require_usable
 from text2image.engine.preflight.findings import Finding
 from text2image.engine.runtimes import SHIPPED
+from text2image.engine.runtimes.choice import saving_of
+from text2image.engine.runtimes.quantize import PLAIN, Saving
+from text2image.engine.runtimes.tiling import WHOLE, Tiles, tiles_for
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,9 @@ class Checkpoint:
         settings: whose defaults go before the model's own.
         report: told in words what is being done.
         refiner: of a second network that the model hands its pictures to.
+        saving: how it is made to fit.
+        weights: bytes of them that the device holds at once.
+        tiles: how pictures are decoded.
     """
 
     folder: Path
@@ -58,6 +65,9 @@ class Checkpoint:
     dtype: torch.dtype
     report: Callable[[str], None]
     refiner: Checkpoint | None = None
+    saving: Saving = PLAIN
+    weights: int = 0
+    tiles: Tiles = WHOLE
 
     @property
     def name(self) -> str:
@@ -114,15 +124,64 @@ def load_model(
     folder = locate(settings, report)
     second = refiner_of(settings, device, dtype, report)
     more = weight_bytes(second.folder, dtype.itemsize) if second else 0
-    require_usable(settings.model, folder, FAMILIES, device, dtype, beside=more)
+    require_usable(settings, folder, FAMILIES, device, dtype, beside=more)
+    checkpoint, load = checkpoint_of(settings, folder, device, dtype, report)
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    return load(checkpoint)
+
+
+def checkpoint_of(
+    settings: Settings,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Callable[[str], None],
+) -> tuple[Checkpoint, Callable[[Checkpoint], Model]]:
+    """What the settings make of a pipeline's folder, and what loads it.
+
+    Raises:
+        ValueError, OSError: no family draws with it, the settings do not go together, or a file cannot be read.
+    """
     load = family_of(settings, folder)
+    second = refiner_of(settings, device, dtype, report)
     if second and load is not stable_diffusion_xl.load:
         raise ValueError(f"T2I_REFINER goes with SDXL, and {settings.model} is another model")
+    saving = saving_of(settings, device, by_itself=load is general.load)
+    weights = bytes_on_device(settings.model, folder, dtype, saving)
+    weights += weight_bytes(second.folder, dtype.itemsize) if second else 0
+    upcast = load is stable_diffusion_xl.load and dtype == torch.float16
+    tiles = _tiles(settings, folder, device, weights, dtype, upcast=upcast)
     revision = revision_of(folder)
-    return load(Checkpoint(folder, revision, settings, device, dtype, report, second))
+    checkpoint = Checkpoint(
+        folder, revision, settings, device, dtype, report, second, saving, weights, tiles
+    )
+    return checkpoint, load
+
+
+def _tiles(
+    settings: Settings,
+    folder: Path,
+    device: torch.device,
+    weights: int,
+    dtype: torch.dtype,
+    *,
+    upcast: bool,
+) -> Tiles:
+    """
+    Args:
+        upcast: whether an autoencoder that asks for it (`force_upcast`) computes in fp32.
+    """
+    file = folder / "vae" / "config.json"
+    if not file.is_file():
+        return WHOLE
+    config = read_json(file)
+    total = devices.total_memory(device)
+    room = None if total is None else int(total * (1 - settings.memory_reserve)) - weights
+    # So it is where a configuration does not say.
+    bytes_each = 4 if upcast and config.get("force_upcast", True) else dtype.itemsize
+    return tiles_for(config, settings.tile_above, room, bytes_each)
 
 
 def refiner_of(
@@ -142,7 +201,7 @@ def refiner_of(
         named = read_json(folder / INDEX).get("_class_name")
         if named != REFINER:
             raise ValueError(f"T2I_MODEL={settings.refiner}: it is a {named}, and no {REFINER}")
-        require_usable(settings.refiner, folder, _REFINERS, device, dtype)
+        require_usable(settings_of, folder, _REFINERS, device, dtype)
     except (OSError, ValueError) as error:
         raise ValueError(str(error).replace("T2I_MODEL=", "T2I_REFINER=", 1)) from error
     return Checkpoint(folder, revision_of(folder), settings_of, device, dtype, report)

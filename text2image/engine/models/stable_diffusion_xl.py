@@ -218,8 +218,8 @@ class StableDiffusionXL:
         if self._refiner and state.refined is not None and state.trajectory.done:
             self._hand_over(sample, state, state.refined, self._refiner)
         latents.set_rows(sample)
-        if not state.refining:
-            sample.load = self._load_of(sample.generation.request)
+        # Adapters are the base's.
+        sample.load = 1.0 if state.refining else self._load_of(sample.generation.request)
 
     def _hand_over(self, sample: Sample, state: State, refined: Encoded, refiner: Refiner) -> None:
         request, begun = sample.generation.request, state.trajectory.table.calls
@@ -250,8 +250,7 @@ class StableDiffusionXL:
         with devices.device_errors():
             inputs, timesteps, _ = latents.rows_of(samples, self._device)
             predict: Callable[..., torch.Tensor] = networks.predict
-            # Adapters are the base model's; the refiner has another network.
-            if networks is self._networks and self.adapters and self.adapters.are_worn(samples):
+            if self.adapters and not states[0].refining and self.adapters.are_worn(samples):
                 predict = partial(self.adapters.predict, samples)
             output = predict(
                 inputs,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import INDEX
 from text2image.engine.models.families import Families
 from text2image.engine.preflight.files import Files
@@ -16,9 +17,12 @@ from text2image.engine.preflight.fitting import (
     check_device,
     check_fit,
     check_parts,
+    check_saving,
     check_scheduler,
 )
 from text2image.engine.preflight.networks import build_networks, check_types, compare
+from text2image.engine.runtimes.choice import saving_of
+from text2image.engine.runtimes.quantize import PLAIN
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ def check(
     device: torch.device,
     dtype: torch.dtype,
     *,
+    settings: Settings | None = None,
     deep: bool = False,
     beside: int = 0,
 ) -> list[Finding]:
@@ -39,8 +44,12 @@ def check(
 
     Args:
         families: what draws here.
+        settings: how the model is to be made to fit; as it is if left out.
         deep: whether weights are read whole, to find what is no number in them.
         beside: bytes of weights that are loaded besides.
+
+    Raises:
+        ValueError: what the settings ask for does not go together.
     """
     files = Files(folder)
     if files.index and (finding := family_finding(files.index.get("_class_name"), families)):
@@ -50,11 +59,15 @@ def check(
     check_types(files)
     networks = build_networks(files)
     compare(files, networks)
-    if files.index.get("_class_name") in families.own:
-        # All others step with their own scheduler.
+    is_known = files.index.get("_class_name") in families.own
+    if is_known:
+        # Families that take the steps themselves list their classes; all others step with their own scheduler.
         check_scheduler(files)
     check_fit(files, networks)
-    check_device(files, networks, device, dtype, beside)
+    saving = saving_of(settings, device, by_itself=not is_known) if settings else PLAIN
+    check_device(files, networks, device, dtype, saving, beside)
+    if settings:
+        check_saving(files, device, dtype, saving, settings.offload)
     if deep:
         check_finite(files)
     return files.findings
@@ -76,7 +89,7 @@ def family_finding(named: object, families: Families) -> Finding | None:
 
 
 def require_usable(
-    model: str,
+    settings: Settings,
     folder: Path,
     families: Families,
     device: torch.device,
@@ -87,15 +100,14 @@ def require_usable(
     """Does nothing if a model can be served.
 
     Args:
-        model: as the settings name it.
         beside: bytes of weights that are loaded besides.
 
     Raises:
         ValueError: with one line of what is wrong, file by file.
     """
-    findings = check(folder, families, device, dtype, beside=beside)
+    findings = check(folder, families, device, dtype, settings=settings, beside=beside)
     for finding in findings:
         if not finding.fatal:
-            logger.warning("%s: %s", model, finding)
+            logger.warning("%s: %s", settings.model, finding)
     if any(finding.fatal for finding in findings):
-        raise ValueError(summary(model, findings))
+        raise ValueError(summary(settings.model, findings))

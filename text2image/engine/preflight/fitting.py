@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from text2image.engine.layouts.opening import is_usable
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, listed
 from text2image.engine.preflight.networks import class_of
+from text2image.engine.runtimes import quantize
+from text2image.engine.runtimes.quantize import Saving
 from text2image.engine.samplers.registry import KINDS, own_sampler
 from text2image.engine.samplers.tables import can_be_drawn
 
@@ -132,6 +135,7 @@ def check_device(
     networks: Mapping[str, Any],
     device: torch.device,
     dtype: torch.dtype,
+    saving: Saving,
     beside: int = 0,
 ) -> None:
     """Tells in `files` of a precision that the device does not compute in, and of weights that it has no room for.
@@ -146,21 +150,51 @@ def check_device(
         files.findings.append(Finding("T2I_DTYPE", what))
     memory = devices.memory_of(device)
     free = memory.free() if memory else None
-    # Quantized ones stay so.
+    # Those in GGUF files stay so.
     kept = {part: path.stat().st_size for part, path in _quantized(files).items()}
-    numbers = sum(
-        each.numel()
-        for part, network in networks.items()
-        if part not in kept
-        for each in network.state_dict().values()
-    )
-    needed = numbers * dtype.itemsize + sum(kept.values()) + beside
+    others = {part: network for part, network in networks.items() if part not in kept}
+    more = sum(kept.values()) + beside
+    needed = quantize.weight_bytes(others, dtype, saving) + more
     if free is None or needed <= free:
         return
-    what = f"the weights take {_gib(needed)} in {name}, and {device} has {_gib(free)} free"
-    less = numbers * 2 + sum(kept.values())
-    half = f", or T2I_DTYPE=float16 ({_gib(less)})" if dtype.itemsize > 2 else ""
-    files.findings.append(Finding("T2I_DEVICE", f"{what}; free some, take a smaller model{half}"))
+    kind = saving.quantize or name
+    what = f"the weights take {_gib(needed)} in {kind}, and {device} has {_gib(free)} free"
+    smaller = _smaller(others, device, dtype, saving)
+    ways = "".join(
+        f", or {setting} ({_gib(size + more)})" for setting, size in smaller if size + more < needed
+    )
+    files.findings.append(Finding("T2I_DEVICE", f"{what}; free some, take a smaller model{ways}"))
+
+
+def _smaller(
+    networks: Mapping[str, Any], device: torch.device, dtype: torch.dtype, saving: Saving
+) -> list[tuple[str, int]]:
+    """Settings by which a model takes less of the device, and the bytes that it then takes."""
+    found = []
+    if dtype.itemsize > 2:
+        found.append(("T2I_DTYPE=float16", quantize.weight_bytes(networks, torch.float16, saving)))
+    if not saving.quantize:
+        int8 = replace(saving, quantize="int8")
+        found.append(("T2I_QUANTIZE=int8", quantize.weight_bytes(networks, dtype, int8)))
+    if not saving.offload and not quantize.is_host(device):
+        model = replace(saving, offload="model")
+        found.append(("T2I_OFFLOAD=model", quantize.weight_bytes(networks, dtype, model)))
+    return found
+
+
+def check_saving(
+    files: Files, device: torch.device, dtype: torch.dtype, saving: Saving, offload: str
+) -> None:
+    """Tells in `files` of what cannot be quantized, and of offloading where there is nothing to offload from.
+
+    Args:
+        offload: T2I_OFFLOAD.
+    """
+    if reason := quantize.refusal(saving, device, dtype):
+        files.findings.append(Finding("T2I_QUANTIZE", reason))
+    if offload != "none" and not saving.offload:
+        what = f"{offload} has no effect, since what {device} computes with is the host's memory"
+        files.findings.append(Finding("T2I_OFFLOAD", what, fatal=False))
 
 
 def _quantized(files: Files) -> dict[str, Path]:

@@ -25,10 +25,13 @@ from text2image.engine.layouts.folder import NOT_DRAWING
 from text2image.engine.layouts.gguf_file import gguf_parts
 from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.runtimes import openvino, packing
+from text2image.engine.runtimes.compression import compressed
 from text2image.engine.runtimes.eager import TorchNetworks
 from text2image.engine.runtimes.encoder import LazyEncoder, load_encoder
 from text2image.engine.runtimes.networks import Networks
+from text2image.engine.runtimes.offload import offload
 from text2image.engine.runtimes.open import Opening, OpenNetwork
+from text2image.engine.runtimes.quantize import Saving, is_host, quantize
 
 if TYPE_CHECKING:
     from text2image.engine.models.loading import Checkpoint
@@ -48,15 +51,40 @@ def runtime_of(settings: Settings, device: torch.device) -> str:
         ValueError: the settings name one that is not here, or not for this device.
     """
     asked = "compile" if settings.compile and settings.runtime == "auto" else settings.runtime
+    in_openvino = settings.quantize in ("none", "int8")
     if asked == "auto":
-        return "openvino" if device.type == "cpu" and openvino.installed() else "torch"
+        fits = device.type == "cpu" and openvino.installed() and in_openvino
+        return "openvino" if fits else "torch"
     if asked == "openvino" and device.type != "cpu":
         raise ValueError(
             f"T2I_RUNTIME=openvino computes on a CPU, and the device is {device}; set T2I_DEVICE=cpu or another runtime"
         )
     if asked == "openvino" and not openvino.installed():
         raise ValueError("T2I_RUNTIME=openvino, but OpenVINO is not here: pip install openvino")
+    if asked == "openvino" and not in_openvino:
+        raise ValueError(
+            f"T2I_QUANTIZE={settings.quantize} is not OpenVINO's, which has int8; set that or T2I_RUNTIME=torch"
+        )
     return asked
+
+
+def saving_of(settings: Settings, device: torch.device, *, by_itself: bool) -> Saving:
+    """How the settings make a model fit on this device.
+
+    Args:
+        by_itself: whether a pipeline draws by its own call, which torch executes on every device.
+
+    Raises:
+        ValueError: as `runtime_of` says, or what is asked for does not go together.
+    """
+    runtime = "torch" if by_itself else runtime_of(settings, device)
+    offload = "" if settings.offload == "none" or is_host(device) else settings.offload
+    if offload and runtime == "compile":
+        raise ValueError(
+            f"T2I_OFFLOAD={offload} moves weights, and what is compiled expects them where they were; "
+            "set T2I_RUNTIME=torch"
+        )
+    return Saving("" if settings.quantize == "none" else settings.quantize, offload, runtime)
 
 
 def networks_of(
@@ -76,7 +104,8 @@ def networks_of(
         ValueError: as `runtime_of` says, or OpenVINO was named and cannot execute this model.
     """
     settings, folder, device = checkpoint.settings, checkpoint.folder, checkpoint.device
-    runtime = runtime_of(settings, device)
+    saving = checkpoint.saving
+    runtime = saving.runtime
     if runtime == "openvino" and (quantized := gguf_parts(folder)):
         if settings.runtime == "openvino":
             raise ValueError(
@@ -92,10 +121,14 @@ def networks_of(
         except openvino.NotConverted as error:
             if settings.runtime == "openvino":
                 raise ValueError(f"T2I_RUNTIME=openvino: {error}") from error
+            if saving.quantize:
+                # torch quantizes other layers, and would draw other pictures by the same revision.
+                raise ValueError(f"{error}; set T2I_RUNTIME=torch") from error
             logger.warning("OpenVINO cannot execute this model, torch does: %s", error)
-    pipeline = load_pipeline(folder, checkpoint.dtype).to(device)
+    pipeline = load_pipeline(checkpoint.folder, checkpoint.dtype)
     if upcast_decoder and _overflows(pipeline.vae, checkpoint.dtype):
         pipeline.vae.float()
+    pipeline = fitted(pipeline, checkpoint)
     most_rows = settings.max_batch_rows or devices.max_rows(device)
     networks = TorchNetworks(
         network_of(pipeline),
@@ -104,8 +137,21 @@ def networks_of(
         free=free,
         compiled_rows=most_rows if runtime == "compile" else 0,
         deep=deep,
+        tiles=checkpoint.tiles,
     )
+    if saving.offload:
+        # Not before, since their weights have been laid out anew.
+        offload(pipeline, device, saving.offload)
     return pipeline, networks
+
+
+def fitted(pipeline: Any, checkpoint: Checkpoint) -> Any:
+    """A pipeline that was loaded into the host's memory, quantized, and on the device unless it is offloaded."""
+    saving = checkpoint.saving
+    if saving.quantize:
+        checkpoint.report(f"quantizing to {saving.quantize}")
+        quantize(pipeline, saving.quantize)
+    return pipeline if saving.offload else pipeline.to(checkpoint.device)
 
 
 def _with_openvino(
@@ -119,15 +165,18 @@ def _with_openvino(
     folder = checkpoint.folder
     parts = _configurations(folder)
     weights = sum(each.numel() for part in parts.values() for each in part.parameters())
-    converted = openvino.converted(
+    converted_to = openvino.converted(
         folder, checkpoint.revision, checkpoint.settings, checkpoint.report, 4 * weights
     )
+    if checkpoint.saving.quantize:
+        checkpoint.report("compressing to int8")
+        converted_to = compressed(converted_to, checkpoint.settings)
     checkpoint.report("compiling for OpenVINO")
     upcast = upcast_decoder and _overflows(parts["vae"], checkpoint.dtype)
     name = "transformer" if "transformer" in parts else "unet"
     side = sample_size(parts[name].config)
     networks = openvino.OpenVinoNetworks(
-        converted,
+        converted_to,
         checkpoint.dtype,
         devices.computing_threads(checkpoint.settings),
         opening=_opening(checkpoint, parts[name]),
@@ -137,6 +186,7 @@ def _with_openvino(
         # A transformer has no group normalizations, which gain by it.
         fixed_network=name == "unet",
         free=free,
+        tiles=checkpoint.tiles,
         encoder=LazyEncoder(partial(load_encoder, folder, torch.float32)),
     )
     pipeline = load_pipeline(folder, torch.float32, without=NETWORKS).to(checkpoint.device)

@@ -13,6 +13,7 @@ from text2image.engine.runtimes.deep import OuterPass, WholePass
 from text2image.engine.runtimes.encoder import encoded
 from text2image.engine.runtimes.forward import forward_of, taken
 from text2image.engine.runtimes.open import Opening, OpenNetwork, twin_of
+from text2image.engine.runtimes.tiling import WHOLE, Tiles
 
 
 class TorchNetworks:
@@ -27,6 +28,7 @@ class TorchNetworks:
         free: int | None = None,
         compiled_rows: int = 0,
         deep: bool = False,
+        tiles: Tiles = WHOLE,
     ) -> None:
         """Takes the networks over: it changes the order in which their weights lie in memory.
 
@@ -34,7 +36,9 @@ class TorchNetworks:
             free: bytes of memory that are free, where that is known.
             compiled_rows: of the largest batch that the U-Net is compiled for; 0 leaves it as it is.
             deep: whether passes are to take deep features from others; these are not compiled.
+            tiles: how pictures are decoded.
         """
+        self.tiles = tiles
         self._dtype: torch.dtype = unet.dtype
         self._device = device
         self._unet = unet
@@ -45,7 +49,7 @@ class TorchNetworks:
         self._network: Network = forward_of(unet)
         if compiled_rows:
             self._network = Buckets(self._network, device, most_rows=compiled_rows)
-        else:
+        elif device.type == "cpu":
             packing.pack(unet, vae.decoder, free=free)
         # After packing, since their layers are the U-Net's as they are now.
         self._deep = (WholePass(unet), OuterPass(unet)) if deep else None

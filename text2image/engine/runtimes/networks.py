@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import torch
 
     from text2image.engine.runtimes.open import Opening
+    from text2image.engine.runtimes.tiling import Tiles
 
 
 # Numbers that SDXL's U-Net is told of sizes: of the original, the crop's place, and the picture, two each.
@@ -22,10 +23,12 @@ class Networks(Protocol):
     Called from the engine's thread alone; a result stays as it is when the next one comes.
 
     Attributes:
+        tiles: how pictures are decoded, which `decode` leaves to its caller.
         open: gives the network as torch executes it, layer by layer, for batches that reach into it; in any thread.
     """
 
     open: Opening
+    tiles: Tiles
 
     def predict(
         self,

@@ -27,6 +27,7 @@ from text2image.engine.runtimes import SHIPPED
 from text2image.engine.runtimes.encoder import LazyEncoder
 from text2image.engine.runtimes.graphs import Graphs, Recipe, Room, held
 from text2image.engine.runtimes.open import Opening
+from text2image.engine.runtimes.tiling import WHOLE, Tiles
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class OpenVinoNetworks:
         fixed_network: bool = True,
         free: int | None = None,
         encoder: LazyEncoder | None = None,
+        tiles: Tiles = WHOLE,
     ) -> None:
         """Compiles them for this CPU.
 
@@ -160,7 +162,9 @@ class OpenVinoNetworks:
             fixed_network: whether these are worth their memory for the network too, as for the decoder.
             free: bytes of memory that are free, where that is known.
             encoder: torch's, since a picture is encoded once, and few are.
+            tiles: how pictures are decoded.
         """
+        self.tiles = tiles
         if opening:
             self.open = opening
         self._encoder = encoder
