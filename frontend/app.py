@@ -16,6 +16,7 @@ from frontend.inputs import show_inputs
 from frontend.pieces import show_gallery
 from frontend.server import Server
 from frontend.stage import show_stage
+from frontend.steering import choose_controls
 from frontend.visitor import Visitor
 from frontend.words import plain
 from text2image.core.errors import Internal
@@ -74,6 +75,7 @@ def show_page(visitor: Visitor) -> None:
         with left:
             visitor.model = choose_model(visitor.models)
             choose_adapters(visitor.model)
+            choose_controls(visitor, visitor.model)
             show_inputs(visitor, visitor.model)
             show_form(visitor, visitor.model)
     with right:

@@ -31,23 +31,29 @@ def choose_model(models: Sequence[ModelInfo]) -> ModelInfo:
 def choose_adapters(model: ModelInfo) -> None:
     """Adapters that the model can be drawn with, and a weight for each that is chosen."""
     usable = _usable(model)
-    if not usable:
-        return
-    before = st.session_state.get(_CHOSEN, [])
-    if not usable.keys() >= set(before):
-        fill_in(**{_CHOSEN: [name for name in before if name in usable]})
-    chosen = st.multiselect(
-        LABELS["loras"],
-        list(usable),
-        key=_CHOSEN,
-        max_selections=MAX_LORAS,
-        placeholder="none; choose one or several",
-    )
+    chosen = choose_several(_CHOSEN, list(usable), MAX_LORAS)
     for name in chosen:
         weight = _weight_of(name)
         st.slider(plain(name), _LEAST, _MOST, _USUAL, step=0.05, format="%g", key=weight)
         if words := usable[name].trigger_words:
             st.caption(f"Called for by: {plain(', '.join(words))}")
+
+
+def choose_several(key: str, names: list[str], most: int) -> list[str]:
+    """Those of these names that are chosen, under the label of the field that is called like the key."""
+    if not names:
+        return []
+    before = st.session_state.get(key, [])
+    if not set(names) >= set(before):
+        fill_in(**{key: [name for name in before if name in names]})
+    chosen: list[str] = st.multiselect(
+        LABELS[key],
+        names,
+        key=key,
+        max_selections=most,
+        placeholder="none; choose one or several",
+    )
+    return chosen
 
 
 def chosen_adapters(model: ModelInfo) -> tuple[LoraWeight, ...]:

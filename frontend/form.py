@@ -11,6 +11,7 @@ from frontend.choosers import choose_again, chosen_adapters
 from frontend.orders import LABELS, Order, fresh_seed
 from frontend.starts import Start
 from frontend.state import PANEL, fill_in, is_phone
+from frontend.steering import choose_controls_again, chosen_controls
 from frontend.visitor import Visitor
 from text2image.core.messages import Input, ModelInfo
 from text2image.core.validation import (
@@ -25,7 +26,7 @@ from text2image.core.validation import (
 # A browser's numbers are exact up to here; larger seeds can be asked for by other clients.
 MAX_TYPED_SEED = 2**53 - 1
 # Every widget's key is the name of its field, so that an order is what the session holds under these names.
-_NAMES = [field.name for field in fields(Order) if field.name not in ("loras", "start")]
+_NAMES = [field.name for field in fields(Order) if field.name not in ("loras", "start", "controls")]
 _OF_HIRES = ("hires_scale", "hires_strength", "hires_steps")
 # Those that begin empty, and not as an empty text.
 _UNSET = ("seed", "hires_steps")
@@ -63,7 +64,12 @@ def order_in_form(visitor: Visitor) -> Order:
     start = _start(visitor, model)
     without = () if _largest_scale(model) and start is None else _OF_HIRES
     values = {name: state[name] for name in _NAMES if name in state and name not in without}
-    return Order(**values, loras=chosen_adapters(model), start=start)
+    return Order(
+        **values,
+        loras=chosen_adapters(model),
+        start=start,
+        controls=chosen_controls(visitor, model),
+    )
 
 
 def fill_in_again(visitor: Visitor, order: Order) -> None:
@@ -71,6 +77,7 @@ def fill_in_again(visitor: Visitor, order: Order) -> None:
     kept = ("seed", "n")
     fill_in(**{name: getattr(order, name) for name in _NAMES if name not in kept})
     choose_again(order.loras)
+    choose_controls_again(visitor, order.controls)
     visitor.start, visitor.refused = order.start, None
     if order.start:
         fill_in(**{PANEL: True})
@@ -117,8 +124,8 @@ def _set_defaults(visitor: Visitor, model: ModelInfo) -> None:
 
 
 def _limits_of(model: ModelInfo) -> ModelInfo:
-    """All of it that the options depend on: adapters and embeddings come and go."""
-    return replace(model, loras=(), embeddings=())
+    """All of it that the options depend on: adapters, nets and embeddings come and go."""
+    return replace(model, loras=(), controls=(), embeddings=())
 
 
 def _largest_scale(model: ModelInfo) -> float | None:

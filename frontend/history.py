@@ -40,9 +40,9 @@ class Piece:
 
 
 class History:
-    """Forgets the oldest beyond `max_pieces` pictures or `max_bytes` of PNG, those that they began from among them.
+    """Forgets the oldest beyond `max_pieces` pictures or `max_bytes` of files; the newest always stays.
 
-    The newest always stays.
+    The pictures that they were drawn from count among the files.
     """
 
     def __init__(self, max_pieces: int = MAX_PIECES, max_bytes: int = MAX_BYTES) -> None:
@@ -74,6 +74,6 @@ class History:
     def _is_too_much(self) -> bool:
         size = sum(len(piece.picture.png) for piece in self._pieces)
         # Many may have begun from one.
-        starts = {piece.order.start for piece in self._pieces if piece.order.start}
-        size += sum(start.size_in_bytes for start in starts)
+        files = set[bytes]().union(*(piece.order.files for piece in self._pieces))
+        size += sum(map(len, files))
         return len(self._pieces) > self._max_pieces or size > self._max_bytes

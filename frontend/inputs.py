@@ -10,14 +10,13 @@ from frontend import canvas, starts
 from frontend.orders import LABELS
 from frontend.starts import Start
 from frontend.state import PANEL, fill_in, is_phone
+from frontend.uploads import upload
 from frontend.visitor import Visitor
 from frontend.words import notice_of
 from text2image.core.errors import Text2ImageError
 from text2image.core.messages import Input, ModelInfo
-from text2image.core.settings import get_settings
 from text2image.core.validation import STRENGTH
 
-_TYPES = ["png", "jpg", "jpeg", "webp"]
 # The longer side of what is painted on, in pixels of the browser.
 _SIDE, _SIDE_ON_PHONE = 288, 272
 _MARKED = "What is marked is drawn anew, and the rest stays."
@@ -32,7 +31,7 @@ def show_inputs(visitor: Visitor, model: ModelInfo) -> None:
     # Its key opens it, see `begin_from`.
     with st.expander("Begin from a picture", icon=":material/image:", key=PANEL, on_change="rerun"):
         if start is None:
-            _uploader("image", lambda file: begin_from(visitor, model, file))
+            upload("upload_image", LABELS["image"], lambda file: begin_from(visitor, model, file))
         else:
             _show(visitor, model, start)
         if visitor.refused:
@@ -53,24 +52,6 @@ def _tried(visitor: Visitor, change: Callable[[], Start]) -> bool:
     except Text2ImageError as error:
         visitor.refused = notice_of(error)
     return visitor.refused is None
-
-
-def _uploader(name: str, takes: Callable[[bytes], object]) -> None:
-    key = f"upload_{name}"
-
-    def take() -> None:
-        file = st.session_state[key]
-        if file is not None:
-            takes(file.getvalue())
-
-    st.file_uploader(
-        LABELS[name],
-        _TYPES,
-        key=key,
-        max_upload_size=max(1, get_settings().max_image_bytes >> 20),
-        label_visibility="collapsed",
-        on_change=take,
-    )
 
 
 def _show(visitor: Visitor, model: ModelInfo, start: Start) -> None:
@@ -110,8 +91,9 @@ def _remove(visitor: Visitor, model: ModelInfo) -> None:
 def _mask_buttons(visitor: Visitor, model: ModelInfo, start: Start) -> None:
     with st.popover("Mask from a file", icon=":material/upload:"):
         st.caption("A picture of the same proportions, white where it is drawn anew.")
-        _uploader(
-            "mask",
+        upload(
+            "upload_mask",
+            LABELS["mask"],
             lambda file: _tried(visitor, lambda: starts.with_mask(start, file, model)),
         )
     if start.mask:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from frontend.starts import Start
-from text2image.core.messages import LoraWeight
+from text2image.core.messages import Control, LoraWeight
 from text2image.core.validation import (
     HIRES_STRENGTH,
     RANDOM_SEED_BITS,
@@ -32,6 +32,7 @@ LABELS = {
     "image": "Picture",
     "strength": "Strength",
     "mask": "Mask",
+    "controls": "ControlNets",
     "hires_scale": "Enlarge",
     "hires_strength": "Change while enlarging",
     "hires_steps": "Steps while enlarging",
@@ -73,6 +74,7 @@ class Order:
     loras: tuple[LoraWeight, ...] = ()
     start: Start | None = None
     strength: float = STRENGTH
+    controls: tuple[Control, ...] = ()
     hires_scale: float = 1.0
     hires_strength: float = HIRES_STRENGTH
     hires_steps: int | None = None
@@ -100,6 +102,8 @@ class Order:
         fields = {name: getattr(self, name) for name in _PLAIN}
         if self.loras:
             fields["loras"] = list(self.loras)
+        if self.controls:
+            fields["controls"] = list(self.controls)
         if self.start:
             fields |= {"image": self.start.png, "strength": self.strength, "mask": self.start.mask}
         if self.enlarges:
@@ -111,6 +115,13 @@ class Order:
             for name, value in fields.items()
             if value is not None and (name != "model" or value)
         }
+
+    @property
+    def files(self) -> set[bytes]:
+        """What was brought for it, which is kept with it."""
+        begun = (self.start.png, self.start.mask) if self.start else ()
+        steered = (control.image for control in self.controls)
+        return {file for file in (*begun, *steered) if isinstance(file, bytes)}
 
     def again(self, seed: int) -> Self:
         """The order that draws one of its pictures again, alone."""

@@ -47,10 +47,6 @@ class Start:
         """Tells it from others, in hex digits."""
         return hashlib.sha256(self.png + (self.mask or b"")).hexdigest()
 
-    @property
-    def size_in_bytes(self) -> int:
-        return len(self.png) + len(self.mask or b"")
-
 
 def read(file: bytes, model: ModelInfo) -> Start:
     """A file that a visitor brought, in the size that the model draws of it; what is transparent is marked.

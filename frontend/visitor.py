@@ -37,7 +37,7 @@ class Visitor:
     """`is_present` tells whether their page is still open; `shown` are the pictures on the stage.
 
     `model` is the one that they draw with, `start` the picture that they begin from, and `refused` why another one
-    was not taken.
+    was not taken; `control_pictures` and `refused_controls` are the same of each ControlNet.
     """
 
     server: Server
@@ -52,6 +52,8 @@ class Visitor:
     model: ModelInfo | None = None
     start: Start | None = None
     refused: Notice | None = None
+    control_pictures: dict[str, bytes] = field(default_factory=dict)
+    refused_controls: dict[str, Notice] = field(default_factory=dict)
 
     @property
     def takes_pictures(self) -> bool:

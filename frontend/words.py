@@ -150,6 +150,7 @@ def parameters_of(piece: Piece) -> str:
         masked = " where it is marked" if order.start.mask else ""
         words.append(f"from a picture at strength {order.strength:g}{masked}")
     words += [f"{plain(lora.name)} {lora.weight:g}" for lora in order.loras]
+    words += [f"steered by {plain(each.name)} {each.scale:g}" for each in order.controls]
     if order.negative_prompt:
         words.append(f"without {plain(order.negative_prompt)}")
     return " · ".join(words)

@@ -24,6 +24,8 @@ from tests.page.harness import (
 from tests.samples import MODEL
 from text2image.core.messages import (
     Completed,
+    Control,
+    ControlInfo,
     Input,
     LoraInfo,
     LoraWeight,
@@ -35,10 +37,12 @@ from text2image.gateway import metadata
 INK = LoraInfo("ink", "0123456789", trigger_words=("ink drawing", "sumi_e"))
 GOLD = LoraInfo("gold", "9876543210")
 WRONG = LoraInfo("wrong", "5555555555", fault="was made for SDXL")
+CANNY = ControlInfo("canny", "aaaaaaaaaa")
 CAPABLE = replace(
     MODEL,
     inputs=(Input.TEXT, Input.IMAGE, Input.MASK),
     loras=(INK, GOLD, WRONG),
+    controls=(CANNY, ControlInfo("xl", "bbbbbbbbbb", fault="is for SDXL")),
     max_clip_skip=12,
 )
 
@@ -91,9 +95,18 @@ def keys_of(page: AppTest) -> set[str]:
 def test_nothing_is_offered_that_the_model_cannot_do(client: ScriptedClient, page: AppTest) -> None:
     draw(page)
     (piece,) = visitor_of(page).history
-    offered = {"loras", "upload_image", "hires_scale", "clip_skip", f"Use as input {piece.id}"}
+    offered = {
+        "loras",
+        "controls",
+        "upload_image",
+        "hires_scale",
+        "clip_skip",
+        f"Use as input {piece.id}",
+    }
     assert offered <= keys_of(page)
-    client.served = replace(CAPABLE, loras=(WRONG,), inputs=(Input.TEXT,), max_clip_skip=0)
+    client.served = replace(
+        CAPABLE, loras=(WRONG,), controls=(), inputs=(Input.TEXT,), max_clip_skip=0
+    )
     page.run()
     assert not offered & keys_of(page)
     draw(page)
@@ -208,6 +221,32 @@ def test_adapters_that_come_and_go_leave_the_form_as_it_is(
     assert page.multiselect(key="loras").value == ["gold"]
     draw(page)
     assert [lora.name for lora in last_asked(client)["loras"]] == ["gold"]
+
+
+def test_control_nets_are_chosen_with_a_picture_each(client: ScriptedClient, page: AppTest) -> None:
+    assert page.multiselect(key="controls").options == ["canny"]
+    page.multiselect(key="controls").set_value(["canny"]).run()
+    bring(page, b"no picture", "control canny")
+    assert "is no picture" in page.warning[0].value
+    bring(page, photo(), "control canny")
+    page.slider(key="scale of canny").set_value(0.5)
+    page.slider(key="window of canny").set_value((0.0, 0.6))
+    page.selectbox(key="way of canny").set_value("canny")
+    draw(page)
+    canny = Control("canny", photo(), 0.5, 0.0, 0.6, "canny", CANNY.hash)
+    assert last_asked(client)["controls"] == [canny]
+    assert "steered by canny 0.5" in words(page)
+    steered = order_of(page)
+    page.button(key="forget canny").click().run()
+    page.multiselect(key="controls").set_value([]).run()
+    draw(page)
+    assert "controls" not in last_asked(client)
+    piece = next(each for each in visitor_of(page).history if each.order == steered)
+    page.button(key=f"Draw again small {piece.id}").click().run()
+    settle(page)
+    page.button(key="draw").click().run()
+    settle(page)
+    assert last_asked(client)["controls"] == [canny]
 
 
 def test_a_picture_is_enlarged_unless_it_begins_from_another(
