@@ -14,14 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import huggingface, openai, probes, rest, schema
+from text2image.api import a1111, huggingface, openai, probes, rest, schema
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
 from text2image.api.paths import Forgiving
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
-from text2image.core.settings import Settings
+from text2image.core.settings import Settings, get_settings
 from text2image.observe import metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -47,18 +47,24 @@ async def _metrics(request: Request) -> Response:
     return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
 
 
-_ROUTERS = (rest.router, openai.router, huggingface.router, _operations)
+def _routers() -> list[APIRouter]:
+    """Those of the dialects that the settings want."""
+    others = a1111.ROUTERS if get_settings().a1111 else ()
+    return [rest.router, openai.router, huggingface.router, *others, _operations]
 
 
 def http_app() -> FastAPI:
     """An application whose `state.gateway` must be set before its first request."""
     # The routes of `schema` show the description, not FastAPI's own.
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
-    app.openapi = lambda: schema.document(app, (*_ROUTERS, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
-    for router in (*_ROUTERS, schema.router):
+    routers = _routers()
+    app.openapi = lambda: schema.document(app, (*routers, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
+    app.state.a1111, app.state.routers = a1111.State(), routers
+    for router in (*routers, schema.router):
         app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
-    for path in ("/generate/{rest:path}", "/v1/{rest:path}", f"{huggingface.PREFIX}/{{rest:path}}"):
+    ours = ("/generate", "/v1", huggingface.PREFIX, "/sdapi")
+    for path in (f"{prefix}/{{rest:path}}" for prefix in ours):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     return app
@@ -81,12 +87,14 @@ def error_response(path: str, error: Text2ImageError) -> Response:
         return openai.error_response(error)
     if path.startswith(huggingface.PREFIX + "/"):
         return huggingface.error_response(error)
+    if a1111.speaks_at(path):
+        return a1111.error_response(error)
     return rest.error_response(error)
 
 
 async def _unknown(request: Request) -> Response:
     """What no other route takes: a known path with a wrong method, or an unknown path."""
-    for route in (route for router in _ROUTERS for route in router.routes):
+    for route in (route for router in request.app.state.routers for route in router.routes):
         match, _ = route.matches(request.scope)
         if match is Match.PARTIAL and isinstance(route, Route):
             methods = set(route.methods or ())
@@ -115,5 +123,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if request.url.path.startswith(huggingface.PREFIX + "/"):
         failure = {"error": message, "error_type": reason}
         return JSONResponse(failure, error.status_code, error.headers)
+    if a1111.speaks_at(request.url.path):
+        told = a1111.ErrorResponse(error="HTTPException", detail=message, errors=message)
+        return JSONResponse(told.model_dump(), error.status_code, error.headers)
     shown = rest.ErrorResponse(status_code=error.status_code, message=message, reason=reason)
     return JSONResponse(shown.model_dump(exclude_none=True), error.status_code, error.headers)

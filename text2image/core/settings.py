@@ -452,6 +452,9 @@ class Settings(BaseSettings):
     safety_threshold: float = Field(
         0.8, ge=0, le=1, description="Probability from which on a picture is blocked."
     )
+    a1111: bool = Field(
+        True, description="Serve the API of A1111's web UI, `/sdapi/v1/`, beside the others."
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log.")
     log_format: Literal["auto", "text", "json"] = Field(
         "auto",
