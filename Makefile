@@ -119,7 +119,7 @@ proto: .venv/.dev ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. \
 		text2image/v1/image_generation.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=text2image/net --pyi_out=text2image/net \
-		text2image.proto
+		text2image.proto orca_load_report.proto
 
 lock: .venv/.dev ## Write the installed versions to requirements/constraints.txt
 	@echo "# Exact versions of all that the other files bring along; made by \`make lock\`." \

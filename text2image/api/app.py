@@ -22,7 +22,7 @@ from text2image.api.paths import Forgiving
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
 from text2image.core.settings import Settings
-from text2image.observe import metrics
+from text2image.observe import fleet, metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
@@ -44,7 +44,10 @@ async def _metrics(request: Request) -> Response:
         gateway_of(request).authenticate(credentials_of(request), Scope.ADMIN)
     except Text2ImageError as error:
         return rest.error_response(error)
-    return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
+    runners = gateway_of(request).runners
+    gauges = fleet.exposition(runners.status, runners.elected.models)
+    measured = await asyncio.to_thread(metrics.exposition)
+    return Response(measured + gauges, media_type=CONTENT_TYPE_LATEST)
 
 
 _ROUTERS = (rest.router, openai.router, _operations)

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive
 
+from text2image.api import load
 from text2image.core.errors import (
     Cancelled,
     FieldViolation,
@@ -96,6 +97,7 @@ async def answer(
     with its limits, if it has any.
     """
     response = await _answered(request, transport, work, refuse)
+    load.add_header(request.headers, response.headers, gateway_of(request))
     context: RequestContext | None = getattr(request.state, "context", None)
     for spending in (context and context.standing) or ():
         limit = spending.limit

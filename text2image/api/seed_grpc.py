@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+from text2image.api import load
 from text2image.api.v1_grpc import credentials_of, timeout_of, trace
 from text2image.core import validation
 from text2image.core.errors import InvalidRequest
@@ -45,6 +46,8 @@ class Text2ImageService:
                 return _response(drawing, with_images=message.HasField("n"))
         except Exception as error:
             return _refusal(error)
+        finally:
+            load.add_trailers(context, self._gateway)
 
     def _asked(self, caller: Caller, message: pb.ImageRequest, context: Context) -> RequestContext:
         validation.check_context(message.text, message.context)

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import grpc
 
+from text2image.api import load
 from text2image.core.settings import Settings
 from text2image.gateway.auth import Credentials, key_in
 from text2image.gateway.context import RequestContext
@@ -35,17 +36,23 @@ class ImageGeneration:
             "GetModel": self.get_model,
             "ListModels": self.list_models,
             "WatchStatus": self.watch_status,
+            "Cancel": self.cancel,
         }
 
     async def generate(
         self, request: pb.GenerateRequest | Malformed, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         await trace(context)
+        gateway = self._gateway
+        load.add_trailers(context, gateway)
         try:
-            with self._gateway.metrics.request(TRANSPORT):
-                async with aclosing(self._gateway.stream(self._asked(request, context))) as events:
-                    async for event in events:
-                        yield wire.client_event_to(event)
+            with gateway.metrics.request(TRANSPORT):
+                asked = self._asked(request, context)
+                with gateway.in_flight.named(asked, checked(request).request_id):
+                    async with aclosing(gateway.stream(asked)) as events:
+                        async for event in events:
+                            yield wire.client_event_to(event)
+            load.add_trailers(context, gateway)
         except Exception as error:
             await abort(context, error)
 
@@ -77,6 +84,16 @@ class ImageGeneration:
             async with aclosing(self._gateway.statuses()) as statuses:
                 async for status in statuses:
                     yield wire.status_to(status)
+        except Exception as error:
+            await abort(context, error)
+
+    async def cancel(
+        self, request: pb.CancelRequest | Malformed, context: Context
+    ) -> pb.CancelResponse:
+        try:
+            caller = self._gateway.authenticate(credentials_of(context))
+            found = self._gateway.in_flight.cancel(caller, checked(request).request_id)
+            return pb.CancelResponse(found=found)
         except Exception as error:
             await abort(context, error)
 

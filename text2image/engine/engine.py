@@ -154,7 +154,9 @@ class Engine:
             active=backlog.samples() + steps.decoding if backlog and steps else 0,
             counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
             pace=self._pace(),
-            models=self._catalogue.statuses(time.monotonic(), seconds),
+            models=self._catalogue.statuses(time.monotonic(), seconds, self._adapters.store.names),
+            waiting=self.waiting,
+            utilization=seconds / backlog.max_seconds if backlog else 0.0,
         )
 
     def _pace(self) -> float:

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.lifecycle import draining
@@ -38,6 +40,15 @@ logger = logging.getLogger(__name__)
 NO_RUNNER_RETRY_AFTER = 5.0
 # The longest pause before a request whose runner was lost asks a full one again, in seconds.
 RESEND_PAUSE = 1.0
+
+
+class FleetLoad(NamedTuple):
+    """What several runners have before them, each as `Status` has it."""
+
+    backlog_seconds: float
+    active: int
+    waiting: int
+    utilization: float
 
 
 class Runners:
@@ -140,22 +151,41 @@ class Runners:
     @property
     def status(self) -> Status:
         """All runners as one: its state is the best of theirs, its load the sum, its backlog the longest."""
-        known = [link.status for link in self._links if link not in self._elected.odd] or [_NOBODY]
+        known = self._known_statuses
         states = {status.state for status in known}
         state = next(state for state in _BEST_FIRST if state in states)
         counters = {
             name: sum(getattr(status.counters, name) for status in known)
             for name in Counters.__dataclass_fields__
         }
+        load = self.load
         return Status(
             state=State.READY if self.is_ready else state,
             detail="; ".join(
                 f"{link.name}: {link.status.detail}" for link in self._links if link.status.detail
             ),
-            backlog_seconds=max(status.backlog_seconds for status in known),
-            active=sum(status.active for status in known),
+            backlog_seconds=load.backlog_seconds,
+            active=load.active,
             counters=Counters(**counters),
             models=tuple(self._status_of(model) for model in self._elected.models),
+            waiting=load.waiting,
+            utilization=load.utilization,
+        )
+
+    @property
+    def _known_statuses(self) -> list[Status]:
+        return [link.status for link in self._links if link not in self._elected.odd] or [_NOBODY]
+
+    @property
+    def load(self) -> FleetLoad:
+        """What all runners have before them; those that take nothing have no share in the utilization."""
+        known = self._known_statuses
+        working = [status for status in known if status.state is State.READY] or known
+        return FleetLoad(
+            backlog_seconds=max(status.backlog_seconds for status in known),
+            active=sum(status.active for status in known),
+            waiting=sum(status.waiting for status in known),
+            utilization=sum(status.utilization for status in working) / len(working),
         )
 
     def _status_of(self, model: ModelInfo) -> ModelStatus:
@@ -170,7 +200,12 @@ class Runners:
             # Of an earlier version, which has no other model.
             state = ModelState.LOADED if self._able(model.id) else ModelState.FAILED
             return ModelStatus(name=model.id, revision=model.revision, state=state)
-        return min(told, key=lambda status: _FURTHEST.get(status.state, len(_FURTHEST)))
+        furthest = min(told, key=lambda status: _FURTHEST.get(status.state, len(_FURTHEST)))
+        ready = {name for status in told for name in status.adapters}
+        waiting = {name for status in told for name in status.waiting_adapters} - ready
+        return replace(
+            furthest, adapters=tuple(sorted(ready)), waiting_adapters=tuple(sorted(waiting))
+        )
 
     async def statuses(self) -> AsyncGenerator[Status, None]:
         """The status now and after each change, until `close`."""
@@ -214,6 +249,15 @@ class Runners:
         """
         default = self.model
         return self._elected.named(name) if name else default
+
+    def serves(self, name: str) -> bool:
+        """Whether a runner draws with the model of this name or alias, or would load it for a request.
+
+        Raises:
+            ModelNotFound, Unavailable: as `named` says.
+        """
+        model = self.named(name)
+        return bool(self._able(model.id)) and self._status_of(model).state is not ModelState.FAILED
 
     @property
     def may_refuse_anything(self) -> bool:

@@ -395,9 +395,13 @@ def status_to(status: Status) -> pb.WatchStatusResponse:
                 detail=model.detail,
                 seconds=model.seconds,
                 offers=model.offers,
+                adapters=model.adapters,
+                waiting_adapters=model.waiting_adapters,
             )
             for model in status.models
         ],
+        waiting=status.waiting,
+        utilization=status.utilization,
         counters=pb.Counters(
             **{
                 field.name: getattr(status.counters, field.name)
@@ -426,7 +430,11 @@ def status_from(message: pb.WatchStatusResponse) -> Status:
                 detail=model.detail,
                 seconds=_seconds_in(model),
                 offers=model.offers,
+                adapters=tuple(model.adapters),
+                waiting_adapters=tuple(model.waiting_adapters),
             )
             for model in message.models
         ),
+        waiting=message.waiting,
+        utilization=message.utilization,
     )

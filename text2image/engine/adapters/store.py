@@ -115,6 +115,11 @@ class AdapterStore:
         """The names of those that a request would wait for."""
         return [each.name for each in loras if not self._is_ready(_key(shelf, each))]
 
+    def names(self, shelf: Shelf | None, ready: bool) -> tuple[str, ...]:
+        """Of one model's adapters those that are in memory, or else those that are being read, sorted."""
+        kept = (each for each in self._kept.values() if each.shelf is shelf)
+        return tuple(sorted({each.lora.name for each in kept if each.ready.done() is ready}))
+
     def _is_ready(self, key: tuple[int, str, str]) -> bool:
         return key in self._kept and self._kept[key].ready.done()
 
