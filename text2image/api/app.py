@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import openai, probes, rest, schema
+from text2image.api import grpc_web, openai, probes, rest, schema, v1_grpc
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
@@ -58,10 +58,11 @@ def http_app() -> FastAPI:
     # The routes of `schema` show the description, not FastAPI's own.
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
     app.openapi = lambda: schema.document(app, (*_ROUTERS, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
-    for router in (*_ROUTERS, schema.router):
+    for router in (*_ROUTERS, grpc_web.router, schema.router):
         app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
-    for path in ("/generate/{rest:path}", "/v1/{rest:path}"):
+    web = f"/{v1_grpc.SERVICE.full_name}/{{rest:path}}"
+    for path in ("/generate/{rest:path}", "/v1/{rest:path}", web):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     return app
@@ -87,7 +88,7 @@ def error_response(path: str, error: Text2ImageError) -> Response:
 
 async def _unknown(request: Request) -> Response:
     """What no other route takes: a known path with a wrong method, or an unknown path."""
-    for route in (route for router in _ROUTERS for route in router.routes):
+    for route in (route for router in (*_ROUTERS, grpc_web.router) for route in router.routes):
         match, _ = route.matches(request.scope)
         if match is Match.PARTIAL and isinstance(route, Route):
             methods = set(route.methods or ())

@@ -18,14 +18,16 @@ from text2image.net.rpc import Context, Handler, Malformed, abort, checked, head
 from text2image.observe import tracing
 from text2image.v1 import image_generation_pb2 as pb
 
-TRANSPORT = "grpc_v1"
+TRANSPORT, WEB_TRANSPORT = "grpc_v1", "grpc_web"
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
 
 
 class ImageGeneration:
     """The servicer. Unlike a runner it sends PNG, and aggregates its runners' status."""
 
-    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, *, over_http: bool = False) -> None:
+        """`over_http` tells whether calls come as requests of HTTP, where each has its trace before it gets here."""
+        self._transport = WEB_TRANSPORT if over_http else TRANSPORT
         self._gateway = gateway
         self._settings = settings
 
@@ -42,11 +44,12 @@ class ImageGeneration:
     async def generate(
         self, request: pb.GenerateRequest | Malformed, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        await trace(context)
+        if self._transport is TRANSPORT:
+            await trace(context)
         gateway = self._gateway
         load.add_trailers(context, gateway)
         try:
-            with gateway.metrics.request(TRANSPORT):
+            with gateway.metrics.request(self._transport):
                 asked = self._asked(request, context)
                 with gateway.in_flight.named(asked, checked(request).request_id):
                     async with aclosing(gateway.stream(asked)) as events:
