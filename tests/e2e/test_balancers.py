@@ -169,11 +169,11 @@ def test_models_have_a_health_of_their_own(channel: grpc.Channel) -> None:
 
 def test_a_call_is_cancelled_by_its_id(server: Server, channel: grpc.Channel) -> None:
     stub = ImageGenerationStub(channel)
-    asked = pb.GenerateRequest(prompt="a fox", steps=150, n=10, request_id="job-1")
-    call = stub.Generate(asked, timeout=60)
+    asked = pb.GenerateRequest(prompt="a fox", steps=150, n=4, request_id="job-1")
+    call = stub.Generate(asked, timeout=600)
     assert next(call).HasField("queued")
     with pytest.raises(grpc.RpcError) as twice:
-        list(stub.Generate(asked, timeout=60))
+        list(stub.Generate(asked, timeout=600))
     assert twice.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "request_id" in twice.value.details()
     ended: list[grpc.StatusCode] = []
