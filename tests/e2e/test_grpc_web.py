@@ -8,7 +8,7 @@ import httpx
 import pytest
 from google.protobuf.message import Message
 
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, eventually
 from tests.web import call, framed
 from text2image.client import Client
 from text2image.v1 import image_generation_pb2 as pb
@@ -72,6 +72,16 @@ def test_what_is_wrong_is_said_in_the_trailers(
         assert answer.status == status
         assert said in unquote(answer.trailers["grpc-message"])
         assert answer.messages == []
+
+
+def test_a_page_that_leaves_ends_its_work(server: Server) -> None:
+    url = f"{server.url}/text2image.v1.ImageGeneration/Generate"
+    asked = framed(pb.GenerateRequest(prompt="a fox", steps=150, n=4))
+    kind = {"Content-Type": "application/grpc-web+proto"}
+    with httpx.stream("POST", url, content=asked, headers=kind, timeout=120) as answer:
+        assert next(answer.iter_raw())
+    with server.engine() as engine:
+        eventually(lambda: engine.status().active == 0, "its work has ended")
 
 
 def test_a_deadline_is_kept_and_one_that_is_none_is_refused(server: Server) -> None:

@@ -97,8 +97,9 @@ async def answer(
     with its limits, if it has any.
     """
     response = await _answered(request, transport, work, refuse)
-    load.add_header(request.headers, response.headers, gateway_of(request))
     context: RequestContext | None = getattr(request.state, "context", None)
+    if context:
+        load.add_header(request.headers, response.headers, gateway_of(request))
     for spending in (context and context.standing) or ():
         limit = spending.limit
         policy = f'"{limit.period}";q={limit.megapixel_steps};w={limit.seconds};qu="{WORK_UNIT}"'

@@ -41,13 +41,13 @@ class Text2ImageService:
         try:
             with self._gateway.metrics.request(TRANSPORT):
                 caller = self._gateway.authenticate(credentials_of(context))
+                load.add_trailers(context, self._gateway)
                 message = checked(request)
                 drawing = await self._gateway.draw(self._asked(caller, message, context))
+                load.add_trailers(context, self._gateway)
                 return _response(drawing, with_images=message.HasField("n"))
         except Exception as error:
             return _refusal(error)
-        finally:
-            load.add_trailers(context, self._gateway)
 
     def _asked(self, caller: Caller, message: pb.ImageRequest, context: Context) -> RequestContext:
         validation.check_context(message.text, message.context)

@@ -47,10 +47,11 @@ class ImageGeneration:
         if self._transport is TRANSPORT:
             await trace(context)
         gateway = self._gateway
-        load.add_trailers(context, gateway)
         try:
             with gateway.metrics.request(self._transport):
                 asked = self._asked(request, context)
+                # With an error as well, but not for strangers.
+                load.add_trailers(context, gateway)
                 with gateway.in_flight.named(asked, checked(request).request_id):
                     async with aclosing(gateway.stream(asked)) as events:
                         async for event in events:

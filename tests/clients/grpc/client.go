@@ -49,7 +49,7 @@ func main() {
 	must(err)
 	got["model"] = model.Id
 
-	asked := &pb.GenerateRequest{Prompt: "a fox", Steps: proto.Int32(2), Seed: proto.Int64(5),
+	asked := &pb.GenerateRequest{Prompt: "a fox", Steps: proto.Int32(2), Seed: proto.Int64(13),
 		Width: proto.Int32(64), Height: proto.Int32(64)}
 	stream, err := client.Generate(ctx, asked)
 	must(err)

@@ -6,7 +6,7 @@ import { createGrpcWebTransport } from "@connectrpc/connect-web";
 
 import { ImageGeneration } from "./gen/text2image/v1/image_generation_pb.js";
 
-const small = { prompt: "a fox", seed: 5n, width: 64, height: 64 };
+const size = { width: 64, height: 64 };
 
 async function ending(events: AsyncIterable<unknown>): Promise<string> {
   try {
@@ -18,7 +18,8 @@ async function ending(events: AsyncIterable<unknown>): Promise<string> {
   return "OK";
 }
 
-async function told(transport: Transport, id: string) {
+async function told(transport: Transport, id: string, seed: bigint) {
+  const small = { ...size, prompt: "a fox", seed };
   const client = createClient(ImageGeneration, transport);
   const model = await client.getModel({});
   const events: (string | undefined)[] = [];
@@ -46,4 +47,6 @@ async function told(transport: Transport, id: string) {
 
 const program = createGrpcTransport({ baseUrl: `http://${process.env["GRPC_ADDRESS"]}` });
 const page = createGrpcWebTransport({ baseUrl: process.env["HTTP_URL"]! });
-console.log(JSON.stringify({ program: await told(program, "node-1"), page: await told(page, "page-1") }));
+// Seeds that no other client takes: the server remembers its pictures.
+const got = { program: await told(program, "node-1", 11n), page: await told(page, "page-1", 12n) };
+console.log(JSON.stringify(got));

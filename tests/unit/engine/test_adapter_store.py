@@ -131,3 +131,15 @@ async def test_the_adapters_of_a_model_that_has_left_are_forgotten() -> None:
     await _use(kept, shelf, [A])
     kept.forget(shelf)
     assert kept.missing(shelf, [A]) == ["a"]
+
+
+async def test_it_tells_which_are_in_memory_and_which_are_on_their_way() -> None:
+    kept, shelf, other = store(30), Shelf(), Shelf()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(kept.held(shelf, [B, A]))
+        reading = asyncio.ensure_future(stack.enter_async_context(kept.held(shelf, [C])))
+        await asyncio.sleep(0)
+        assert (kept.names(shelf, True), kept.names(shelf, False)) == (("a", "b"), ("c",))
+        await reading
+    assert (kept.names(shelf, True), kept.names(shelf, False)) == (("a", "b", "c"), ())
+    assert kept.names(other, True) == kept.names(None, True) == ()
