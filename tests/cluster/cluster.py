@@ -32,6 +32,8 @@ STEPS = (5, 10, 20)
 # So long a request may take, whatever is broken on its way.
 PATIENCE = 60.0
 CLIENTS = 8
+# Seconds; haproxy.cfg has a gateway asked each second, and takes it for leaving at its second no.
+NOTICE = "6"
 # Not everybody's PATH has the commands of administrators.
 # What a client may see when the gateway that it is connected to is gone, or the proxy has noticed that.
 _BROKEN = (httpx.TransportError, Unavailable, Cancelled)
@@ -171,12 +173,17 @@ class Cluster:
     def __init__(self, folder: Path, runners: Sequence[Host], gateways: Sequence[Host]) -> None:
         self.runners = [Runner(folder / host.name, host) for host in runners]
         self.gateway_hosts = list(gateways)
-        self.gateways = [self._gateway(folder / host.name, host) for host in gateways]
+        # The last one gives notice before it leaves, for longer than the proxy takes to see it.
+        notices = ["0"] * (len(gateways) - 1) + [NOTICE]
+        self.gateways = [
+            self._gateway(folder / host.name, host, notice)
+            for host, notice in zip(gateways, notices, strict=True)
+        ]
         self._folder = folder
         # Of each proxy, for HTTP and for gRPC.
         self._ports = {name: (free_port(), free_port()) for name in ("haproxy", "nginx")}
 
-    def _gateway(self, folder: Path, host: Host) -> Server:
+    def _gateway(self, folder: Path, host: Host, notice: str) -> Server:
         return Server(
             folder,
             http_port=HTTP_PORT,
@@ -186,6 +193,7 @@ class Cluster:
             T2I_RUNNERS=",".join(runner.address for runner in self.runners),
             T2I_CACHE_BYTES="0",
             T2I_SAVE_IMAGES="0",
+            T2I_DRAIN_NOTICE=notice,
         )
 
     @contextmanager

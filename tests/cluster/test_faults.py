@@ -87,6 +87,18 @@ def test_a_gateway_that_ends_answers_all_that_it_has_taken(cluster: Cluster) -> 
     cluster.complete()
 
 
+def test_a_gateway_that_gives_notice_is_left_before_it_refuses_anybody(cluster: Cluster) -> None:
+    leaving = cluster.gateways[-1]
+    with cluster.busy() as clients:
+        assert leaving.stop() == 0
+        clients.draws_more(10)
+        # Over gRPC neither, where a refusal would reach the client.
+        unharmed(clients)
+        leaving.start()
+        leaving.wait_until_ready()
+    cluster.complete()
+
+
 def test_a_gateway_killed_or_cut_off_costs_its_clients_one_more_attempt(cluster: Cluster) -> None:
     killed, unplugged = cluster.gateways[0].gateways()[0], cluster.gateway_hosts[1]
     with cluster.busy() as clients:
