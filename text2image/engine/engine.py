@@ -155,7 +155,7 @@ class Engine:
             counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
             pace=self._pace(),
             models=self._catalogue.statuses(time.monotonic(), seconds, self._adapters.store.names),
-            waiting=self.waiting,
+            waiting=backlog.waiting() if backlog else 0,
             utilization=seconds / backlog.max_seconds if backlog else 0.0,
         )
 
@@ -165,11 +165,6 @@ class Engine:
             return 0.0
         info, (key, work) = self._model, self._usual
         return self._worker.backlog.pace(key, work) * MEGA / (info.width * info.height)
-
-    @property
-    def waiting(self) -> int:
-        """Samples that are admitted and have no rows yet."""
-        return self._worker.backlog.waiting() if self._worker.backlog else 0
 
     @property
     def memory(self) -> MemoryReading | None:

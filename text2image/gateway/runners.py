@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.lifecycle import draining
@@ -26,7 +25,7 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.gateway.balancing import first_to_finish
+from text2image.gateway.balancing import FleetLoad, first_to_finish
 from text2image.gateway.discovery import follow, name_in
 from text2image.gateway.election import Elected, elect
 from text2image.gateway.refusals import Kind
@@ -40,15 +39,6 @@ logger = logging.getLogger(__name__)
 NO_RUNNER_RETRY_AFTER = 5.0
 # The longest pause before a request whose runner was lost asks a full one again, in seconds.
 RESEND_PAUSE = 1.0
-
-
-class FleetLoad(NamedTuple):
-    """What several runners have before them, each as `Status` has it."""
-
-    backlog_seconds: float
-    active: int
-    waiting: int
-    utilization: float
 
 
 class Runners:
@@ -158,18 +148,14 @@ class Runners:
             name: sum(getattr(status.counters, name) for status in known)
             for name in Counters.__dataclass_fields__
         }
-        load = self.load
         return Status(
             state=State.READY if self.is_ready else state,
             detail="; ".join(
                 f"{link.name}: {link.status.detail}" for link in self._links if link.status.detail
             ),
-            backlog_seconds=load.backlog_seconds,
-            active=load.active,
             counters=Counters(**counters),
             models=tuple(self._status_of(model) for model in self._elected.models),
-            waiting=load.waiting,
-            utilization=load.utilization,
+            **self.load._asdict(),
         )
 
     @property
@@ -178,15 +164,8 @@ class Runners:
 
     @property
     def load(self) -> FleetLoad:
-        """What all runners have before them; those that take nothing have no share in the utilization."""
-        known = self._known_statuses
-        working = [status for status in known if status.state is State.READY] or known
-        return FleetLoad(
-            backlog_seconds=max(status.backlog_seconds for status in known),
-            active=sum(status.active for status in known),
-            waiting=sum(status.waiting for status in known),
-            utilization=sum(status.utilization for status in working) / len(working),
-        )
+        """What all runners have before them."""
+        return FleetLoad.of(self._known_statuses)
 
     def _status_of(self, model: ModelInfo) -> ModelStatus:
         """How a model is on the runner that has come furthest with it."""
