@@ -1,4 +1,4 @@
-"""Pictures to begin from, as pixels and as files."""
+"""Pictures to begin from and to be steered by, as pixels and as files."""
 
 from __future__ import annotations
 
@@ -48,3 +48,19 @@ def marked(image: InitImage) -> np.ndarray:
     """(height, width), 255 where it is drawn anew."""
     assert image.mask is not None
     return np.frombuffer(image.mask, np.uint8).reshape(image.height, image.width)
+
+
+def shapes(size: tuple[int, int] = SIZE, seed: int = 0) -> Image.Image:
+    """A few rectangles on black, the same for the same seed."""
+    random, (width, height) = np.random.default_rng(seed), size
+    image = Image.new("RGB", size)
+    for _ in range(4):
+        left, top = int(random.integers(0, width // 2)), int(random.integers(0, height // 2))
+        colour = tuple(int(each) for each in random.integers(0, 255, 3))
+        image.paste(colour, (left, top, left + width // 2, top + height // 2))
+    return image
+
+
+def control_picture(size: tuple[int, int] = SIZE, seed: int = 0) -> InitImage:
+    """The same as the engine takes it."""
+    return InitImage.of(*size, shapes(size, seed).tobytes())

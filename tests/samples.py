@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from tests.init_images import init_image
+from tests.init_images import control_picture, init_image
+from text2image.core.controls import PREPROCESSORS
 from text2image.core.loras import HASH_DIGITS, is_writable
 from text2image.core.messages import (
+    Control,
     LoraWeight,
     ModelInfo,
     Quality,
@@ -100,12 +102,26 @@ requests = st.builds(
 )
 
 
-# And those that begin from a picture, or are enlarged.
+controls = st.lists(
+    st.builds(
+        Control,
+        st.text("abÜ1 -_.(", min_size=1, max_size=9).filter(is_writable),
+        st.sampled_from([control_picture((64, 64), seed) for seed in range(3)]),
+        st.floats(0, 2),
+        st.floats(0, 0.4),
+        st.floats(0.5, 1),
+        st.sampled_from(["", *PREPROCESSORS]),
+        st.text("0123456789abcdef", min_size=HASH_DIGITS, max_size=HASH_DIGITS),
+    ),
+    max_size=3,
+).map(tuple)
+# And those that begin from a picture, are steered by others, or are enlarged.
 begun = st.builds(
     replace,
     requests,
     image=st.sampled_from([None, init_image(), init_image(masked=True), init_image(seed=1)]),
     strength=st.sampled_from([0.5, 1.0]),
+    controls=controls,
     hires_scale=st.sampled_from([None, 1.5]),
     hires_strength=st.sampled_from([None, 0.5]),
     hires_steps=st.sampled_from([None, 4]),
@@ -115,8 +131,9 @@ begun = st.builds(
 def params_of(request: Request) -> RequestParams:
     """The same request as a client would write it."""
     fields = {name: getattr(request, name) for name in Request.__slots__}
-    # Nothing is written of no adapters.
-    return RequestParams(**{**fields, "loras": request.loras or None})
+    # Nothing is written of no adapters and ControlNets.
+    some = {name: fields[name] or None for name in ("loras", "controls")}
+    return RequestParams(**{**fields, **some})
 
 
 @dataclass(slots=True)

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
 
 import grpc
 
+from text2image.core.controls import parse_control
 from text2image.core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -36,6 +38,8 @@ from text2image.core.loras import parse_lora
 from text2image.core.messages import (
     ClientEvent,
     Completed,
+    Control,
+    ControlInfo,
     Loading,
     LoraInfo,
     LoraWeight,
@@ -57,6 +61,8 @@ __all__ = [
     "Client",
     "ClientEvent",
     "Completed",
+    "Control",
+    "ControlInfo",
     "DeadlineExceeded",
     "Internal",
     "InvalidRequest",
@@ -98,7 +104,9 @@ class Client:
     guidance_scale, seed, n, sampler, schedule, quality, model, clip_skip; loras, a list of `LoraWeight`, or of words as
     in "ink:0.8"; to begin from a picture image, strength and mask, where image and mask are PNG, JPEG or WebP files,
     as bytes or by their paths; to enlarge what is drawn and draw on from there hires_scale, hires_strength,
-    hires_steps; request_id, by which `cancel` knows the request. `timeout` is in seconds; None leaves it to the server.
+    hires_steps; controls, a list of `Control` whose image is bytes or a path, or of words as in
+    "canny=edges.png:0.8"; request_id, by which `cancel` knows the request. `timeout` is in seconds; None leaves it to
+    the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:
@@ -353,12 +361,20 @@ def _request(
     for name in ("image", "mask"):
         if isinstance(fields.get(name), str | Path):
             fields = {**fields, name: Path(fields[name]).read_bytes()}
+    steered = [_control(each) for each in fields.get("controls") or ()]
     return pb.GenerateRequest(
         prompt=prompt,
         progress_every=progress_every,
         preview_every=preview_every,
-        **{**fields, "loras": wire.loras_to(named)},
+        **{**fields, "loras": wire.loras_to(named), "controls": wire.controls_to(steered)},
     )
+
+
+def _control(given: Control | str) -> Control:
+    control, path = parse_control(given) if isinstance(given, str) else (given, given.image)
+    if isinstance(path, str | Path):
+        control = replace(control, image=Path(path).read_bytes())
+    return control
 
 
 def _pictures(events: list[ClientEvent]) -> list[Picture]:

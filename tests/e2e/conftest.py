@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.e2e.harness import Server, serving
+from tests.e2e.nets import make_net
 from text2image.client import Client
 
 # Where clients that are told nothing look for the server.
@@ -20,21 +21,27 @@ KNOWN_HTTP_PORT, KNOWN_GRPC_PORT = 3000, 50051
 ALIASES = "gpt-image-1=embedded,dall-e-2=embedded"
 # What the shared server's prompts may name, and what the embedded model's text encoder takes.
 EMBEDDING, EMBEDDED_WIDTH = "zz-film", 192
+# And what its pictures may be steered by.
+NET = "edges"
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shared server. No request of any test may end in an internal error.
 
-    It remembers no picture, so that what two tests ask for alike is drawn for each. It knows one word by a file, and
-    has found another that is broken.
+    It remembers no picture, so that what two tests ask for alike is drawn for each. It knows one word by a file and
+    one ControlNet, and has found others that are broken.
     """
     words = tmp_path_factory.mktemp("embeddings")
     numbers = np.random.default_rng(0).normal(size=(2, EMBEDDED_WIDTH))
     save_file({"emb_params": numbers.astype(np.float32)}, words / f"{EMBEDDING}.safetensors")
     (words / "broken.safetensors").write_bytes(bytes(100))
+    nets = tmp_path_factory.mktemp("nets")
+    make_net(nets / NET)
+    (nets / "broken.safetensors").write_bytes(bytes(100))
     settings = {
         "T2I_CACHE_BYTES": "0",
+        "T2I_CONTROLNETS": str(nets),
         "T2I_EMBEDDINGS": str(words),
         "T2I_MODEL_ALIASES": ALIASES,
     }

@@ -66,15 +66,24 @@ _CHEAP = {
     "cfg_scale": None,
     "response_format": None,
 }
-# Of a single step a second pass might take none, and which adapters there are depends on the server.
+# Of a single step a second pass might take none, and which adapters and nets there are depends on the server.
 _ALONE = dict.fromkeys(
-    ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps", "loras")
+    (
+        "image",
+        "strength",
+        "mask",
+        "controls",
+        "hires_scale",
+        "hires_strength",
+        "hires_steps",
+        "loras",
+    )
 )
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
 KNOWN: dict[str, dict[str, Any]] = {
     "/generate": {**CHEAP, **_ALONE, **_MODELS},
-    "/v1/images/generations": {**_CHEAP, "loras": None},
+    "/v1/images/generations": {**_CHEAP, "loras": None, "controls": None},
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
 }

@@ -42,8 +42,8 @@ CACHE_HEADER = "X-Cache"
 BODY_TIMEOUT = 30.0
 # A body of pictures has longer, by as much as a client takes that sends so many bytes a second.
 PICTURE_RATE = 512 << 10
-# Of a request: the one that it begins from, and its mask.
-PICTURES = 2
+# Of a request, as large as they may be: the one that it begins from, its mask, and one that steers it.
+PICTURES = 3
 # How much of a refused body is still read, in multiples of the limit: a client that is cut off while it sends
 # sees a broken connection where it should see the answer.
 DISCARD_FACTOR = 16
@@ -246,7 +246,7 @@ async def read_body(request: Request, pictures: tuple[bytes, ...] = ()) -> bytes
 
 
 def encoded_bytes(settings: Settings) -> int:
-    """What a picture and a mask may take of a body, as base64."""
+    """What pictures may take of a body, as base64."""
     return PICTURES * -(-settings.max_image_bytes * 4 // 3 // 4 * 4) + PICTURES * 4
 
 

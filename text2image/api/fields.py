@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from text2image.core import loras, validation
+from text2image.api.forms import decoded
+from text2image.core import controls, loras, validation
+from text2image.core.messages import Control as ControlNet
 from text2image.core.messages import LoraWeight, Quality, Sampler, Schedule
 
 
@@ -93,6 +95,50 @@ QUALITY = documented(
 )
 
 
+class Control(BaseModel):
+    """A ControlNet, and the picture that it steers by."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str = Field(description="As GET /v1/models names it.", examples=["canny"])
+    image: str = Field(
+        description="The control picture, a PNG, JPEG or WebP file as base64, which is scaled until it covers the size "
+        "that is drawn, and cut to it evenly.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+    scale: float = Field(
+        1.0,
+        description="How much it steers.",
+        json_schema_extra={"minimum": 0, "maximum": controls.MAX_SCALE},
+    )
+    start: float = Field(
+        0.0,
+        description="From where in the drawing it steers, 0 to 1.",
+        json_schema_extra={"minimum": 0, "exclusiveMaximum": 1},
+    )
+    end: float = Field(
+        1.0,
+        description="To where.",
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": 1},
+    )
+    preprocess: str | None = Field(
+        None,
+        description=f"What makes a control picture of the image: `{controls.CANNY}` its edges, `{controls.INPAINT}` a "
+        "hole where it is transparent; if left out, it is one.",
+        json_schema_extra={"enum": [*controls.PREPROCESSORS, None]},
+    )
+    hash: str | None = Field(
+        None,
+        description="The net that must be meant, as GET /v1/models tells; whatever has the name if left out.",
+    )
+
+
+CONTROLS = documented(
+    description="ControlNets that steer the picture; what several add is summed.",
+    maxItems=controls.MAX_CONTROLS,
+)
+
+
 class Lora(BaseModel):
     """An adapter that the picture is drawn with."""
 
@@ -120,3 +166,25 @@ def weights_of(named: list[Lora] | None) -> tuple[LoraWeight, ...] | None:
     if named is None:
         return None
     return tuple(LoraWeight(each.name, each.weight, each.hash or "") for each in named)
+
+
+def controls_of(named: list[Control] | None) -> tuple[ControlNet, ...] | None:
+    """The controls in our words.
+
+    Raises:
+        InvalidRequest: a picture is no base64.
+    """
+    if named is None:
+        return None
+    return tuple(
+        ControlNet(
+            each.name,
+            decoded("controls", each.image),
+            each.scale,
+            each.start,
+            each.end,
+            each.preprocess or "",
+            each.hash or "",
+        )
+        for each in named
+    )

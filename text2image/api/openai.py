@@ -7,6 +7,8 @@ that existing clients need no change.
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -36,6 +38,7 @@ from text2image.api.openai_messages import (
     ImagesResponse,
     Model,
     ModelList,
+    Net,
     VariationRequest,
     error_body,
 )
@@ -141,8 +144,13 @@ async def create_image(request: Request) -> Response:
     async def work() -> Response:
         gateway, caller = gateway_of(request), caller_of(request)
         timeout = timeout_of(request)
-        body = await read_json(request, ImagesRequest)
-        params = body.params(gateway.runners.named)
+        body = await read_json(request, ImagesRequest, pictures=True)
+        named = gateway.runners.named
+        params = (
+            await asyncio.to_thread(body.params, named) if body.controls else body.params(named)
+        )
+        # What is read is not held twice until the answer.
+        body = body.model_copy(update={"controls": None})
         context = _context(request, caller, timeout, body, params)
         return await _drawn(request, context, body, "image_generation")
 
@@ -311,6 +319,11 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
                 trigger_words=list(each.trigger_words),
             )
             for each in model.loras
+            if not each.fault
+        ],
+        controls=[
+            Net(name=each.name, hash=each.hash, base=each.base)
+            for each in model.controls
             if not each.fault
         ],
         embeddings=[each.name for each in model.embeddings],

@@ -96,6 +96,7 @@ class ImagesRequest(BaseModel):
         description=f"`{Quality.EXACT}` or `{Quality.FAST}`; what OpenAI's models know is ignored.",
     )
     loras: list[fields.Lora] | None = fields.LORAS
+    controls: list[fields.Control] | None = fields.CONTROLS
 
     clip_skip: fields.Integer | None = fields.CLIP_SKIP
 
@@ -152,6 +153,7 @@ class ImagesRequest(BaseModel):
             quality=_quality(self.quality),
             model=self.model or None,
             loras=fields.weights_of(self.loras),
+            controls=fields.controls_of(self.controls),
             clip_skip=self.clip_skip,
         )
 
@@ -262,6 +264,14 @@ class Adapter(BaseModel):
     trigger_words: list[str] = Field([], description="What calls for it, as it tells.")
 
 
+class Net(BaseModel):
+    """A ControlNet, as requests name it."""
+
+    name: str
+    hash: str = Field(description="The first digits of a SHA-256 of parts of it.")
+    base: str = Field("", description="The family that it was made for, where that is known.")
+
+
 class Model(BaseModel):
     """A model that is served, and what this server adds to OpenAI's words for it."""
 
@@ -283,6 +293,7 @@ class Model(BaseModel):
     )
     default: bool = Field(True, description="It is that of requests that name none.")
     loras: list[Adapter] = Field([], description="Adapters that it can be drawn with.")
+    controls: list[Net] = Field([], description="ControlNets that it can be steered by.")
     embeddings: list[str] = Field([], description="Textual inversions that prompts may name.")
 
 

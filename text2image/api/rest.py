@@ -33,6 +33,8 @@ TRANSPORT = "rest"
 router = APIRouter()
 # What our fields are called in this dialect, where it is not the same.
 _NAMES = {"prompt": "text"}
+# Fields that are made into something else, or into nothing.
+_OWN = {"text", "context", "images_only", "image", "mask", "loras", "controls"}
 _SIDE = fields.documented(
     description="Pixels, within the model's limits.", minimum=1, multipleOf=SIDE_MULTIPLE
 )
@@ -63,6 +65,7 @@ class GenerateRequest(BaseModel):
     quality: str | None = fields.QUALITY
     model: str | None = fields.MODEL
     loras: list[fields.Lora] | None = fields.LORAS
+    controls: list[fields.Control] | None = fields.CONTROLS
     image: str | None = fields.IMAGE
     strength: float | None = fields.STRENGTH
     mask: str | None = fields.MASK
@@ -86,7 +89,8 @@ class GenerateRequest(BaseModel):
             image=decoded("image", self.image),
             mask=decoded("mask", self.mask),
             loras=fields.weights_of(self.loras),
-            **self.model_dump(exclude={"text", "context", "images_only", "image", "mask", "loras"}),
+            controls=fields.controls_of(self.controls),
+            **self.model_dump(exclude=_OWN),
         )
 
 
@@ -188,9 +192,9 @@ async def _asked(request: Request) -> tuple[GenerateRequest, RequestParams]:
         body = form.parsed(GenerateRequest)
         return body, form.added_to(body.params())
     body = await read_json(request, GenerateRequest, pictures=True)
-    params = await asyncio.to_thread(body.params) if body.image else body.params()
+    params = await asyncio.to_thread(body.params) if body.image or body.controls else body.params()
     # What is read is not held twice until the answer.
-    return body.model_copy(update={"image": None, "mask": None}), params
+    return body.model_copy(update={"image": None, "mask": None, "controls": None}), params
 
 
 @router.post(

@@ -187,7 +187,8 @@ def form_of(
     """The same of a form, of which these fields are required."""
     form = {**_inlined(model.model_json_schema()), "required": [*required]}
     # A list of objects is nothing that a form could hold; adapters stand in its prompt.
-    form["properties"].pop("loras", None)
+    for name in ("loras", "controls"):
+        form["properties"].pop(name, None)
     for name, field in form["properties"].items():
         form["properties"][name] = _in_form(field)
     content = {"schema": form, "example": example}

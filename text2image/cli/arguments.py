@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from text2image.core.controls import parse_control
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.loras import parse_lora
 from text2image.core.messages import (
     SIDE_MULTIPLE,
+    Control,
     Input,
     LoraWeight,
     ModelInfo,
@@ -33,7 +35,7 @@ _NAMES = {
     name: "-n" if name == "n" else f"--{name.replace('_', '-')}"
     for name in (*RequestParams.__slots__, "context", "size", "output", "timeout")
     if name != "prompt"
-} | {"loras": "--lora"}
+} | {"loras": "--lora", "controls": "--control"}
 # As wide as any model's limits, so that what none draws is refused before one is loaded or asked.
 _ANY_MODEL = ModelInfo(
     id="a model",
@@ -86,8 +88,8 @@ def parse(arguments: Sequence[str]) -> Options:
     try:
         check_context(text, given.context)
         params = _params(given, text)
-        # Which adapters there are only the model knows.
-        asked = replace(params, loras=None)
+        # Which adapters and ControlNets there are only the model knows.
+        asked = replace(params, loras=None, controls=None)
         resolve(read(asked, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
     except InvalidRequest as error:
         raise as_typed(error) from None
@@ -136,6 +138,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         image=_file("image", given.image),
         strength=given.strength,
         mask=_file("mask", given.mask),
+        controls=tuple(_steered(*each) for each in given.control) if given.control else None,
         clip_skip=given.clip_skip,
         hires_scale=given.hires_scale,
         hires_strength=given.hires_strength,
@@ -150,6 +153,10 @@ def _file(name: str, path: str | None) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise _refused(name, f"{path}: {error.strerror}") from None
+
+
+def _steered(control: Control, path: str) -> Control:
+    return replace(control, image=_file("controls", path))
 
 
 def _refused(name: str, reason: str) -> InvalidRequest:
@@ -186,6 +193,15 @@ def _lora(text: str) -> LoraWeight:
         ) from None
 
 
+def _control(text: str) -> tuple[Control, str]:
+    try:
+        return parse_control(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a name and a file, as in canny=edges.png or canny=edges.png:0.8"
+        ) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m text2image",
@@ -218,6 +234,15 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--strength", "how much of the image is to change, from 0 to 1", type=_number)
     mask = "picture of the image's size, white where that is to be drawn anew"
     _add(picture, "--mask", mask, metavar="FILE")
+    _add(
+        picture,
+        "--control",
+        "a ControlNet of the model and the picture that it steers by; how much, in which part of the drawing, and "
+        "canny or inpaint, which prepare the picture, as in canny=photo.jpg:0.8:0-0.6:canny; may be given again",
+        type=_control,
+        action="append",
+        metavar="NAME=FILE[:SCALE][:START-END][:PREPROCESS]",
+    )
     _add(
         picture,
         "--clip-skip",

@@ -131,6 +131,7 @@ def _model_of(client: Client, screen: Screen, patience: float, name: str | None)
 
 async def _draw_here(options: Options, settings: Settings, screen: Screen, tell: Tell) -> None:
     """Loads the model and draws; what is still loading when this is cancelled ends with the process."""
+    from text2image.engine.adapters.requests import Budgets
     from text2image.engine.engine import Engine
     from text2image.engine.lazy import loader
 
@@ -139,7 +140,7 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     # One request is all there will be: it is admitted, and no larger batches need to be measured.
     engine = Engine(
         loader(settings),
-        adapter_memory=settings.adapter_memory,
+        budgets=Budgets(settings.adapter_memory, settings.controlnet_memory),
         max_batch_rows=settings.max_batch_rows or 2 * (options.params.n or 1),
         max_backlog_seconds=math.inf,
     )

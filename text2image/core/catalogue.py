@@ -73,6 +73,7 @@ class _Table(BaseModel):
     refiner: str | None = Field(None, min_length=1)
     refiner_switch: float | None = Field(None, gt=0, lt=1)
     loras: Path | None = None
+    controlnets: Path | None = None
     clip_skip: int | None = Field(None, ge=1, le=64)
     embeddings: str | None = Field(None, min_length=1)
 
@@ -235,6 +236,8 @@ def _in_file(path: Path) -> list[Entry]:
             parts.append(changes["transformer"])
         if table.loras:
             changes["loras"] = path.parent / table.loras.expanduser()
+        if table.controlnets:
+            changes["controlnets"] = path.parent / table.controlnets.expanduser()
         if table.embeddings is not None:
             changes["embeddings"] = path.parent / Path(table.embeddings).expanduser()
         entries.append(

@@ -8,6 +8,7 @@ from text2image.core.settings import Settings
 
 # By extra: what it brings, found without being imported.
 _BRINGS = {
+    "canny": "cv2",
     "gguf": "gguf",
     "otlp": "opentelemetry.exporter.otlp.proto.http",
     "page": "streamlit",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import LoraInfo, LoraWeight, ModelInfo, RequestParams
+from text2image.core.messages import ControlInfo, LoraInfo, LoraWeight, ModelInfo, RequestParams
 
 # Of a request; each distinct one of a batch is work for all layers that it changes.
 MAX_LORAS = 8
@@ -147,6 +147,10 @@ def _why_not(
     return ""
 
 
-def digest_of(loras: Sequence[LoraInfo]) -> str:
-    """A few digits that change with what a model has of adapters; nothing for none."""
-    return hashlib.sha256(repr(loras).encode()).hexdigest()[:HASH_DIGITS] if loras else ""
+def digest_of(loras: Sequence[LoraInfo], controls: Sequence[ControlInfo]) -> str:
+    """Digits that change with what a model has of adapters, and of ControlNets; nothing for none."""
+    return "".join(
+        hashlib.sha256(repr(each).encode()).hexdigest()[:HASH_DIGITS]
+        for each in (loras, controls)
+        if each
+    )

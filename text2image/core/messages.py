@@ -101,6 +101,44 @@ class LoraInfo:
     fault: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A ControlNet (Zhang et al. 2023) that steers a picture by another one, its control picture.
+
+    Attributes:
+        image: a file as it came, of which a gateway makes an `InitImage` of the size that is drawn; None where it has
+            yet to be added. The mask of one is what a net for inpainting is told to draw.
+        scale: times which the net's output is added.
+        start, end: the part of the drawing that it steers, from 0 to 1.
+        preprocess: what makes the control picture of the image; empty, it is one.
+        hash: names the net's file as `ControlInfo` does; empty, whatever has the name.
+    """
+
+    name: str
+    image: bytes | InitImage | None = field(default=None, repr=False)
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    preprocess: str = ""
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlInfo:
+    """A ControlNet that a model has, named after its folder, or its file without suffix.
+
+    Attributes:
+        hash: the first digits of a SHA-256 of its size and of parts of its weights.
+        base: the family that it was made for, as its shapes tell.
+        fault: why this model cannot be steered by it; empty if it can.
+    """
+
+    name: str
+    hash: str
+    base: str = ""
+    fault: str = ""
+
+
 class PromptSyntax(_Open):
     """What characters of a prompt may mean besides themselves: nothing, or what they do in A1111's web UI."""
 
@@ -141,8 +179,8 @@ class ModelInfo:
     `aliases` are other names that requests may give it, `licence` is what its owner says of it, and `price` what its
     pixel-steps count against limits. `embeddings` are what prompts may name, and `prompt_syntax` how they are read.
     `clip_skip` is the default of requests, 0 for the model's own layer, and `max_clip_skip` the most they may ask for,
-    0 where nothing is taken. `inputs` are what a request may give it. `loras` are the adapters in its folder, those
-    that it cannot be drawn with among them.
+    0 where nothing is taken. `inputs` are what a request may give it. `loras` are the adapters in its folder, and
+    `controls` its ControlNets, those that it cannot be drawn with among them.
     `quantization` is what its weights are in where that is fewer bits than `dtype` has, as "int8"; pictures of more
     pixels than `tiled_above` are decoded in tiles, none if it is 0.
     """
@@ -170,6 +208,7 @@ class ModelInfo:
     price: float = 1.0
     side_multiple: int = SIDE_MULTIPLE
     loras: tuple[LoraInfo, ...] = ()
+    controls: tuple[ControlInfo, ...] = ()
     inputs: tuple[Input, ...] = (Input.TEXT,)
     embeddings: tuple[Embedding, ...] = ()
     clip_skip: int = 0
@@ -193,8 +232,8 @@ class ModelStatus:
     """How a model of an engine's catalogue is.
 
     `detail` says what is being loaded, or why that failed; `seconds` is the predicted time until it is loaded if it is
-    asked for now, 0 if it is, and None where that is not known. `offers` changes with the adapters that it has; of them
-    `adapters` are in memory, and `waiting_adapters` are being read.
+    asked for now, 0 if it is, and None where that is not known. `offers` changes with the adapters and ControlNets
+    that it has; of both `adapters` are in memory, and `waiting_adapters` are being read.
     """
 
     name: str
@@ -233,6 +272,7 @@ class RequestParams:
     strength: float | None = None
     mask: bytes | None = field(default=None, repr=False)
     mask_by_alpha: bool = False
+    controls: tuple[Control, ...] | None = None
     clip_skip: int | None = None
     hires_scale: float | None = None
     hires_strength: float | None = None
@@ -250,7 +290,7 @@ class Request:
     layer of the text encoder that prompts are taken from, counted from the last, which is 1; 0 is the one that the
     model was made with. With a `hires_scale` its pictures are enlarged, by that of a side, and drawn on from there in
     so many steps and with that strength. `loras` are ordered by their names, each
-    once, with its hash.
+    once, with its hash; `controls` steer it, each by a picture of its size, and their outputs are added in their order.
     """
 
     prompt: str
@@ -268,6 +308,7 @@ class Request:
     loras: tuple[LoraWeight, ...] = ()
     image: InitImage | None = None
     strength: float | None = None
+    controls: tuple[Control, ...] = ()
     clip_skip: int = 0
     hires_scale: float | None = None
     hires_strength: float | None = None

@@ -156,6 +156,16 @@ class Settings(BaseSettings):
         gt=0,
         description="Bytes of adapters that are kept in memory, as in `2GiB`; those used least recently leave.",
     )
+    controlnets: Path | None = Field(
+        None,
+        description="Folder of ControlNets, in diffusers' folders and `.safetensors` files, which requests name as "
+        "they are called without suffix; none if unset.",
+    )
+    controlnet_memory: int = Field(
+        4 << 30,
+        gt=0,
+        description="Bytes of ControlNets that are kept in memory, as in `6GiB`; those used least recently leave.",
+    )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
     )
@@ -333,7 +343,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(
         10 << 20,
         gt=0,
-        description="Largest file of a picture that a request begins from, or its mask.",
+        description="Largest file of a picture that a request begins from or is steered by, or its mask.",
     )
     max_image_pixels: int = Field(
         25_000_000, gt=0, description="Most pixels of a picture that a request begins from."
@@ -473,7 +483,9 @@ class Settings(BaseSettings):
             raise ValueError("write it as in https://pictures.example")
         return value
 
-    @field_validator("model_memory", "model_host_memory", "adapter_memory", mode="before")
+    @field_validator(
+        "model_memory", "model_host_memory", "adapter_memory", "controlnet_memory", mode="before"
+    )
     @classmethod
     def _check_memory(cls, value: str | int | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_bytes(value)

@@ -7,10 +7,11 @@ import secrets
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from text2image.core import loras, prompt_syntax
+from text2image.core import controls, loras, prompt_syntax
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
+    Control,
     Input,
     LoraWeight,
     ModelInfo,
@@ -99,6 +100,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         model=model.id,
         loras=checks.loras(params.loras, model),
         **checks.beginning(params, model),
+        controls=checks.controls(params.controls, model),
         clip_skip=checks.clip_skip(_or(params.clip_skip, model.clip_skip), model),
     )
     request = checks.enlarged(request, params, model)
@@ -342,6 +344,13 @@ class _Checks:
     ) -> tuple[LoraWeight, ...]:
         try:
             return loras.chosen(named, model)
+        except InvalidRequest as error:
+            self.violations += error.violations
+            return ()
+
+    def controls(self, named: tuple[Control, ...] | None, model: ModelInfo) -> tuple[Control, ...]:
+        try:
+            return controls.chosen(named, model)
         except InvalidRequest as error:
             self.violations += error.violations
             return ()

@@ -19,7 +19,7 @@ from itertools import count
 from text2image.core.catalogue import Entry
 from text2image.core.errors import ModelNotFound, Unavailable
 from text2image.core.loras import digest_of
-from text2image.core.messages import Loading, LoraInfo, ModelInfo, ModelState, ModelStatus
+from text2image.core.messages import Loading, ModelInfo, ModelState, ModelStatus
 from text2image.engine.adapters.store import Folder, Shelf
 
 # Requests that wait for one model; so many it will hardly be worth while to have more of in memory.
@@ -36,7 +36,8 @@ class Slot:
         info: what it is, None until its files were looked at.
         size: bytes of its weights, in the precision that they are loaded in; 0 until that is known.
         beside: those of them that it has taken since it was loaded, for batches that need another runtime.
-        folder: its adapters on disk, shelf: those of the loaded model; None where it has none.
+        folders: its adapters and its ControlNets on disk, shelves: those of the loaded model, each by the field of
+            requests that names them.
         state, detail: as clients are told; why: it failed the last time.
         closed: it is to leave for another one, and takes no more requests.
         stale: its files are no longer those that it was loaded from; gone: it is no longer in the catalogue.
@@ -54,8 +55,8 @@ class Slot:
     info: ModelInfo | None = None
     size: int = 0
     beside: int = 0
-    folder: Folder | None = None
-    shelf: Shelf | None = None
+    folders: Mapping[str, Folder] = field(default_factory=dict)
+    shelves: Mapping[str, Shelf] = field(default_factory=dict)
     state: ModelState = ModelState.IDLE
     detail: str = ""
     why: str = ""
@@ -73,7 +74,7 @@ class Slot:
     returned: float | None = None
     retry_at: float = float("-inf")
     began: float = 0.0
-    _offers: tuple[tuple[LoraInfo, ...], str] = field(default=((), ""), repr=False)
+    _offers: tuple[ModelInfo | None, str] = field(default=(None, ""), repr=False)
 
     @property
     def name(self) -> str:
@@ -81,10 +82,10 @@ class Slot:
 
     @property
     def offers(self) -> str:
-        """What changes with the adapters that it has; told often, and found out once."""
-        loras = self.info.loras if self.info else ()
-        if loras is not self._offers[0]:
-            self._offers = loras, digest_of(loras)
+        """What changes with the adapters and ControlNets that it has; told often, and found out once."""
+        info = self.info
+        if info is not self._offers[0]:
+            self._offers = info, digest_of(info.loras, info.controls) if info else ""
         return self._offers[1]
 
     @property
@@ -207,7 +208,7 @@ class Catalogue:
     def left(self, slot: Slot) -> None:
         """Takes note that a model is loaded no more."""
         self.grew(slot, 0)
-        slot.shelf = None
+        slot.shelves = {}
         slot.state, slot.detail = ModelState.IDLE, ""
         slot.closed = slot.stale = False
         self._forget()
@@ -336,9 +337,9 @@ class Catalogue:
         self,
         now: float,
         backlog: float = 0.0,
-        adapters_of: Callable[[Shelf | None, bool], tuple[str, ...]] = lambda shelf, ready: (),
+        adapters_of: Callable[[Slot, bool], tuple[str, ...]] = lambda slot, ready: (),
     ) -> tuple[ModelStatus, ...]:
-        """How each model is that is known, the default one first; `adapters_of` as `AdapterStore.names`."""
+        """How each model is that is known, the default one first; `adapters_of` as `RequestAdapters.names`."""
         return tuple(
             ModelStatus(
                 name=slot.name,
@@ -347,8 +348,8 @@ class Catalogue:
                 detail=slot.detail,
                 seconds=self.seconds_until_open(slot, now, backlog),
                 offers=slot.offers,
-                adapters=adapters_of(slot.shelf, True),
-                waiting_adapters=adapters_of(slot.shelf, False),
+                adapters=adapters_of(slot, True),
+                waiting_adapters=adapters_of(slot, False),
             )
             for slot in self.slots.values()
             if slot.info is not None and not slot.gone

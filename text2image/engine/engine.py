@@ -29,7 +29,8 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.engine.adapters.requests import RequestAdapters
+from text2image.engine.adapters.requests import BUDGETS, Budgets, RequestAdapters
+from text2image.engine.adapters.store import shelves_of
 from text2image.engine.catalogue import LOADING_RETRY_SECONDS, Catalogue, Slot, not_loaded
 from text2image.engine.loop import Observer, Outcome
 from text2image.engine.manager import ModelManager, Source, beside
@@ -51,7 +52,7 @@ class Engine:
         *,
         source: Source | None = None,
         model_memory: int | None = None,
-        adapter_memory: int = 1 << 30,
+        budgets: Budgets = BUDGETS,
         max_batch_rows: int = 0,
         max_backlog_seconds: float = 120.0,
         memory_reserve: float = 0.0,
@@ -64,7 +65,7 @@ class Engine:
             load: loads the default model in the engine's thread; it is given a function to report progress to.
             source: where other models come from, if there are any.
             model_memory: most bytes of weights that are loaded at once; None for no limit but the free memory.
-            adapter_memory: most bytes of adapters that are kept in memory.
+            budgets: of adapters and ControlNets.
             max_batch_rows: most rows in a forward pass; 0 lets the measurements decide.
             max_backlog_seconds: requests that would wait longer are refused.
             memory_reserve: share of the free device memory that batches leave alone.
@@ -86,7 +87,7 @@ class Engine:
         self._model_memory = model_memory
         self._memory_reserve = memory_reserve
         self._manager: ModelManager | None = None
-        self._adapters = RequestAdapters(self._worker, adapter_memory, memory_reserve, beside)
+        self._adapters = RequestAdapters(self._worker, budgets, memory_reserve, beside)
         # Empty until the default model is loaded, whose name is not known before.
         self._catalogue = Catalogue({}, "", model_memory)
         self._model: ModelInfo | None = None
@@ -154,7 +155,7 @@ class Engine:
             active=backlog.samples() + steps.decoding if backlog and steps else 0,
             counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
             pace=self._pace(),
-            models=self._catalogue.statuses(time.monotonic(), seconds, self._adapters.store.names),
+            models=self._catalogue.statuses(time.monotonic(), seconds, self._adapters.names),
             waiting=backlog.waiting() if backlog else 0,
             utilization=seconds / backlog.max_seconds if backlog else 0.0,
         )
@@ -189,8 +190,7 @@ class Engine:
     ) -> AsyncGenerator[Event, None]:
         """Draws a request's pictures; leaving the iteration early cancels what is left of them.
 
-        While its model or its adapters have yet to be loaded, it tells of that. A reader that is slow misses progress
-        and previews, never a picture.
+        While its model or its adapters are being loaded, it says so. A slow reader misses progress, never a picture.
 
         Args:
             time_limit: seconds from now in which all pictures must be finished.
@@ -370,7 +370,7 @@ class Engine:
         self._catalogue = Catalogue({info.id: entry}, info.id, self._model_memory)
         slot = self._catalogue.find("")
         slot.info, slot.state = info, ModelState.LOADED
-        slot.shelf = models.adapters_of(info.id)
+        slot.shelves = shelves_of(models[info.id])
         if source:
             self._manager = ModelManager(
                 self._catalogue,
@@ -378,10 +378,10 @@ class Engine:
                 self._worker,
                 self._memory_reserve,
                 self._notify,
-                self._adapters.store,
+                self._adapters.forget,
             )
             self._manager.start()
-        if slot.shelf or source:
+        if slot.shelves or source:
             self._adapters.watch(self._catalogue, self._notify)
 
     def _notify(self) -> None:

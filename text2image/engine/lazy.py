@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from text2image.core.catalogue import Entry, all_entries, default_entry
 from text2image.core.messages import ModelInfo
@@ -71,13 +71,14 @@ class ModelSource:
         return all_entries(self._settings)
 
     def inspect(self, entry: Entry) -> Inspected:
-        from text2image.engine.models.inspection import inspect_loras, inspect_model
+        from text2image.engine.models.inspection import inspect_folders, inspect_model
 
         settings = entry.applied_to(self._settings)
         info, size = inspect_model(settings, self._index)
-        folder = inspect_loras(settings)
-        info = replace(info, loras=folder.look()) if folder else info
-        return Inspected(_named(info, entry), size, folder)
+        folders = inspect_folders(settings, self._index)
+        there: dict[str, Any] = {name: folder.look() for name, folder in folders.items()}
+        info = replace(info, **there)
+        return Inspected(_named(info, entry), size, folders)
 
     def load(self, entry: Entry, report: Callable[[str], None]) -> Model:
         return _load(entry, self._settings, self._index, report, beside=True)

@@ -33,9 +33,8 @@ class LoadedModels:
         """Lets a model go that no sample belongs to; its memory is free when nobody holds it any more."""
         return self._models.pop(name)
 
-    def adapters_of(self, name: str) -> Any:
-        """The adapters of a model, None where its family has none."""
-        return getattr(self._models[name], "adapters", None)
+    def __getitem__(self, name: str) -> Model:
+        return self._models[name]
 
     def plan(self, request: Request) -> Plan:
         plan = self._models[request.model].plan(request)

@@ -9,14 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Thread
 from typing import Protocol, TypeVar
 
 from text2image.core.catalogue import Entry
 from text2image.core.messages import ModelInfo, ModelState
 from text2image.engine import failures
-from text2image.engine.adapters.store import AdapterStore, Folder
+from text2image.engine.adapters.store import Folder, shelves_of
 from text2image.engine.catalogue import Catalogue, Slot
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
 from text2image.engine.worker import Report, Worker
@@ -37,12 +37,12 @@ R = TypeVar("R")
 class Inspected:
     """What is known of a model before it is loaded: what it can do, and the bytes of its weights as they are loaded.
 
-    `loras` is the folder of its adapters, None where it has none.
+    `folders` are those of its adapters and ControlNets, by the field of requests that names them.
     """
 
     info: ModelInfo
     size: int
-    loras: Folder | None = None
+    folders: Mapping[str, Folder] = field(default_factory=dict)
 
 
 class Host(Protocol):
@@ -103,7 +103,10 @@ class Source(Protocol):
 
 
 class ModelManager:
-    """The one task that changes which models are loaded; `woken` is called after each change of the catalogue."""
+    """The one task that changes which models are loaded.
+
+    `on_change` is called after each change of the catalogue, `on_unload` before a model leaves.
+    """
 
     def __init__(
         self,
@@ -112,14 +115,14 @@ class ModelManager:
         worker: Worker,
         memory_reserve: float,
         on_change: Callable[[], None],
-        adapters: AdapterStore,
+        on_unload: Callable[[Slot], None],
     ) -> None:
         self._catalogue = catalogue
         self._source = source
         self._worker = worker
         self._memory_reserve = memory_reserve
         self._on_change = on_change
-        self._adapters = adapters
+        self._on_unload = on_unload
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         # Models whose weights are in the host's memory, by name.
@@ -200,8 +203,7 @@ class ModelManager:
     async def _unload(self, slot: Slot) -> None:
         logger.info("model %s is unloaded", slot.name)
         slot.state = ModelState.IDLE
-        if slot.shelf:
-            self._adapters.forget(slot.shelf)
+        self._on_unload(slot)
         host = self._source.host
         held = sum(each.size for each in self._catalogue.slots.values() if each.parked)
         room = await asyncio.to_thread(host.room, held)
@@ -238,7 +240,7 @@ class ModelManager:
                 self._fail(slot, error)
         else:
             slot.info, slot.size = inspected.info, max(1, inspected.size) + slot.beside
-            slot.folder = inspected.loras
+            slot.folders = inspected.folders
             if not slot.is_loaded:
                 slot.state, slot.detail = ModelState.IDLE, ""
         self._on_change()
@@ -267,12 +269,11 @@ class ModelManager:
             self._fail(slot, error)
         else:
             slot.info = model.info
-            slot.shelf = getattr(model, "adapters", None)
+            slot.shelves = shelves_of(model)
             if slot.parked:
                 slot.returned = time.monotonic() - started
             else:
                 slot.took = time.monotonic() - started
-            slot.shelf = getattr(model, "adapters", None)
             slot.state, slot.detail, slot.why, slot.crowded = ModelState.LOADED, "", "", False
             logger.info("model %s loaded in %.1f s", slot.name, time.monotonic() - started)
         finally:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from text2image import __version__
+from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Completed,
     ModelInfo,
@@ -90,7 +91,7 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         "version": __version__,
         # What it was spared, which a setting decides.
         "fast": "" if request.quality is Quality.EXACT else model.fast,
-        **asdict(replace(alone, image=None)),
+        **asdict(replace(alone, image=None, controls=())),
         "model": model.id,
     }
     if 0 < model.tiled_above < request.width * request.height:
@@ -101,6 +102,12 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         identity["reading"] = reading
     if not request.loras:
         del identity["loras"]
+    del identity["controls"]
+    if request.controls:
+        identity["controls"] = [
+            {**asdict(replace(each, image=None)), "image": _digest_of(each.image)}
+            for each in request.controls
+        ]
     if not request.clip_skip:
         del identity["clip_skip"]
     # Without these the keys of pictures are those of before there were any.
@@ -116,6 +123,11 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         identity |= {} if value is None else {name: value}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_of(image: bytes | InitImage | None) -> str:
+    assert isinstance(image, InitImage)
+    return image.digest
 
 
 def pack(key: str, picture: Picture, completed: Completed) -> bytes:

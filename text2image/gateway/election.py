@@ -123,6 +123,7 @@ def _pictures_of(model: ModelInfo) -> ModelInfo:
         licence="",
         price=1.0,
         loras=(),
+        controls=(),
         clip_skip=0,
         max_clip_skip=0,
     )
@@ -142,6 +143,7 @@ def _what_all_can(model: ModelInfo, serving: Sequence[ModelInfo]) -> ModelInfo:
         schedules=_in_all([each.schedules for each in serving]),
         max_steps=tuple(least.items()),
         loras=_in_all([each.loras for each in serving]),
+        controls=_in_all([each.controls for each in serving]),
         # Where they do not mean the same by it, all of them draw exactly.
         fast=serving[0].fast if len({each.fast for each in serving}) == 1 else "",
         clip_skip=min(model.clip_skip, *(each.max_clip_skip for each in serving)),

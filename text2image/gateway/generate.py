@@ -379,7 +379,7 @@ def _identity(context: RequestContext) -> Hashable:
         # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
         return context
     # The request says which of its adapters it means, of which there may be a thousand.
-    model = replace(context.model, loras=()) if context.model.loras else context.model
+    model = replace(context.model, loras=(), controls=())
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
     return model, context.request, context.options, context.encoding, context.caller
 

@@ -14,6 +14,7 @@ from text2image.core.hires import passes
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Completed,
+    Control,
     Event,
     GeneratedImage,
     ModelInfo,
@@ -74,7 +75,8 @@ async def _second(
     first, second = passes(request, enlarged)
     assert second is not None
     before = first.steps_drawn
-    alone = replace(second, n=1, seed=small.seed)
+    controls = await asyncio.to_thread(_enlarged_controls, request)
+    alone = replace(second, n=1, seed=small.seed, controls=controls)
     while True:
         try:
             async with aclosing(generate(alone)) as events:
@@ -102,6 +104,21 @@ def _as_part(event: Event, before: int, in_all: int) -> Event:
 def _enlarged(pixels: Pixels, width: int, height: int) -> InitImage:
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
     return InitImage.of(width, height, image.resize((width, height), _SAMPLING).tobytes())
+
+
+def _enlarged_controls(request: Request) -> tuple[Control, ...]:
+    """What steers the second pass: the same pictures, of its size."""
+    enlarged = []
+    for control in request.controls:
+        small = control.image
+        assert isinstance(small, InitImage)
+        large = _enlarged(Pixels(small.width, small.height, small.rgb), *request.final_size)
+        if small.mask is not None:
+            mask = Image.frombytes("L", (small.width, small.height), small.mask)
+            mask = mask.resize(request.final_size, Image.Resampling.NEAREST)
+            large = InitImage.of(large.width, large.height, large.rgb, mask.tobytes())
+        enlarged.append(replace(control, image=large))
+    return tuple(enlarged)
 
 
 def _sum(one: Timings, other: Timings) -> Timings:

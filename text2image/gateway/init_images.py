@@ -1,4 +1,4 @@
-"""Reads the picture that a request begins from, and its mask, out of files that may hold anything.
+"""Reads the pictures that a request begins from and is steered by, and masks, out of files that may hold anything.
 
 A file is read here, once, and nowhere else: runners get pixels. How a picture is fitted to the size that is drawn:
 
@@ -6,6 +6,9 @@ A file is read here, once, and nowhere else: runners get pixels. How a picture i
   that the model draws. With one side the other follows from the picture's own.
 - It is scaled until it covers that size, and what is too much is cut off evenly at both ends.
 - What is transparent is drawn anew, unless there is a mask. So a picture with a transparent border is drawn on.
+
+Control pictures are fitted in the same way to the size that is drawn, whatever theirs is; what is transparent in them
+is black.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from text2image.core import controls
+from text2image.core.controls import CANNY, INPAINT
 from text2image.core.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -26,9 +31,10 @@ from text2image.core.errors import (
     Text2ImageError,
 )
 from text2image.core.init_image import InitImage
-from text2image.core.messages import ModelInfo, RequestParams
+from text2image.core.messages import Control, ModelInfo, RequestParams
 from text2image.core.settings import Settings
 from text2image.core.validation import check_inputs, check_size
+from text2image.gateway.edges import edges
 
 # Pictures that are read at once.
 _AT_ONCE = 2
@@ -72,7 +78,7 @@ class Reader:
             DeadlineExceeded: it passed before it was this one's turn.
             Text2ImageError: as `read` says.
         """
-        if params.image is None:
+        if params.image is None and not params.controls:
             return params
         try:
             async with asyncio.timeout_at(deadline), self._turns:
@@ -89,10 +95,50 @@ def read(params: RequestParams, model: ModelInfo, limits: Limits) -> RequestPara
         PayloadTooLarge: a file or its picture is larger than the limits.
     """
     check_inputs(params, model)
-    if not isinstance(params.image, bytes):
+    controls.check(params.controls, model)
+    if isinstance(params.image, bytes) or params.controls:
+        check_size(params, model)
+    if isinstance(params.image, bytes):
+        params = _begun(params, params.image, model, limits)
+    if not params.controls:
         return params
-    check_size(params, model)
-    image = _opened("image", params.image, limits)
+    size = (params.width or model.width, params.height or model.height)
+    return replace(
+        params, controls=tuple(_steered(each, *size, limits) for each in params.controls)
+    )
+
+
+def _steered(control: Control, width: int, height: int, limits: Limits) -> Control:
+    """A control with the pixels of its picture, at the size that is drawn."""
+    if not isinstance(control.image, bytes):
+        return control
+    try:
+        image = _opened("controls", control.image, limits)
+    except InvalidRequest as error:
+        why = error.violations[0].reason
+        raise _refused("controls", f"name {control.name!r}, whose image {why}") from None
+    hole = None
+    if control.preprocess == INPAINT:
+        clear = _alpha_mask(image)
+        if clear is None:
+            reason = (
+                f"ask {control.name!r} to draw what is transparent in its image, and nothing is"
+            )
+            raise _refused("controls", reason)
+        hole = _binary(_fitted(clear, width, height)).tobytes()
+    elif _has_alpha(image):
+        ground = Image.new("RGBA", image.size, "black")
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    fitted = _fitted(_rgb(image), width, height)
+    if control.preprocess == CANNY:
+        fitted = edges(fitted)
+    drawn = InitImage.of(width, height, fitted.tobytes(), hole)
+    return replace(control, image=drawn)
+
+
+def _begun(params: RequestParams, file: bytes, model: ModelInfo, limits: Limits) -> RequestParams:
+    """A request with the pixels of the picture that it begins from, and the size that it is drawn in."""
+    image = _opened("image", file, limits)
     mask = None if params.mask is None else _opened("mask", params.mask, limits)
     width, height = _size(params, model, *image.size)
     marked = (

@@ -17,8 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from text2image import __version__
 from text2image.core.errors import InvalidRequest
+from text2image.core.init_image import InitImage
 from text2image.core.loras import HASH_DIGITS, tag, take_tags
 from text2image.core.messages import (
+    Control,
     LoraWeight,
     ModelInfo,
     Pixels,
@@ -47,6 +49,8 @@ _UNICODE = b"UNICODE\0"
 _MAX_EXIF = 0xFFFF - 2 - 6
 
 _STRENGTH, _SCALE = "Denoising strength", "Hires upscale"
+_CONTROLNET = re.compile(r"ControlNet \d+")
+_NET = re.compile(r"(.+?)(?: \[(\w*)\])?")
 _NEGATIVE = "\nNegative prompt: "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPECIAL = re.compile(rf'{_CONTROL.pattern}|[,\n:"\\]')
@@ -102,6 +106,7 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
         "Seed": str(seed),
         "Size": f"{request.width}x{request.height}",
         **_beginning(request),
+        **_controls(request),
         **({"Clip skip": str(request.clip_skip)} if request.clip_skip else {}),
         **_embeddings(request, model),
         **({} if request.quality is Quality.EXACT else {"Quality": request.quality.value}),
@@ -124,7 +129,8 @@ def describe(request: Request, seed: int, model: ModelInfo) -> str:
 def parse(parameters: str) -> RequestParams:
     """The request that draws the picture again; what the text does not hold is left to the model's defaults.
 
-    One that began from another picture names its strength, and is refused until that picture is added.
+    One that began from another picture names its strength, and is refused until that picture is added. So is one that
+    was steered by others.
 
     Raises:
         ValueError: the text is not in this form.
@@ -150,6 +156,7 @@ def parse(parameters: str) -> RequestParams:
             model=settings.get("Model"),
             loras=loras or None,
             **_begun(settings),
+            controls=_controls_in(settings),
             # Nor, where it says no layer, was another taken than the model's own.
             clip_skip=int(settings.get("Clip skip", 0)),
         )
@@ -170,6 +177,50 @@ def _beginning(request: Request) -> dict[str, str]:
         return {}
     hashed = {"Init image hash": request.image.digest[:HASH_DIGITS]}
     return {_STRENGTH: _number(request.strength or 0.0), **hashed}
+
+
+def _controls(request: Request) -> dict[str, str]:
+    """What a picture was steered by, as A1111's extension writes it; the pictures are not told but by their hashes."""
+    return {
+        f"ControlNet {place}": f"Module: {each.preprocess or 'none'}, Model: {each.name} [{each.hash}], "
+        f"Weight: {_number(each.scale)}, Guidance Start: {_number(each.start)}, "
+        f"Guidance End: {_number(each.end)}, Image hash: {_digest_of(each)[:HASH_DIGITS]}"
+        for place, each in enumerate(request.controls)
+    }
+
+
+def _digest_of(control: Control) -> str:
+    return control.image.digest if isinstance(control.image, InitImage) else ""
+
+
+def _controls_in(settings: dict[str, str]) -> tuple[Control, ...] | None:
+    """The controls of a text, whose pictures are yet to be added.
+
+    Raises:
+        ValueError: one is written in another form.
+    """
+    found = []
+    for name, value in settings.items():
+        if not _CONTROLNET.fullmatch(name):
+            continue
+        told = dict(each.partition(": ")[::2] for each in value.split(", "))
+        model = _NET.fullmatch(told.get("Model", ""))
+        if not model:
+            raise ValueError(f"{name} names no model")
+        module = told.get("Module", "none").lower()
+        # Other tools hash otherwise, so that theirs pin nothing here.
+        pinned = model[2] if len(model[2] or "") == HASH_DIGITS else ""
+        found.append(
+            Control(
+                model[1],
+                scale=float(told.get("Weight", 1)),
+                start=float(told.get("Guidance Start", 0)),
+                end=float(told.get("Guidance End", 1)),
+                preprocess="" if module == "none" else module,
+                hash=pinned or "",
+            )
+        )
+    return tuple(found) or None
 
 
 def _number(value: float) -> str:

@@ -29,7 +29,8 @@ CLAIM = 0.1
 def shape_of(request: Request) -> Request:
     """What a runner goes by when it admits or refuses: all of a request but what it shows."""
     first, _ = passes(request)
-    return replace(first, prompt="", negative_prompt="", seed=0, image=None)
+    controls = tuple(replace(each, image=None) for each in first.controls)
+    return replace(first, prompt="", negative_prompt="", seed=0, image=None, controls=controls)
 
 
 class Kind(NamedTuple):

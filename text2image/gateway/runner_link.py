@@ -282,7 +282,8 @@ class RunnerLink:
         self._told = ""
         self.load.update(status)
         known = {
-            (model.id, model.revision, digest_of(model.loras)) for model in self.models.values()
+            (model.id, model.revision, digest_of(model.loras, model.controls))
+            for model in self.models.values()
         }
         told = {(model.name, model.revision, model.offers) for model in status.models}
         is_new = self.status.state is not State.READY

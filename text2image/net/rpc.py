@@ -60,7 +60,9 @@ _PICTURES = ("image", "mask")
 def _pictures_in(message: Message) -> int:
     """Bytes of the pictures that a message holds."""
     known = message.DESCRIPTOR.fields_by_name
-    return sum(len(getattr(message, name)) for name in _PICTURES if name in known)
+    own = sum(len(getattr(message, name)) for name in _PICTURES if name in known)
+    controls: Any = getattr(message, "controls") if "controls" in known else ()  # noqa: B009
+    return own + sum(len(each.image) for each in controls)
 
 
 def deserializer(

@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from text2image.core.controls import MAX_CONTROLS
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     SIDE_MULTIPLE,
     ClientEvent,
     Completed,
+    Control,
+    ControlInfo,
     Counters,
     Embedding,
     Event,
@@ -50,6 +53,9 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 # A 4096 x 4096 picture is 48 MiB of RGB, and its mask 16 more; the receiving side's default of 4 MiB would refuse it.
 MAX_PICTURE_BYTES = 68 << 20
 
+# A request has pictures that steer it besides.
+MAX_REQUEST_BYTES = MAX_PICTURE_BYTES * (1 + MAX_CONTROLS)
+
 _STATES = {
     State.LOADING: pb.STATE_LOADING,
     State.READY: pb.STATE_READY,
@@ -87,6 +93,7 @@ _NAMES = {
     "prompt_syntax",
     "inputs",
     "loras",
+    "controls",
 }
 
 
@@ -121,6 +128,7 @@ def params_from(message: pb.GenerateRequest) -> RequestParams:
         mask=message.mask if message.HasField("mask") else None,
         **optional_fields(message),
         loras=tuple(_lora_from(each) for each in message.loras) or None,
+        controls=tuple(_control_from(each) for each in message.controls) or None,
     )
 
 
@@ -133,6 +141,35 @@ def _lora_from(message: pb.Lora) -> LoraWeight:
     return LoraWeight(message.name, weight, message.hash)
 
 
+def controls_to(controls: Iterable[Control]) -> list[pb.Control]:
+    """Controls with files as a client sends them, or with pixels as a gateway does."""
+    return [
+        pb.Control(
+            name=each.name,
+            image=each.image.rgb if isinstance(each.image, InitImage) else each.image,
+            mask=each.image.mask if isinstance(each.image, InitImage) else None,
+            scale=each.scale,
+            start=each.start,
+            end=each.end,
+            preprocess=each.preprocess,
+            hash=each.hash,
+        )
+        for each in controls
+    ]
+
+
+def _control_from(message: pb.Control) -> Control:
+    return Control(
+        message.name,
+        message.image if message.HasField("image") else None,
+        message.scale if message.HasField("scale") else 1.0,
+        message.start,
+        message.end if message.HasField("end") else 1.0,
+        message.preprocess,
+        message.hash,
+    )
+
+
 def sent_params_from(message: pb.GenerateRequest) -> RequestParams:
     """A request as a gateway sends it to a runner, with pixels.
 
@@ -140,15 +177,27 @@ def sent_params_from(message: pb.GenerateRequest) -> RequestParams:
         InvalidRequest: there are more or fewer pixels than its size says.
     """
     params = params_from(message)
-    if not isinstance(params.image, bytes):
-        return params
+    if isinstance(params.image, bytes):
+        image = _pixels_in("image", params, params.image, params.mask)
+        params = replace(params, image=image, mask=None)
+    if params.controls:
+        masks = [each.mask if each.HasField("mask") else None for each in message.controls]
+        controls = tuple(
+            replace(each, image=_pixels_in("controls", params, each.image, mask))
+            if isinstance(each.image, bytes)
+            else each
+            for each, mask in zip(params.controls, masks, strict=True)
+        )
+        params = replace(params, controls=controls)
+    return params
+
+
+def _pixels_in(field: str, params: RequestParams, rgb: bytes, mask: bytes | None) -> InitImage:
     try:
-        image = InitImage.of(params.width or 0, params.height or 0, params.image, params.mask)
+        return InitImage.of(params.width or 0, params.height or 0, rgb, mask)
     except ValueError as error:
-        raise InvalidRequest(
-            FieldViolation("image", f"is for a runner to be pixels: {error}")
-        ) from None
-    return replace(params, image=image, mask=None)
+        reason = f"is for a runner to be pixels: {error}"
+        raise InvalidRequest(FieldViolation(field, reason)) from None
 
 
 def options_from(message: pb.GenerateRequest) -> StreamOptions:
@@ -173,6 +222,7 @@ def request_to(request: Request, options: StreamOptions) -> pb.GenerateRequest:
         # Those that do not know these fields refuse them.
         image=request.image.rgb if request.image else None,
         mask=request.image.mask if request.image else None,
+        controls=controls_to(request.controls),
     )
 
 
@@ -333,6 +383,10 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
             )
             for each in model.loras
         ],
+        controls=[
+            pb.ControlInfo(name=each.name, hash=each.hash, base=each.base, fault=each.fault)
+            for each in model.controls
+        ],
         inputs=[each.value for each in model.inputs],
         embeddings=[
             pb.Embedding(name=each.name, hash=each.hash, vectors=each.vectors)
@@ -368,6 +422,9 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     values["loras"] = tuple(
         LoraInfo(each.name, each.hash, each.base, tuple(each.trigger_words), each.fault)
         for each in message.loras
+    )
+    values["controls"] = tuple(
+        ControlInfo(each.name, each.hash, each.base, each.fault) for each in message.controls
     )
     return ModelInfo(**values)
 

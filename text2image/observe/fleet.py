@@ -75,7 +75,9 @@ class _Fleet(Collector):
         for status in self._status.models:
             model = self._models.get(status.name)
             names = [status.name, *(model.aliases if model else ())]
-            served += names + [each.name for each in (model.loras if model else ())]
+            served += names
+            if model:
+                served += [each.name for each in (*model.loras, *model.controls)]
             if status.state is ModelState.LOADED:
                 loaded += names
             elif status.state is ModelState.LOADING:

@@ -29,6 +29,7 @@ from text2image.core.messages import (
 )
 from text2image.core.settings import Settings
 from text2image.core.validation import resolve
+from text2image.engine.adapters.requests import Budgets
 from text2image.engine.engine import Engine
 from text2image.engine.manager import Source
 from text2image.engine.worker import Load
@@ -98,7 +99,7 @@ class RunnerServer:
             load,
             source=source,
             model_memory=settings.model_memory,
-            adapter_memory=settings.adapter_memory,
+            budgets=Budgets(settings.adapter_memory, settings.controlnet_memory),
             max_batch_rows=settings.max_batch_rows,
             max_backlog_seconds=settings.max_backlog_seconds,
             memory_reserve=settings.memory_reserve,
@@ -135,7 +136,7 @@ class RunnerServer:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_send_message_length", wire.MAX_PICTURE_BYTES),
-                ("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES),
+                ("grpc.max_receive_message_length", wire.MAX_REQUEST_BYTES),
                 # Its gateways ping it every few seconds to notice when it hangs.
                 ("grpc.http2.max_ping_strikes", 0),
                 # And it pings them: what a gateway asked for that is gone without a word is not for anybody.

@@ -41,7 +41,7 @@ class RunnerService:
             "WatchStatus": self.watch_status,
         }
         service = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
-        return rpc.generic_handler(service, methods, wire.MAX_PICTURE_BYTES, unknown=_of_later)
+        return rpc.generic_handler(service, methods, wire.MAX_REQUEST_BYTES, unknown=_of_later)
 
     async def generate(
         self, message: pb.GenerateRequest | rpc.Malformed, context: rpc.Context

@@ -21,7 +21,7 @@ STATE_DRAINING: State
 STATE_FAILED: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model", "loras", "image", "strength", "mask", "clip_skip", "hires_scale", "hires_strength", "hires_steps", "request_id")
+    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model", "loras", "image", "strength", "mask", "controls", "clip_skip", "hires_scale", "hires_strength", "hires_steps", "request_id")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class GenerateRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     STRENGTH_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
     CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
     HIRES_SCALE_FIELD_NUMBER: _ClassVar[int]
     HIRES_STRENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -63,12 +64,13 @@ class GenerateRequest(_message.Message):
     image: bytes
     strength: float
     mask: bytes
+    controls: _containers.RepeatedCompositeFieldContainer[Control]
     clip_skip: int
     hires_scale: float
     hires_strength: float
     hires_steps: int
     request_id: str
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., clip_skip: _Optional[int] = ..., hires_scale: _Optional[float] = ..., hires_strength: _Optional[float] = ..., hires_steps: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., controls: _Optional[_Iterable[_Union[Control, _Mapping]]] = ..., clip_skip: _Optional[int] = ..., hires_scale: _Optional[float] = ..., hires_strength: _Optional[float] = ..., hires_steps: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Lora(_message.Message):
     __slots__ = ("name", "weight", "hash")
@@ -79,6 +81,26 @@ class Lora(_message.Message):
     weight: float
     hash: str
     def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., hash: _Optional[str] = ...) -> None: ...
+
+class Control(_message.Message):
+    __slots__ = ("name", "image", "scale", "start", "end", "preprocess", "hash", "mask")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESS_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    image: bytes
+    scale: float
+    start: float
+    end: float
+    preprocess: str
+    hash: str
+    mask: bytes
+    def __init__(self, name: _Optional[str] = ..., image: _Optional[bytes] = ..., scale: _Optional[float] = ..., start: _Optional[float] = ..., end: _Optional[float] = ..., preprocess: _Optional[str] = ..., hash: _Optional[str] = ..., mask: _Optional[bytes] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("queued", "progress", "image", "completed", "loading")
@@ -179,7 +201,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple", "loras", "inputs", "embeddings", "quantization", "tiled_above", "clip_skip", "max_clip_skip", "prompt_syntax")
+    __slots__ = ("id", "revision", "family", "width", "height", "min_side", "max_side", "steps", "guidance_scale", "sampler", "samplers", "max_prompt_tokens", "device", "dtype", "schedules", "max_steps", "quality", "fast", "aliases", "licence", "price", "side_multiple", "loras", "controls", "inputs", "embeddings", "quantization", "tiled_above", "clip_skip", "max_clip_skip", "prompt_syntax")
     class MaxStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +232,7 @@ class GetModelResponse(_message.Message):
     PRICE_FIELD_NUMBER: _ClassVar[int]
     SIDE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
     LORAS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +263,7 @@ class GetModelResponse(_message.Message):
     price: float
     side_multiple: int
     loras: _containers.RepeatedCompositeFieldContainer[LoraInfo]
+    controls: _containers.RepeatedCompositeFieldContainer[ControlInfo]
     inputs: _containers.RepeatedScalarFieldContainer[str]
     embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     quantization: str
@@ -247,7 +271,7 @@ class GetModelResponse(_message.Message):
     clip_skip: int
     max_clip_skip: int
     prompt_syntax: str
-    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ..., loras: _Optional[_Iterable[_Union[LoraInfo, _Mapping]]] = ..., inputs: _Optional[_Iterable[str]] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., quantization: _Optional[str] = ..., tiled_above: _Optional[int] = ..., clip_skip: _Optional[int] = ..., max_clip_skip: _Optional[int] = ..., prompt_syntax: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., sampler: _Optional[str] = ..., samplers: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., schedules: _Optional[_Iterable[str]] = ..., max_steps: _Optional[_Mapping[str, int]] = ..., quality: _Optional[str] = ..., fast: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., licence: _Optional[str] = ..., price: _Optional[float] = ..., side_multiple: _Optional[int] = ..., loras: _Optional[_Iterable[_Union[LoraInfo, _Mapping]]] = ..., controls: _Optional[_Iterable[_Union[ControlInfo, _Mapping]]] = ..., inputs: _Optional[_Iterable[str]] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., quantization: _Optional[str] = ..., tiled_above: _Optional[int] = ..., clip_skip: _Optional[int] = ..., max_clip_skip: _Optional[int] = ..., prompt_syntax: _Optional[str] = ...) -> None: ...
 
 class LoraInfo(_message.Message):
     __slots__ = ("name", "hash", "base", "trigger_words", "fault")
@@ -262,6 +286,18 @@ class LoraInfo(_message.Message):
     trigger_words: _containers.RepeatedScalarFieldContainer[str]
     fault: str
     def __init__(self, name: _Optional[str] = ..., hash: _Optional[str] = ..., base: _Optional[str] = ..., trigger_words: _Optional[_Iterable[str]] = ..., fault: _Optional[str] = ...) -> None: ...
+
+class ControlInfo(_message.Message):
+    __slots__ = ("name", "hash", "base", "fault")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    hash: str
+    base: str
+    fault: str
+    def __init__(self, name: _Optional[str] = ..., hash: _Optional[str] = ..., base: _Optional[str] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class Embedding(_message.Message):
     __slots__ = ("name", "hash", "vectors")

@@ -25,7 +25,7 @@ from tests.integration.engine.pipelines import draw_with_pipeline
 from text2image.core.errors import InvalidRequest
 from text2image.core.loras import chosen
 from text2image.core.messages import GeneratedImage, LoraWeight, Request, Sampler
-from text2image.engine.models.inspection import inspect_loras
+from text2image.engine.models.inspection import inspect_folders
 from text2image.engine.models.loading import load_model
 from text2image.engine.samplers.registry import scheduler_for
 
@@ -177,6 +177,5 @@ def test_a_family_that_takes_no_adapters_says_so(pipeline_folder: Folders, tmp_p
 
 
 def test_adapters_are_known_before_the_model_is_loaded(case: Case) -> None:
-    folder = inspect_loras(case.settings)
-    assert folder
-    assert folder.look() == case.model.info.loras
+    folders = inspect_folders(case.settings)
+    assert folders["loras"].look() == case.model.info.loras

@@ -28,6 +28,7 @@ from text2image.core.errors import (
 )
 from text2image.core.messages import (
     Completed,
+    Control,
     Picture,
     Progress,
     Queued,
@@ -138,6 +139,15 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
     assert params == params_of(replace(request, loras=named))
 
 
+def test_what_steers_a_picture_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a:b.png").write_bytes(b"edges")
+    words = ["--control", "canny=a:b.png", "--control=depth=a:b.png:0.5:0-0.6:canny"]
+    assert parse(["fox", *words]).params.controls == (
+        Control("canny", b"edges"),
+        Control("depth", b"edges", 0.5, 0.0, 0.6, "canny"),
+    )
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -163,6 +173,8 @@ def test_what_a_model_can_draw_can_be_typed(request: Request) -> None:
         ("fox --guidance-scale some", "--guidance-scale: 'some' is no number"),
         ("fox --stepz 4", "unrecognized arguments: --stepz"),
         ("fox --steps", "--steps: expected one argument"),
+        ("fox --control canny", "--control: 'canny' must be a name and a file, as in canny=edges"),
+        ("fox --control canny=gone.png", "--control: gone.png: No such file or directory"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line_and_nothing_is_loaded_or_asked(

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.init_images import init_image
+from tests.init_images import control_picture, init_image
 from tests.samples import REQUEST
 from text2image.core.limits import RateLimit, parse_limits, work_of
-from text2image.core.messages import Sampler
+from text2image.core.messages import Control, Sampler
 
 
 def test_limits_are_read_and_written_alike() -> None:
@@ -34,6 +34,13 @@ def test_what_is_no_limit_is_refused_in_words(text: str) -> None:
 def test_a_request_costs_its_pixels_times_steps_times_pictures() -> None:
     request = replace(REQUEST, width=512, height=512, steps=20, n=3)
     assert work_of(request) == 512 * 512 * 20 * 3
+
+
+def test_each_controlnet_costs_what_it_computes() -> None:
+    shown = Control("edges", control_picture((512, 512)))
+    request = replace(REQUEST, width=512, height=512, steps=20, n=3)
+    for controls, steps in (((shown,), 27), ((shown, shown), 34)):
+        assert work_of(replace(request, controls=controls)) == 512 * 512 * steps * 3
 
 
 def test_of_a_picture_that_begins_from_another_the_steps_that_are_drawn_count_and_its_encoding() -> (

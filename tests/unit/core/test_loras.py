@@ -22,7 +22,7 @@ from text2image.core.loras import (
     take_tags,
     without_tags,
 )
-from text2image.core.messages import LoraInfo, LoraWeight, RequestParams
+from text2image.core.messages import ControlInfo, LoraInfo, LoraWeight, RequestParams
 from text2image.core.validation import resolve
 
 INK = LoraInfo("ink", "0123456789")
@@ -110,8 +110,12 @@ def test_a_model_without_adapters_says_so_and_too_many_are_refused() -> None:
 
 
 def test_the_digest_changes_with_what_there_is() -> None:
-    assert digest_of(()) == ""
-    assert digest_of([INK]) != digest_of([replace(INK, fault="is gone")]) != ""
+    assert digest_of((), ()) == ""
+    assert digest_of([INK], ()) != digest_of([replace(INK, fault="is gone")], ()) != ""
+    edges = ControlInfo("edges", "0123456789")
+    # One of before there were ControlNets is told the same of adapters alone.
+    assert digest_of([INK], [edges]).startswith(digest_of([INK], ()))
+    assert digest_of((), [edges]) not in ("", digest_of((), [replace(edges, fault="is gone")]))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import LoraWeight
-from text2image.engine.adapters.store import AdapterStore
+from text2image.engine.adapters.store import AdapterStore, Budget
 
 A, B, C = (LoraWeight(name, 1.0, name * 2) for name in "abc")
 
@@ -49,7 +49,7 @@ def store(limit: int) -> AdapterStore:
         await asyncio.sleep(0)
         work()
 
-    return AdapterStore(limit, beside, in_engine)
+    return AdapterStore(Budget("loras", limit, "T2I_ADAPTER_MEMORY"), beside, in_engine)
 
 
 async def settled() -> None:
@@ -78,6 +78,14 @@ async def test_what_was_used_least_recently_leaves_for_the_next() -> None:
             pass
     await settled()
     assert sorted(shelf.there) == ["a", "c"]
+
+
+async def test_what_is_kept_grows_by_what_is_new_up_to_the_budget() -> None:
+    kept, shelf = store(25), Shelf()
+    assert kept.growth(shelf, [A, B, A]) == 20
+    await _use(kept, shelf, [A, B])
+    # For what comes then, another one leaves.
+    assert [kept.growth(shelf, named) for named in ([A], [C], [A, C])] == [0, 5, 5]
 
 
 async def test_nothing_leaves_under_a_request_and_who_has_no_room_waits() -> None:
@@ -126,11 +134,17 @@ async def test_who_gives_up_takes_nothing_from_others() -> None:
         assert sorted(shelf.there) == ["b", "c"]
 
 
-async def test_the_adapters_of_a_model_that_has_left_are_forgotten() -> None:
+async def test_a_model_that_leaves_keeps_none_of_its_adapters() -> None:
     kept, shelf = store(20), Shelf()
     await _use(kept, shelf, [A])
+    reading = asyncio.create_task(_use(kept, shelf, [B]))
+    await asyncio.sleep(0)
     kept.forget(shelf)
-    assert kept.missing(shelf, [A]) == ["a"]
+    assert kept.missing(shelf, [A, B]) == ["a", "b"]
+    await asyncio.gather(reading, return_exceptions=True)
+    await settled()
+    # Nor what came while it left.
+    assert shelf.there == []
 
 
 async def test_it_tells_which_are_in_memory_and_which_are_on_their_way() -> None:

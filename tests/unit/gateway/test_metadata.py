@@ -15,6 +15,8 @@ from tests.init_images import init_image
 from tests.samples import MODEL, REQUEST, params_of, requests
 from text2image.core.errors import InvalidRequest
 from text2image.core.messages import (
+    Control,
+    ControlInfo,
     Input,
     LoraWeight,
     Pixels,
@@ -123,6 +125,29 @@ def test_adapters_are_written_as_a1111_writes_them() -> None:
     assert metadata.parse(theirs).loras == (replace(ink[0], hash=""), ink[1])
     # Without hashes nobody has said that they are more than words.
     assert metadata.parse("a <lora:x:1>\nSteps: 3").prompt == "a <lora:x:1>"
+
+
+def test_what_steered_a_picture_is_named_as_a1111_names_it_and_has_to_be_added_again() -> None:
+    shown = init_image((REQUEST.width, REQUEST.height))
+    edges = Control("a net v1.1 [fp16]", shown, 0.8, 0.0, 0.5, "canny", "0123456789")
+    depth = Control("depth", shown, hash="abcdefabcd")
+    text = metadata.describe(replace(REQUEST, controls=(edges, depth)), 7, MODEL)
+    assert (
+        ', ControlNet 1: "Module: none, Model: depth [abcdefabcd], Weight: 1, Guidance Start: 0, '
+        f'Guidance End: 1, Image hash: {shown.digest[:10]}", ' in text
+    )
+    params = metadata.parse(text)
+    assert params.controls == (replace(edges, image=None), replace(depth, image=None))
+    model = replace(
+        MODEL, controls=tuple(ControlInfo(each.name, each.hash) for each in (edges, depth))
+    )
+    with pytest.raises(InvalidRequest, match="whose image is none; add it"):
+        resolve(params, model)
+    # Other tools hash otherwise, so that theirs pin nothing here.
+    theirs = text.replace("abcdefabcd", "abcdefab")
+    assert (metadata.parse(theirs).controls or ())[1].hash == ""
+    with pytest.raises(ValueError, match="ControlNet 0 names no model"):
+        metadata.parse('a cat\nSteps: 3, ControlNet 0: "Module: canny"')
 
 
 def test_what_a_picture_began_from_is_named_and_has_to_be_added_again() -> None:

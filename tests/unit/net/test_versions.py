@@ -29,12 +29,14 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
-from tests.init_images import init_image
+from tests.init_images import control_picture, init_image
 from tests.samples import MODEL
 from text2image.client import AsyncClient, Client
 from text2image.core import errors
 from text2image.core.messages import (
     Completed,
+    Control,
+    ControlInfo,
     Event,
     GeneratedImage,
     Input,
@@ -75,6 +77,7 @@ LATER_SAMPLER = "res multistep"
 LATER_SCHEDULE = "cosine"
 LATER_QUALITY = "sketch"
 LATER_STATE = 9
+EDGES = ControlInfo("edges", "0123456789", "Stable Diffusion 1.x")
 INK = LoraInfo("ink", "0123456789", "Stable Diffusion 1.x", ("ink wash",))
 
 
@@ -110,6 +113,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "image",
             "strength",
             "mask",
+            "controls",
             "clip_skip",
             "hires_scale",
             "hires_strength",
@@ -135,6 +139,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "quantization",
             "tiled_above",
             "loras",
+            "controls",
             "inputs",
             "embeddings",
             "clip_skip",
@@ -157,6 +162,8 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
     later = {
         "CancelRequest",
         "CancelResponse",
+        "Control",
+        "ControlInfo",
         "Embedding",
         "Loading",
         "Lora",
@@ -388,6 +395,33 @@ async def test_an_older_runner_is_asked_for_no_adapter(tmp_path: Path) -> None:
     ):
         await draw(runners, loras=(LoraWeight("ink", 0.5),))
         assert wire.params_from(new.requests[0]).loras == (LoraWeight("ink", 0.5, INK.hash),)
+
+
+async def test_an_older_runner_is_asked_for_no_control(tmp_path: Path) -> None:
+    """It would draw without it, and say nothing."""
+    model = replace(MODEL, controls=(EDGES,))
+    shown = control_picture((MODEL.width, MODEL.height))
+    async with (
+        Peer(OLDER, tmp_path / "0", model=model).serving() as old,
+        gateway_of(old) as runners,
+    ):
+        with pytest.raises(errors.InvalidRequest, match="embedded has no ControlNets"):
+            await draw(runners, controls=(Control("edges", shown),))
+    async with (
+        Peer(OLDER, tmp_path / "1", model=model).serving() as old,
+        Peer(NEWER, tmp_path / "2", model=model).serving() as new,
+        gateway_of(old, new) as runners,
+    ):
+        assert runners.model.controls == ()
+        await draw(runners)
+    async with (
+        Peer(NEWER, tmp_path / "3", model=model).serving() as new,
+        gateway_of(new) as runners,
+    ):
+        await draw(runners, controls=(Control("edges", shown, 0.5),))
+        assert wire.sent_params_from(new.requests[0]).controls == (
+            Control("edges", shown, 0.5, hash=EDGES.hash),
+        )
 
 
 async def test_an_older_runner_is_asked_for_no_layer_and_reads_prompts_as_they_stand(

@@ -15,6 +15,7 @@ from text2image.core import errors
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
     Completed,
+    Control,
     Counters,
     Embedding,
     Event,
@@ -79,6 +80,28 @@ def test_a_picture_to_begin_from_arrives_as_pixels(masked: bool) -> None:
     assert params == params_of(request)
     assert isinstance(params.image, InitImage)
     assert (params.image.rgb, params.image.mask) == (image.rgb, image.mask)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_picture_that_steers_arrives_as_pixels(masked: bool) -> None:
+    shown = init_image((REQUEST.width, REQUEST.height), masked=masked)
+    control = Control("edges", shown, 0.4, 0.1, 0.9, "inpaint" if masked else "", "0123456789")
+    request = replace(REQUEST, controls=(control, replace(control, scale=1.0)))
+    message = wire.request_to(request, StreamOptions())
+    params = wire.sent_params_from(pb.GenerateRequest.FromString(message.SerializeToString()))
+    assert params == params_of(request)
+    assert params.controls
+    for each in params.controls:
+        assert isinstance(each.image, InitImage)
+        assert (each.image.rgb, each.image.mask) == (shown.rgb, shown.mask)
+    message.controls[1].image = message.controls[1].image[:-1]
+    with pytest.raises(errors.InvalidRequest, match="is for a runner to be pixels: image has"):
+        wire.sent_params_from(message)
+
+
+def test_what_a_client_leaves_out_of_a_control_is_the_whole_of_it() -> None:
+    message = pb.GenerateRequest(controls=[pb.Control(name="edges")])
+    assert wire.params_from(message).controls == (Control("edges"),)
 
 
 @pytest.mark.parametrize("field", ["image", "mask"])

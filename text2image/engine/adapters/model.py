@@ -60,6 +60,11 @@ def adapters_of(
     """
     if checkpoint.settings.loras is None:
         return None
+    if not checkpoint.saving.is_open:
+        logger.warning(
+            "%s is drawn without adapters: see T2I_OFFLOAD, T2I_QUANTIZE", checkpoint.name
+        )
+        return None
     encoders = {name: pipeline.components.get(name) for name in TEXTS}
     encoders = {name: encoder for name, encoder in encoders.items() if encoder is not None}
     layers = _layers(pipeline, encoders)

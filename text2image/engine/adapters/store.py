@@ -11,19 +11,28 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.messages import LoraInfo, LoraWeight
 
 _MIB = 1 << 20
 
 
-class Folder(Protocol):
-    """The adapters of one model on disk."""
+class Named(Protocol):
+    """An adapter or a ControlNet as a request names it; `hash` is that of its file."""
 
-    def look(self) -> tuple[LoraInfo, ...]:
-        """What there is now; in any thread."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hash(self) -> str: ...
+
+
+class Folder(Protocol):
+    """The adapters of one model on disk, or its ControlNets."""
+
+    def look(self) -> tuple[Any, ...]:
+        """What there is now, as `ModelInfo` tells of it; in any thread."""
         ...
 
 
@@ -42,7 +51,7 @@ class Opening(Protocol):
 
 
 class Shelf(Protocol):
-    """The adapters of one model."""
+    """The adapters of one model, or its ControlNets."""
 
     @property
     def folder(self) -> Folder: ...
@@ -50,11 +59,11 @@ class Shelf(Protocol):
     @property
     def opening(self) -> Opening: ...
 
-    def size_of(self, lora: LoraWeight) -> int:
+    def size_of(self, named: Named) -> int:
         """Bytes that one takes; 0 if it is gone."""
         ...
 
-    def read(self, lora: LoraWeight) -> Any:
+    def read(self, named: Named) -> Any:
         """Reads one, in any thread.
 
         Raises:
@@ -62,13 +71,30 @@ class Shelf(Protocol):
         """
         ...
 
-    def put(self, lora: LoraWeight, adapter: Any) -> None:
+    def put(self, named: Named, adapter: Any) -> None:
         """Takes in what was read; in the engine's thread."""
         ...
 
-    def drop(self, lora: LoraWeight) -> None:
+    def drop(self, named: Named) -> None:
         """Lets one go that nobody uses; in the engine's thread."""
         ...
+
+
+def shelves_of(model: Any) -> dict[str, Shelf]:
+    """What a loaded model has, by the field of requests that names it."""
+    shelves = {
+        "loras": getattr(model, "adapters", None),
+        "controls": getattr(model, "controls", None),
+    }
+    return {field: shelf for field, shelf in shelves.items() if shelf is not None}
+
+
+class Budget(NamedTuple):
+    """What a store keeps: the field of requests that names it, most bytes of it, and the setting that says so."""
+
+    field: str
+    limit: int
+    setting: str
 
 
 @dataclass(slots=True, eq=False)
@@ -81,7 +107,7 @@ class _Kept:
     """
 
     shelf: Shelf
-    lora: LoraWeight
+    named: Named
     size: int
     ready: asyncio.Future[None]
     users: int = 0
@@ -89,21 +115,21 @@ class _Kept:
 
 
 class AdapterStore:
-    """All models' adapters within one budget; those that were used least recently leave first."""
+    """All models' adapters, or their ControlNets, within one budget; those used least recently leave first."""
 
     def __init__(
         self,
-        limit: int,
+        budget: Budget,
         beside: Callable[[Callable[[], Any]], Awaitable[Any]],
         in_engine: Callable[[Callable[[], None]], Awaitable[None]],
     ) -> None:
         """
         Args:
-            limit: bytes of adapters that are kept.
             beside: does slow work in a thread of its own.
             in_engine: does work in the engine's thread between two ticks, in the order of the calls.
         """
-        self._limit = limit
+        self.budget = budget
+        self._limit = budget.limit
         self._beside = beside
         self._in_engine = in_engine
         self._kept: dict[tuple[int, str, str], _Kept] = {}
@@ -111,37 +137,43 @@ class AdapterStore:
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def missing(self, shelf: Shelf, loras: Sequence[LoraWeight]) -> list[str]:
+    def missing(self, shelf: Shelf, named: Sequence[Named]) -> list[str]:
         """The names of those that a request would wait for."""
-        return [each.name for each in loras if not self._is_ready(_key(shelf, each))]
+        return [each.name for each in named if not self._is_ready(_key(shelf, each))]
+
+    def growth(self, shelf: Shelf, named: Sequence[Named]) -> int:
+        """Bytes by which what is kept grows if these are held too."""
+        sizes = {_key(shelf, each): shelf.size_of(each) for each in named}
+        new = sum(size for key, size in sizes.items() if key not in self._kept)
+        return max(0, min(new, self._limit - sum(each.size for each in self._kept.values())))
 
     def names(self, shelf: Shelf | None, ready: bool) -> tuple[str, ...]:
-        """Of one model's adapters those that are in memory, or else those that are being read, sorted."""
+        """Of one model's those that are in memory, or else those that are being read, sorted."""
         kept = (each for each in self._kept.values() if each.shelf is shelf)
-        return tuple(sorted({each.lora.name for each in kept if each.ready.done() is ready}))
+        return tuple(sorted({each.named.name for each in kept if each.ready.done() is ready}))
 
     def _is_ready(self, key: tuple[int, str, str]) -> bool:
         return key in self._kept and self._kept[key].ready.done()
 
     @asynccontextmanager
-    async def held(self, shelf: Shelf, loras: Sequence[LoraWeight]) -> AsyncGenerator[None, None]:
+    async def held(self, shelf: Shelf, named: Sequence[Named]) -> AsyncGenerator[None, None]:
         """Has all of a request's adapters in memory while the context lasts.
 
         Raises:
             InvalidRequest: one cannot be read, or all take more than the limit.
         """
-        sizes = {_key(shelf, each): shelf.size_of(each) for each in loras}
+        sizes = {_key(shelf, each): shelf.size_of(each) for each in named}
         if sum(sizes.values()) > self._limit:
             reason = (
                 f"take {sum(sizes.values()) / _MIB:.0f} MiB of memory together, and "
-                f"T2I_ADAPTER_MEMORY is {self._limit / _MIB:.0f}"
+                f"{self.budget.setting} is {self._limit / _MIB:.0f}"
             )
-            raise InvalidRequest(FieldViolation("loras", reason))
+            raise InvalidRequest(FieldViolation(self.budget.field, reason))
         while not self._make_room(sizes):
             freed = self._freed
             await freed.wait()
         # All or none, so that no two requests wait for what the other has.
-        kept = [self._take(shelf, each, sizes[_key(shelf, each)]) for each in loras]
+        kept = [self._take(shelf, each, sizes[_key(shelf, each)]) for each in named]
         try:
             for each in kept:
                 # Others may wait for the same, whoever gives up.
@@ -172,11 +204,11 @@ class AdapterStore:
             self._drop(each)
         return True
 
-    def _take(self, shelf: Shelf, lora: LoraWeight, size: int) -> _Kept:
-        key = _key(shelf, lora)
+    def _take(self, shelf: Shelf, named: Named, size: int) -> _Kept:
+        key = _key(shelf, named)
         if key not in self._kept:
             ready = asyncio.get_running_loop().create_future()
-            self._kept[key] = _Kept(shelf, lora, size, ready)
+            self._kept[key] = _Kept(shelf, named, size, ready)
             self._spawn(self._read(self._kept[key]))
         kept = self._kept[key]
         kept.users += 1
@@ -191,29 +223,35 @@ class AdapterStore:
 
     async def _read(self, kept: _Kept) -> None:
         try:
-            adapter = await self._beside(lambda: kept.shelf.read(kept.lora))
-            await self._in_engine(lambda: kept.shelf.put(kept.lora, adapter))
+            adapter = await self._beside(lambda: kept.shelf.read(kept.named))
+            await self._in_engine(lambda: kept.shelf.put(kept.named, adapter))
         except Exception as error:
             # The next request tries again: the file may be another one by then.
-            self._kept.pop(_key(kept.shelf, kept.lora), None)
+            self._kept.pop(_key(kept.shelf, kept.named), None)
             kept.ready.set_exception(error)
             # Nobody need be there any more to hear of it.
             kept.ready.exception()
         else:
             kept.ready.set_result(None)
+            if self._kept.get(_key(kept.shelf, kept.named)) is not kept:
+                # Its model has left meanwhile.
+                await self._in_engine(lambda: kept.shelf.drop(kept.named))
 
     def _drop(self, kept: _Kept) -> None:
-        del self._kept[_key(kept.shelf, kept.lora)]
+        del self._kept[_key(kept.shelf, kept.named)]
 
         async def drop() -> None:
-            await self._in_engine(lambda: kept.shelf.drop(kept.lora))
+            await self._in_engine(lambda: kept.shelf.drop(kept.named))
 
         self._spawn(drop())
 
     def forget(self, shelf: Shelf) -> None:
-        """Takes note that a model has left, with its adapters."""
-        for key in [key for key, kept in self._kept.items() if kept.shelf is shelf]:
-            del self._kept[key]
+        """Lets all go of a model that leaves, which may be kept elsewhere without them."""
+        for kept in [each for each in self._kept.values() if each.shelf is shelf]:
+            if kept.ready.done():
+                self._drop(kept)
+            else:
+                del self._kept[_key(shelf, kept.named)]
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -221,5 +259,5 @@ class AdapterStore:
         task.add_done_callback(self._tasks.discard)
 
 
-def _key(shelf: Shelf, lora: LoraWeight) -> tuple[int, str, str]:
-    return id(shelf), lora.name, lora.hash
+def _key(shelf: Shelf, named: Named) -> tuple[int, str, str]:
+    return id(shelf), named.name, named.hash

@@ -22,11 +22,14 @@ from text2image.core.settings import Settings
 from text2image.engine import devices
 from text2image.engine.adapters.files import TEXTS, UNET, layers_of_model
 from text2image.engine.adapters.folder import LoraFolder
+from text2image.engine.adapters.store import Folder
+from text2image.engine.controls.files import Target
+from text2image.engine.controls.folder import ControlFolder
 from text2image.engine.models import general, general_info, stable_diffusion, stable_diffusion_xl
 from text2image.engine.models.contract import Model
-from text2image.engine.models.description import describe
+from text2image.engine.models.description import describe, vae_factor
 from text2image.engine.models.loading import Checkpoint, checkpoint_of, family_of, locate
-from text2image.engine.runtimes.choice import LEFT_OUT
+from text2image.engine.runtimes.choice import LEFT_OUT, saving_of
 
 
 def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
@@ -45,23 +48,33 @@ def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
     return _described(load, checkpoint), checkpoint.weights
 
 
-def inspect_loras(settings: Settings) -> LoraFolder | None:
-    """The adapters of a model that is not loaded; None where the settings, or its family, have none.
+def inspect_folders(settings: Settings, index: int = 0) -> dict[str, Folder]:
+    """The adapters and ControlNets of a model that is not loaded, by the field of requests that names them.
 
     Raises:
         ValueError, OSError: as `inspect_model` says.
     """
-    if settings.loras is None:
-        return None
+    if settings.loras is None and settings.controlnets is None:
+        return {}
     folder = locate(settings, lambda detail: None)
     if family_of(settings, folder) not in (stable_diffusion.load, stable_diffusion_xl.load):
-        return None
-    index = json.loads((folder / "model_index.json").read_text())
+        return {}
+    device = devices.pick_device(settings.device, index)
+    if not saving_of(settings, device, by_itself=False).is_open:
+        return {}
+    parts_of = json.loads((folder / "model_index.json").read_text())
     with torch.device("meta"):
-        unet = _network(folder, index, UNET)
-        encoders = {name: _network(folder, index, name) for name in TEXTS if index.get(name)}
-    parts = {UNET: unet, **{name: each for name, each in encoders.items() if each is not None}}
-    return LoraFolder(settings.loras.expanduser(), layers_of_model(unet, parts))
+        unet = _network(folder, parts_of, UNET)
+        encoders = {name: _network(folder, parts_of, name) for name in TEXTS if parts_of.get(name)}
+    found: dict[str, Folder] = {}
+    if settings.loras:
+        parts = {UNET: unet, **{name: each for name, each in encoders.items() if each is not None}}
+        found["loras"] = LoraFolder(settings.loras.expanduser(), layers_of_model(unet, parts))
+    if settings.controlnets:
+        scale = vae_factor(_config(folder / "vae", "diffusers", parts_of["vae"][1]))
+        target = Target(unet.config, scale)
+        found["controls"] = ControlFolder(settings.controlnets.expanduser(), target)
+    return found
 
 
 def _network(folder: Path, index: dict[str, Any], name: str) -> Any:

@@ -7,7 +7,7 @@ alone equals the pipeline's picture for the same seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,7 +17,9 @@ from text2image.core.messages import ModelInfo, Pixels, Quality, Request
 from text2image.core.passes import Pass, schedule, work
 from text2image.core.samplers import network_calls
 from text2image.engine import devices
-from text2image.engine.adapters.model import ModelAdapters, adapters_of
+from text2image.engine.adapters.model import adapters_of
+from text2image.engine.adapters.passes import OpenPasses
+from text2image.engine.controls.model import controls_of
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
@@ -81,7 +83,7 @@ class StableDiffusion:
         whole_every: int = 1,
         language: Language | None = None,
         inversions: Sequence[Inversion] = (),
-        adapters: ModelAdapters[PromptEncoder] | None = None,
+        opened: OpenPasses[PromptEncoder] | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
 
@@ -90,7 +92,7 @@ class StableDiffusion:
             rescale: of guidance; see `latents.guided`.
             whole_every: of so many passes of a fast picture, one computes the deep part of the network.
             language: how prompts are read, and `inversions` the words in it that files teach the model.
-            adapters: that pictures may be drawn with.
+            opened: passes with adapters and ControlNets that pictures may be drawn with.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -101,7 +103,8 @@ class StableDiffusion:
         self._whole_every = whole_every
         self._outer_load = outer_share(pipeline.unet) if whole_every > 1 else 1.0
         self._networks = networks
-        self.adapters = adapters
+        self._open: OpenPasses[PromptEncoder] = opened or OpenPasses(networks)
+        self.adapters, self.controls = self._open.adapters, self._open.controls
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._scaling_factor = float(pipeline.vae.config.scaling_factor)
@@ -127,7 +130,8 @@ class StableDiffusion:
         passes = self._passes(request, network_calls(request.sampler, request.steps_drawn))
         rows = max(each.rows for each in passes)
         load = work(passes, self._outer_load) / (rows * len(passes))
-        load = load_with(load, request, rows, len(passes)) * self._load_of(request)
+        load *= self._open.load_of(request, len(passes))
+        load = load_with(load, request, rows, len(passes))
         return Plan(
             BatchKey((height, width), size=height * width),
             rows,
@@ -136,14 +140,9 @@ class StableDiffusion:
             self._prompts.work(request),
         )
 
-    def _load_of(self, request: Request) -> float:
-        """What its rows take against plain ones."""
-        return self.adapters.load_of(request) if self.adapters else 1.0
-
     def _passes(self, request: Request, total: int) -> tuple[Pass, ...]:
         """What so many passes of a picture compute."""
-        # Adapters change deep features too, so that their passes are all whole.
-        is_deep = request.quality is Quality.FAST and not request.loras
+        is_deep = request.quality is Quality.FAST and not _reaches_in(request)
         every = self._whole_every if is_deep else 1
         return schedule(total, latents.guided_calls(request, total, self._guided_in), every)
 
@@ -204,18 +203,17 @@ class StableDiffusion:
         """Sets what the next pass takes, of which the plan knew the mean alone; a picture that is done keeps it."""
         if not sample.done:
             sample.rows, whole = sample.state.next
-            load = self._load_of(sample.generation.request)
-            sample.load = load if whole else self._outer_load
+            sample.load = self._open.load_next(sample) if whole else self._outer_load
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         outer = [sample for sample in samples if not sample.state.next.whole]
         whole = [sample for sample in samples if sample.state.next.whole]
         open_ = []
-        if self.adapters and self.adapters.are_worn(samples):
+        if self._open.are_needed(samples):
             # All of them, unless others need deep features of this pass.
             deep = self._whole_every > 1
-            open_ = [each for each in whole if not deep or each.generation.request.loras]
+            open_ = [each for each in whole if not deep or _reaches_in(each.generation.request)]
             whole = [each for each in whole if each not in open_]
         parts = (
             (whole, self._predict_whole),
@@ -241,9 +239,8 @@ class StableDiffusion:
         return self._predictions(output, samples, [own.clone() for own in each])
 
     def _predict_open(self, samples: Sequence[Sample]) -> list[Prediction]:
-        assert self.adapters is not None
         inputs, guidance = self._inputs(samples)
-        output = self.adapters.predict(samples, *inputs, guidance)
+        output = self._open.predict(samples, *inputs, guidance)
         return self._predictions(output, samples, [None] * len(samples))
 
     def _predict_outer(self, samples: Sequence[Sample]) -> list[Prediction]:
@@ -313,6 +310,11 @@ def _text_length(sample: Sample) -> int:
     return int(sample.state.embeddings.shape[1])
 
 
+def _reaches_in(request: Request) -> bool:
+    """Whether a picture's deep features are changed in each pass, so that all are whole: adapters and nets do that."""
+    return bool(request.loras or request.controls)
+
+
 def load(checkpoint: Checkpoint) -> StableDiffusion:
     """Loads a pipeline of this family, without the parts that do not draw.
 
@@ -332,16 +334,17 @@ def load(checkpoint: Checkpoint) -> StableDiffusion:
             pipeline.tokenizer, pipeline.text_encoder, checkpoint.device, language, inversions
         ),
     )
-    info = replace(info, loras=adapters.folder.look()) if adapters else info
+    controls = controls_of(checkpoint, pipeline, networks, vae_factor(pipeline.vae.config))
+    opened = OpenPasses(networks, adapters, controls)
     return StableDiffusion(
         pipeline,
         networks,
-        info,
+        opened.described(info),
         checkpoint.device,
         parse_interval(checkpoint.settings.guidance_interval),
         rescale_of(pipeline, checkpoint.settings, FAMILY),
         checkpoint.settings.deep_cache,
         language,
         inversions,
-        adapters,
+        opened,
     )

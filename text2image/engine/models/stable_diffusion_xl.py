@@ -19,7 +19,9 @@ from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
-from text2image.engine.adapters.model import ModelAdapters, adapters_of
+from text2image.engine.adapters.model import adapters_of
+from text2image.engine.adapters.passes import OpenPasses
+from text2image.engine.controls.model import controls_of
 from text2image.engine.models import latents, refiner
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
@@ -78,7 +80,7 @@ class StableDiffusionXL:
         rescale: float = 0.0,
         language: Language | None = None,
         inversions: Sequence[Inversion] = (),
-        adapters: ModelAdapters[DualPromptEncoder] | None = None,
+        opened: OpenPasses[DualPromptEncoder] | None = None,
         refiner: Refiner | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its U-Net and autoencoder the configurations alone.
@@ -87,7 +89,7 @@ class StableDiffusionXL:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
             language: how prompts are read, and `inversions` the words in it that files teach the model.
-            adapters: that pictures may be drawn with.
+            opened: passes with adapters and ControlNets that pictures may be drawn with.
             refiner: takes the last steps, if there is one.
         """
         self.info = info
@@ -98,7 +100,8 @@ class StableDiffusionXL:
         self._rescale = rescale
         self._refiner = refiner
         self._networks = networks
-        self.adapters = adapters
+        self._open: OpenPasses[DualPromptEncoder] = opened or OpenPasses(networks)
+        self.adapters, self.controls = self._open.adapters, self._open.controls
         self._config = pipeline.unet.config
         self._dtype: torch.dtype = pipeline.unet.dtype
         self._scale = _Scale(pipeline.vae.config, device)
@@ -120,12 +123,8 @@ class StableDiffusionXL:
     def plan(self, request: Request) -> Plan:
         self._images.prepare(request)
         plan = latents.plan(request, *self._sides(request), self._guided_in)
-        load = plan.load * self._load_of(request)
+        load = plan.load * self._open.load_of(request, plan.passes)
         return replace(plan, load=load, encoding=self._prompts.work(request))
-
-    def _load_of(self, request: Request) -> float:
-        """What its rows take against plain ones."""
-        return self.adapters.load_of(request) if self.adapters else 1.0
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -218,8 +217,8 @@ class StableDiffusionXL:
         if self._refiner and state.refined is not None and state.trajectory.done:
             self._hand_over(sample, state, state.refined, self._refiner)
         latents.set_rows(sample)
-        # Adapters are the base's.
-        sample.load = 1.0 if state.refining else self._load_of(sample.generation.request)
+        # Adapters and ControlNets are the base's.
+        sample.load = 1.0 if state.refining else self._open.load_next(sample)
 
     def _hand_over(self, sample: Sample, state: State, refined: Encoded, refiner: Refiner) -> None:
         request, begun = sample.generation.request, state.trajectory.table.calls
@@ -250,8 +249,9 @@ class StableDiffusionXL:
         with devices.device_errors():
             inputs, timesteps, _ = latents.rows_of(samples, self._device)
             predict: Callable[..., torch.Tensor] = networks.predict
-            if self.adapters and not states[0].refining and self.adapters.are_worn(samples):
-                predict = partial(self.adapters.predict, samples)
+            # Adapters and ControlNets are the base model's; the refiner has another network.
+            if not states[0].refining and self._open.are_needed(samples):
+                predict = partial(self._open.predict, samples)
             output = predict(
                 inputs,
                 timesteps,
@@ -347,7 +347,8 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
         networks,
         lambda: DualPromptEncoder(pipeline, checkpoint.device, language, inversions),
     )
-    info = replace(info, loras=adapters.folder.look()) if adapters else info
+    controls = controls_of(checkpoint, pipeline, networks, vae_factor(pipeline.vae.config))
+    opened = OpenPasses(networks, adapters, controls)
     second = None
     if checkpoint.refiner:
         channels = pipeline.vae.config.latent_channels
@@ -355,13 +356,13 @@ def load(checkpoint: Checkpoint) -> StableDiffusionXL:
     return StableDiffusionXL(
         pipeline,
         networks,
-        info,
+        opened.described(info),
         checkpoint.device,
         interval,
         rescale,
         language,
         inversions,
-        adapters,
+        opened,
         second,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,8 +43,7 @@ def taken(config: Any) -> tuple[str, ...]:
 
 def forward_of(network: Any) -> Callable[..., torch.Tensor]:
     """The network as a function of latents, timesteps, embeddings and what it has `taken`, by their places."""
-    call = _flux if is_flux(network.config) else _sd3 if is_sd3(network.config) else _unet
-    names = taken(network.config)
+    call, names = call_of(network), taken(network.config)
 
     def forward(
         latents: torch.Tensor,
@@ -57,6 +56,11 @@ def forward_of(network: Any) -> Callable[..., torch.Tensor]:
     return forward
 
 
+def call_of(network: Any) -> Callable[..., torch.Tensor]:
+    """The function of a network and of what it is given by name."""
+    return _flux if is_flux(network.config) else _sd3 if is_sd3(network.config) else _unet
+
+
 def _unet(
     network: Any,
     latents: torch.Tensor,
@@ -65,7 +69,12 @@ def _unet(
     guidance: torch.Tensor | None = None,
     pooled: torch.Tensor | None = None,
     time_ids: torch.Tensor | None = None,
+    residuals: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
+    more: dict[str, Any] = {}
+    if residuals:
+        more["down_block_additional_residuals"] = tuple(residuals[:-1])
+        more["mid_block_additional_residual"] = residuals[-1]
     added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
     output: torch.Tensor = network(
         latents,
@@ -74,6 +83,7 @@ def _unet(
         timestep_cond=guidance,
         added_cond_kwargs=added,
         return_dict=False,
+        **more,
     )[0]
     return output
 

@@ -1,15 +1,15 @@
 """The network of a model as torch has it, layer by layer, beside what executes it as one graph.
 
-What reaches into a pass, as adapters do, cannot reach into a graph that is frozen or compiled. Such batches run here.
-Where torch executes the network anyway this one shares its weights; beside OpenVINO's it has its own, and takes that
-much memory, from the first batch on that needs it.
+What reaches into a pass, as adapters and ControlNets do, cannot reach into a graph that is frozen or compiled. Such
+batches run here. Where torch executes the network anyway this one shares its weights; beside OpenVINO's it has its own,
+and takes that much memory, from the first batch on that needs it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from text2image.engine import devices
-from text2image.engine.runtimes.forward import forward_of, taken
+from text2image.engine.runtimes.forward import call_of, taken
 
 
 class OpenNetwork:
@@ -29,7 +29,7 @@ class OpenNetwork:
         self.dtype: torch.dtype = network.dtype
         self._device = device
         self._taken = taken(network.config)
-        self._forward = forward_of(network)
+        self._call = call_of(network)
 
     def predict(
         self,
@@ -40,15 +40,19 @@ class OpenNetwork:
         *,
         pooled: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
+        residuals: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """As `Networks.predict`."""
+        """As `Networks.predict`; `residuals` are added to what a U-Net's down blocks and its middle give."""
         given = {"guidance": guidance, "pooled": pooled, "time_ids": time_ids}
-        more = [self._cast(given[name]) for name in self._taken]
-        return self._forward(
+        more: dict[str, Any] = {name: self._cast(given[name]) for name in self._taken}
+        if residuals:
+            more["residuals"] = residuals
+        return self._call(
+            self.network,
             latents.to(self.dtype, memory_format=torch.channels_last),
             devices.moved(timesteps, self._device),
             self._cast(embeddings),
-            *more,
+            **more,
         )
 
     def _cast(self, tensor: torch.Tensor | None) -> torch.Tensor | None:

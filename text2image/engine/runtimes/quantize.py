@@ -42,6 +42,14 @@ class Saving:
     offload: str = ""
     runtime: str = "torch"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether batches may reach into the network as `open.py` has it, by the same weights as all others.
+
+        Not where weights come and go with calls of the network itself, nor where OpenVINO has them in fewer bits.
+        """
+        return not self.offload and not (self.quantize and self.runtime == "openvino")
+
     def revised(self, revision: str) -> str:
         """The revision of weights that are quantized so; their own if they are not."""
         if not self.quantize:
