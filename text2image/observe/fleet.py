@@ -77,7 +77,8 @@ class _Fleet(Collector):
             names = [status.name, *(model.aliases if model else ())]
             served += names
             if model:
-                served += [each.name for each in (*model.loras, *model.controls)]
+                served += [each.name for each in model.loras]
+                served += [each.name for each in model.controls]
             if status.state is ModelState.LOADED:
                 loaded += names
             elif status.state is ModelState.LOADING:
