@@ -10,10 +10,13 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from frontend.form import choose_model, show_form
+from frontend.choosers import choose_adapters, choose_model
+from frontend.form import show_form
+from frontend.inputs import show_inputs
 from frontend.pieces import show_gallery
 from frontend.server import Server
 from frontend.stage import show_stage
+from frontend.steering import choose_controls
 from frontend.visitor import Visitor
 from frontend.words import plain
 from text2image.core.errors import Internal
@@ -70,7 +73,11 @@ def show_page(visitor: Visitor) -> None:
     left, right = st.columns([2, 3], gap="medium")
     if visitor.models:
         with left:
-            show_form(visitor, choose_model(visitor.models))
+            visitor.model = choose_model(visitor.models)
+            choose_adapters(visitor.model)
+            choose_controls(visitor, visitor.model)
+            show_inputs(visitor, visitor.model)
+            show_form(visitor, visitor.model)
     with right:
         with st.container(border=True, key="stage"):
             show_stage(visitor)

@@ -97,7 +97,7 @@ class Drawing:
         self._ended = threading.Event()
         self._cancelled = False
         self._began = time.monotonic()
-        waiting = (Tile(0, order.steps),) * order.n
+        waiting = (Tile(0, order.steps_taken),) * order.n
         self._view = View(
             waiting, predicted_seconds=None, seconds=0.0, completed=Completed(), error=None
         )
@@ -131,7 +131,7 @@ class Drawing:
     def _draw(self) -> None:
         error: Text2ImageError | None = None
         try:
-            every = max(1, self.order.steps // _PREVIEWS)
+            every = max(1, self.order.steps_taken // _PREVIEWS)
             events = self._client.stream(
                 self.order.prompt, preview_every=every, **self.order.fields
             )
@@ -169,7 +169,7 @@ class Drawing:
                     shown = preview or self._view.tiles[index].preview
                     self._put(index, Tile(step, steps, shown))
                 case Picture(index=index):
-                    steps = self.order.steps
+                    steps = self._view.tiles[index].steps
                     self._put(index, Tile(steps, steps, picture=event))
                 case Completed():
                     self._view = replace(self._view, completed=event)

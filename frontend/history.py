@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from PIL import Image
+
 from frontend.orders import Order
 from text2image.core.messages import Picture
+from text2image.gateway.metadata import CHUNK
 
 MAX_PIECES = 24
 MAX_BYTES = 64 * 2**20
@@ -24,12 +28,22 @@ class Piece:
     picture: Picture
 
     @property
+    def parameters(self) -> str:
+        """All that draws it again, as the server wrote it into the picture; empty if it did not."""
+        with Image.open(io.BytesIO(self.picture.png)) as image:
+            text: str = image.info.get(CHUNK, "")
+            return text
+
+    @property
     def file_name(self) -> str:
         return f"text2image_{self.picture.seed}.png"
 
 
 class History:
-    """Forgets the oldest beyond `max_pieces` pictures or `max_bytes` of PNG; the newest always stays."""
+    """Forgets the oldest beyond `max_pieces` pictures or `max_bytes` of files; the newest always stays.
+
+    The pictures that they were drawn from count among the files.
+    """
 
     def __init__(self, max_pieces: int = MAX_PIECES, max_bytes: int = MAX_BYTES) -> None:
         self._max_pieces = max_pieces
@@ -59,4 +73,7 @@ class History:
 
     def _is_too_much(self) -> bool:
         size = sum(len(piece.picture.png) for piece in self._pieces)
+        # Many may have begun from one.
+        files = set[bytes]().union(*(piece.order.files for piece in self._pieces))
+        size += sum(map(len, files))
         return len(self._pieces) > self._max_pieces or size > self._max_bytes

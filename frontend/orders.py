@@ -6,7 +6,14 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from text2image.core.validation import RANDOM_SEED_BITS, compose_prompt
+from frontend.starts import Start
+from text2image.core.messages import Control, LoraWeight
+from text2image.core.validation import (
+    HIRES_STRENGTH,
+    RANDOM_SEED_BITS,
+    STRENGTH,
+    compose_prompt,
+)
 
 # By the fields' names in a request.
 LABELS = {
@@ -21,12 +28,36 @@ LABELS = {
     "n": "Pictures",
     "model": "Model",
     "clip_skip": "Clip skip",
+    "loras": "Adapters",
+    "image": "Picture",
+    "strength": "Strength",
+    "mask": "Mask",
+    "controls": "ControlNets",
+    "hires_scale": "Enlarge",
+    "hires_strength": "Change while enlarging",
+    "hires_steps": "Steps while enlarging",
 }
+# Those that an order has under the same name, and always.
+_PLAIN = (
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "sampler",
+    "seed",
+    "n",
+    "model",
+    "clip_skip",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One request as the form was filled in; without a seed the server picks one, and without a model its default."""
+    """One request as the form was filled in; without a seed the server picks one, and without a model its default.
+
+    With a `start` it begins from that picture, with so much `strength`; a `hires_scale` of 1 enlarges nothing.
+    """
 
     text: str
     context: str
@@ -40,21 +71,57 @@ class Order:
     seed: int | None
     model: str = ""
     clip_skip: int = 0
+    loras: tuple[LoraWeight, ...] = ()
+    start: Start | None = None
+    strength: float = STRENGTH
+    controls: tuple[Control, ...] = ()
+    hires_scale: float = 1.0
+    hires_strength: float = HIRES_STRENGTH
+    hires_steps: int | None = None
 
     @property
     def prompt(self) -> str:
         return compose_prompt(self.text, self.context)
 
     @property
+    def enlarges(self) -> bool:
+        return self.hires_scale > 1
+
+    @property
+    def steps_taken(self) -> int:
+        """Those of one picture, of all its passes; 1 where the server refuses since there would be none."""
+        if self.start:
+            return max(1, int(self.steps * self.strength))
+        if self.enlarges:
+            return self.steps + int((self.hires_steps or self.steps) * self.hires_strength)
+        return self.steps
+
+    @property
     def fields(self) -> dict[str, Any]:
-        """All but the prompt, as the client takes them."""
-        fields = {name: getattr(self, name) for name in LABELS if name != "prompt"}
+        """All but the prompt, as the client takes them; what asks for nothing is left out."""
+        fields = {name: getattr(self, name) for name in _PLAIN}
+        if self.loras:
+            fields["loras"] = list(self.loras)
+        if self.controls:
+            fields["controls"] = list(self.controls)
+        if self.start:
+            fields |= {"image": self.start.png, "strength": self.strength, "mask": self.start.mask}
+        if self.enlarges:
+            names = ("hires_scale", "hires_strength", "hires_steps")
+            fields |= {name: getattr(self, name) for name in names}
         # Servers of earlier versions know no models.
         return {
             name: value
             for name, value in fields.items()
             if value is not None and (name != "model" or value)
         }
+
+    @property
+    def files(self) -> set[bytes]:
+        """What was brought for it, which is kept with it."""
+        begun = (self.start.png, self.start.mask) if self.start else ()
+        steered = (control.image for control in self.controls)
+        return {file for file in (*begun, *steered) if isinstance(file, bytes)}
 
     def again(self, seed: int) -> Self:
         """The order that draws one of its pictures again, alone."""

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from frontend import form
+from frontend import form, inputs, starts
+from frontend.comparison import show_comparison
 from frontend.history import Piece
+from frontend.starts import Start
 from frontend.visitor import Visitor
 from frontend.words import caption_of, parameters_of, title_of
 
@@ -33,7 +35,10 @@ def show_large(visitor: Visitor, shown: Sequence[Piece]) -> None:
     with st.container(horizontal=True, key="result"):
         for piece in shown:
             with st.container(width=width_of(len(shown)), gap="xsmall"):
-                _image(piece)
+                if alone and piece.order.start:
+                    _beside_its_start(piece, piece.order.start)
+                else:
+                    _image(piece)
                 if not alone:
                     st.caption(caption_of(piece))
                     _buttons(visitor, piece, "large")
@@ -44,6 +49,9 @@ def show_large(visitor: Visitor, shown: Sequence[Piece]) -> None:
             st.caption(parameters_of(first))
             if alone:
                 _labelled_buttons(visitor, first)
+    if alone and (parameters := first.parameters):
+        with st.expander("Parameters", icon=":material/data_object:", key="parameters"):
+            st.code(parameters, language=None, wrap_lines=True)
 
 
 def show_gallery(visitor: Visitor) -> None:
@@ -60,7 +68,23 @@ def show_gallery(visitor: Visitor) -> None:
 
 def _image(piece: Piece) -> None:
     # Streamlit would make a JPEG of it otherwise.
-    st.image(piece.picture.png, width="stretch", output_format="PNG", alt=piece.order.prompt)
+    st.image(
+        piece.picture.png,
+        width="stretch",
+        output_format="PNG",
+        alt=piece.order.prompt or title_of(piece.order),
+    )
+
+
+def _beside_its_start(piece: Piece, start: Start) -> None:
+    """The picture, or what it began from and what came of that."""
+    place, picture = st.container(), piece.picture
+    compared = st.toggle("Before and after", key="compared")
+    with place:
+        if compared:
+            show_comparison(starts.fitted(start, picture.width, picture.height), picture.png)
+        else:
+            _image(piece)
 
 
 def _labelled_buttons(visitor: Visitor, piece: Piece) -> None:
@@ -92,17 +116,25 @@ def _actions(visitor: Visitor, piece: Piece) -> list[tuple[str, str, Callable[[]
     """What can be done with a picture: name, icon, deed."""
 
     def again() -> None:
-        form.fill_in_again(piece.order)
+        form.fill_in_again(visitor, piece.order)
         visitor.draw(piece.order)
 
     def vary() -> None:
-        form.fill_in_again(piece.order)
+        form.fill_in_again(visitor, piece.order)
         visitor.draw(piece.order.varied())
 
-    return [
+    def take() -> None:
+        if visitor.model:
+            inputs.begin_from(visitor, visitor.model, piece.picture.png)
+            st.toast("The next picture begins from this one", icon=":material/image:")
+
+    actions = [
         ("Draw again", ":material/refresh:", again),
         ("Vary", ":material/shuffle:", vary),
     ]
+    if visitor.takes_pictures:
+        actions.append(("Use as input", ":material/image:", take))
+    return actions
 
 
 def _download(piece: Piece, place: str, *, icon_alone: bool = False) -> None:

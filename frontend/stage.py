@@ -10,6 +10,7 @@ import streamlit as st
 from frontend import form, pieces, previews
 from frontend.drawing import Tile
 from frontend.orders import Order
+from frontend.state import fill_in
 from frontend.visitor import Told, Visitor
 from frontend.words import Notice, Remedy, condition_of, plain, progress_of, title_of
 from text2image.core.errors import Text2ImageError
@@ -157,5 +158,5 @@ def _show_ideas(visitor: Visitor) -> None:
 
 
 def _draw_idea(visitor: Visitor, idea: str) -> None:
-    form.fill_in(text=idea)
-    visitor.draw(form.order_in_form())
+    fill_in(text=idea)
+    visitor.draw(form.order_in_form(visitor))

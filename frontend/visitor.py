@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from frontend.drawing import Drawing
 from frontend.history import History, Piece
 from frontend.orders import Order
 from frontend.server import Server
+from frontend.starts import Start
 from frontend.words import Notice, Remedy, Tone, notice_of, sentence
 from text2image.core.errors import Text2ImageError
-from text2image.core.messages import Completed, ModelInfo
+from text2image.core.messages import Completed, Input, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,11 @@ class Told:
 
 @dataclass(slots=True)
 class Visitor:
-    """`is_present` tells whether their page is still open; `shown` are the pictures on the stage."""
+    """`is_present` tells whether their page is still open; `shown` are the pictures on the stage.
+
+    `model` is the one that they draw with, `start` the picture that they begin from, and `refused` why another one
+    was not taken; `control_pictures` and `refused_controls` are the same of each ControlNet.
+    """
 
     server: Server
     is_present: Callable[[], bool]
@@ -44,6 +49,16 @@ class Visitor:
     completed: Completed = field(default_factory=Completed)
     api_key: str | None = None
     models: list[ModelInfo] = field(default_factory=list)
+    model: ModelInfo | None = None
+    start: Start | None = None
+    refused: Notice | None = None
+    control_pictures: dict[str, bytes] = field(default_factory=dict)
+    refused_controls: dict[str, Notice] = field(default_factory=dict)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether their model begins from pictures."""
+        return self.model is not None and Input.IMAGE in self.model.inputs
 
     def ask_models(self) -> None:
         """Learns what the server serves; while it does not say, what it served last holds."""
@@ -83,6 +98,11 @@ class Visitor:
         self.shown = [piece]
         self.told = None
         self.completed = Completed()
+
+    def unmask(self) -> None:
+        """Leaves no part of their picture marked."""
+        if self.start:
+            self.start = replace(self.start, mask=None)
 
     def tell(self, error: Text2ImageError, order: Order | None = None) -> None:
         """Shows an error until the next drawing; `order` is what can be asked for again."""

@@ -122,7 +122,7 @@ def plain(text: str) -> str:
 
 def title_of(order: Order) -> str:
     """What an order is called where it is shown: the beginning of its prompt."""
-    return plain(shorten(order.prompt, _TITLE_CHARS, placeholder=" …"))
+    return plain(shorten(order.prompt, _TITLE_CHARS, placeholder=" …")) or "From a picture"
 
 
 def caption_of(piece: Piece) -> str:
@@ -141,6 +141,16 @@ def parameters_of(piece: Piece) -> str:
         f"guidance {order.guidance_scale:g}",
         plain(order.sampler),
     ]
+    if order.clip_skip:
+        words.append(f"clip skip {order.clip_skip}")
+    if order.enlarges:
+        steps = f" of {order.hires_steps} steps" if order.hires_steps else ""
+        words.append(f"enlarged {order.hires_scale:g} × by {order.hires_strength:g}{steps}")
+    if order.start:
+        masked = " where it is marked" if order.start.mask else ""
+        words.append(f"from a picture at strength {order.strength:g}{masked}")
+    words += [f"{plain(lora.name)} {lora.weight:g}" for lora in order.loras]
+    words += [f"steered by {plain(each.name)} {each.scale:g}" for each in order.controls]
     if order.negative_prompt:
         words.append(f"without {plain(order.negative_prompt)}")
     return " · ".join(words)

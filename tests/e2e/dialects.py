@@ -60,6 +60,25 @@ def ask_openai(server: Server, headers: dict[str, str] | None = None, **fields: 
     )
 
 
+# What fields are called in A1111's dialect.
+_A1111 = {"n": "batch_size", "sampler": "sampler_name", "schedule": "scheduler"}
+
+
+def ask_a1111(server: Server, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
+    url = f"{server.url}/sdapi/v1/txt2img"
+    body = {"prompt": "a cat", **{_A1111.get(name, name): each for name, each in fields.items()}}
+    answer = httpx.post(url, json=body, headers=headers, timeout=SECONDS)
+    told = answer.json()
+    retry_after = answer.headers.get("Retry-After")
+    return Answer(
+        answer.status_code,
+        told.get("errors", ""),
+        told.get("error"),
+        float(retry_after) if retry_after else None,
+        answer.headers,
+    )
+
+
 def ask_seed(server: Server, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
     with grpc.insecure_channel(server.address) as channel:
         method = channel.unary_unary(
@@ -117,6 +136,7 @@ def metadata(headers: dict[str, str] | None) -> list[tuple[str, str]]:
 DIALECTS: dict[str, Ask] = {
     "rest": ask_rest,
     "openai": ask_openai,
+    "a1111": ask_a1111,
     "grpc": ask_seed,
     "grpc v1": ask_v1,
 }
@@ -125,12 +145,19 @@ KINDS = {
     401: {
         "rest": "UNAUTHENTICATED",
         "openai": "authentication_error",
+        "a1111": "Unauthenticated",
         "grpc v1": "UNAUTHENTICATED",
     },
     403: {
         "rest": "PERMISSION_DENIED",
         "openai": "permission_error",
+        "a1111": "PermissionDenied",
         "grpc v1": "PERMISSION_DENIED",
     },
-    429: {"rest": "QUOTA_EXCEEDED", "openai": "rate_limit_error", "grpc v1": "RESOURCE_EXHAUSTED"},
+    429: {
+        "rest": "QUOTA_EXCEEDED",
+        "openai": "rate_limit_error",
+        "a1111": "QuotaExceeded",
+        "grpc v1": "RESOURCE_EXHAUSTED",
+    },
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,7 +100,11 @@ def test_without_a_key_that_is_known_nobody_is_served(
     check_refusal(ask(guarded, headers, steps=1), 401, dialect)
 
 
-@pytest.mark.parametrize("headers", [bearer(DRAWER), {"X-API-Key": DRAWER}])
+def password(key: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'me:{key}'.encode()).decode()}"}
+
+
+@pytest.mark.parametrize("headers", [bearer(DRAWER), {"X-API-Key": DRAWER}, password(DRAWER)])
 def test_a_key_opens_every_dialect(guarded: Server, ask: Ask, headers: dict[str, str]) -> None:
     assert ask(guarded, headers, steps=1).status == 200
 

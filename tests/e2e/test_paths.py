@@ -8,9 +8,11 @@ import pytest
 from tests.e2e.harness import Server
 
 READABLE = ["/", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/embedded", "/docs.json"]
+READABLE += ["/sdapi/v1/options", "/sdapi/v1/sd-models", "/sdapi/v1/progress"]
 DRAWING = {
     "/generate": {"text": "a cat", "steps": 1},
     "/v1/images/generations": {"prompt": "a cat", "steps": 1},
+    "/sdapi/v1/txt2img": {"prompt": "a cat", "steps": 1},
 }
 
 
@@ -37,6 +39,7 @@ def test_a_slash_behind_a_path_changes_nothing(server: Server, path: str) -> Non
         ("/generate", "/v1/generate"),
         ("/v1/images/generations", "/v1/images/generations/"),
         ("/v1/images/generations", "/images/generations"),
+        ("/sdapi/v1/txt2img", "/sdapi/v1/txt2img/"),
     ],
 )
 def test_pictures_are_drawn_with_the_version_in_the_path_and_without(
@@ -60,7 +63,9 @@ def test_a_model_is_found_by_its_name(server: Server, prefix: str) -> None:
         assert error["code"] == "model_not_found"
 
 
-@pytest.mark.parametrize("path", ["/generate/%0A", "/v1/a%0Ab", "/v1/images/generations/%0A"])
+@pytest.mark.parametrize(
+    "path", ["/generate/%0A", "/v1/a%0Ab", "/v1/images/generations/%0A", "/sdapi/%0A"]
+)
 def test_a_line_break_makes_no_path_of_another_server(server: Server, path: str) -> None:
     answer = httpx.post(f"{server.url}{path}", json={})
     assert answer.status_code == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from copy import deepcopy
 from typing import Any
 
@@ -29,17 +30,38 @@ from tests.e2e.test_hostile import BY_DESIGN
 from tests.init_images import file_of, picture
 
 EXAMPLES = 40
+A1111 = re.compile("/sdapi/|/internal/")
 PATHS = {
     "/generate": "POST",
     "/v1/images/generations": "POST",
     "/v1/images/edits": "POST",
     "/v1/images/variations": "POST",
+    "/sdapi/v1/txt2img": "POST",
+    "/sdapi/v1/img2img": "POST",
+    "/sdapi/v1/png-info": "POST",
+    "/sdapi/v1/extra-single-image": "POST",
+    "/sdapi/v1/interrupt": "POST",
+    "/sdapi/v1/skip": "POST",
+    "/internal/progress": "POST",
     "/v1/models": "GET",
     "/v1/models/{model_id}": "GET",
     "/metrics": "GET",
     "/livez": "GET",
     "/healthz": "GET",
     "/readyz": "GET",
+    **{
+        f"/sdapi/v1/{name}": "GET"
+        for name in (
+            *("progress", "options", "samplers", "schedulers", "sd-models", "sd-vae", "loras"),
+            *("embeddings", "upscalers", "latent-upscale-modes", "hypernetworks", "scripts"),
+            *("face-restorers", "realesrgan-models", "prompt-styles", "script-info"),
+            *("cmd-flags", "memory"),
+        )
+    },
+    **{
+        f"/sdapi/v1/refresh-{name}": "POST"
+        for name in ("checkpoints", "loras", "vae", "embeddings")
+    },
 }
 CHECKS = [
     status_code_conformance,
@@ -81,11 +103,30 @@ _ALONE = dict.fromkeys(
 )
 # What a description cannot say is what a picture is.
 _FROM_A_PICTURE = {**_CHEAP, "image": file_of(picture((64, 64))), "strength": 1, "stream": False}
+_FILE = file_of(picture((64, 64)))
+_A1111 = {
+    **dict.fromkeys(("steps", "batch_size", "n_iter", "denoising_strength"), 1),
+    **dict.fromkeys(("width", "height"), 64),
+    **dict.fromkeys(("scheduler", "clip_skip", "override_settings", "alwayson_scripts")),
+    "sampler_name": "euler",
+}
 KNOWN: dict[str, dict[str, Any]] = {
+    "/sdapi/v1/txt2img": {**_A1111, "enable_hr": False},
+    "/sdapi/v1/img2img": {**_A1111, "init_images": [b64encode(_FILE).decode()], "mask": None},
     "/generate": {**CHEAP, **_ALONE, **_MODELS},
     "/v1/images/generations": {**_CHEAP, "loras": None, "controls": None},
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
+}
+# The same of what is no drawing.
+_ENCODED = {"image": b64encode(_FILE).decode()}
+OTHERS = {
+    "/sdapi/v1/png-info": _ENCODED,
+    "/sdapi/v1/extra-single-image": {
+        **_ENCODED,
+        "upscaling_resize_w": 96,
+        "upscaling_resize_h": 96,
+    },
 }
 FORMS = {"/v1/images/edits", "/v1/images/variations"}
 
@@ -107,11 +148,11 @@ def test_the_description_is_valid_and_the_same_at_both_places(
     ("path", "mode"),
     [
         *((path, GenerationMode.POSITIVE) for path in PATHS),
-        # In what is only read there is nothing to get wrong, and in a form all is text.
+        # In what is only read there is nothing to get wrong, in a form all is text, and A1111 is not strict.
         *(
             (path, GenerationMode.NEGATIVE)
             for path in PATHS
-            if PATHS[path] == "POST" and path not in FORMS
+            if PATHS[path] == "POST" and path not in FORMS and not A1111.match(path)
         ),
     ],
 )
@@ -129,7 +170,7 @@ def test_answers_are_as_described(
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-            case.body |= KNOWN[path]
+            case.body |= {**KNOWN, **OTHERS}.get(path, {})
             if path in FORMS:
                 # There what is not said is left out.
                 left_out = {"mask", *(name for name, value in KNOWN[path].items() if value is None)}

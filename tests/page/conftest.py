@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from streamlit.testing.v1 import AppTest
 
+from frontend import server as servers
 from tests.e2e.harness import Server, free_port, serving
-from tests.page.harness import chromium, streamlit
+from tests.page.harness import PAGE, ScriptedClient, chromium, streamlit
 from text2image.core.keys import ApiKey, KeysFile, hash_of
+from text2image.core.settings import get_settings
 
 # Generous, since tests may share their machine; every wait ends as soon as its condition holds.
 PATIENCE = 120_000
@@ -21,6 +24,29 @@ KEY = "t2i_of-the-page"
 FOR_DOCUMENTS = "UPDATE_SCREENSHOTS" in os.environ
 STEPS = {} if FOR_DOCUMENTS else {"T2I_DEFAULT_STEPS": "6"}
 DESKTOP = {"viewport": {"width": 1280, "height": 920}}
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> ScriptedClient:
+    scripted = ScriptedClient()
+    monkeypatch.setattr(servers, "Client", scripted)
+    return scripted
+
+
+@pytest.fixture
+def open_page(
+    monkeypatch: pytest.MonkeyPatch, client: ScriptedClient
+) -> Iterator[Callable[..., AppTest]]:
+    """Opens the page, with settings as keywords."""
+
+    def open_with(**variables: str) -> AppTest:
+        for name, value in {"HOST": "127.0.0.1", "GRPC_PORT": "50051", **variables}.items():
+            monkeypatch.setenv(name, value)
+        get_settings.cache_clear()
+        return AppTest.from_file(str(PAGE), default_timeout=60).run()
+
+    yield open_with
+    get_settings.cache_clear()
 
 
 @pytest.fixture(scope="package")

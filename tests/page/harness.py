@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Locator, Page
+from streamlit.testing.v1 import AppTest
 
+from frontend.visitor import Visitor
 from tests import debian
 from tests.e2e.harness import ROOT, eventually, free_port
 from tests.samples import MODEL
@@ -114,6 +116,36 @@ class ScriptedClient:
             raise self.refusal
         if self.key and self.key != self.connections[-1][1]:
             raise Unauthenticated("this API key is unknown")
+
+
+def visitor_of(page: AppTest) -> Visitor:
+    visitor = page.session_state["visitor"]
+    assert isinstance(visitor, Visitor)
+    return visitor
+
+
+def settle(page: AppTest) -> AppTest:
+    """Runs the page as its browser would, until nothing is being drawn."""
+    eventually(lambda: page.run() and visitor_of(page).drawing is None, "the drawing has ended")
+    assert not page.exception
+    return page
+
+
+def draw(page: AppTest, text: str = "a fox") -> AppTest:
+    page.text_input(key="text").input(text)
+    page.button(key="draw").click().run()
+    return settle(page)
+
+
+def words(page: AppTest) -> str:
+    shown = (*page.subheader, *page.markdown, *page.caption, *page.info)
+    return "\n".join(element.value for element in shown)
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    """Presses the first button that is called so."""
+    next(button for button in page.button if button.label.startswith(label)).click().run()
+    return settle(page)
 
 
 @contextmanager

@@ -9,76 +9,29 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from frontend import server
 from frontend.form import MAX_TYPED_SEED
-from frontend.visitor import Visitor
 from tests.e2e.harness import eventually
-from tests.page.harness import PAGE, ScriptedClient, drawn, picture_of
+from tests.page.harness import (
+    ScriptedClient,
+    draw,
+    drawn,
+    picture_of,
+    press,
+    settle,
+    visitor_of,
+    words,
+)
 from tests.samples import MODEL
 from text2image.core.errors import Cancelled, FieldViolation, InvalidRequest, Unavailable
 from text2image.core.messages import ClientEvent, Sampler, State, Status
-from text2image.core.settings import get_settings
 from text2image.core.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS
 
 LOADING = Unavailable("the model is loading", reason=Unavailable.LOADING, retry_after=5)
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> ScriptedClient:
-    scripted = ScriptedClient()
-    monkeypatch.setattr(server, "Client", scripted)
-    return scripted
-
-
-@pytest.fixture
-def open_page(
-    monkeypatch: pytest.MonkeyPatch, client: ScriptedClient
-) -> Iterator[Callable[..., AppTest]]:
-    """Opens the page, with settings as keywords."""
-
-    def open_with(**variables: str) -> AppTest:
-        for name, value in {"HOST": "127.0.0.1", "GRPC_PORT": "50051", **variables}.items():
-            monkeypatch.setenv(name, value)
-        get_settings.cache_clear()
-        return AppTest.from_file(str(PAGE), default_timeout=60).run()
-
-    yield open_with
-    get_settings.cache_clear()
-
-
-@pytest.fixture
 def page(open_page: Callable[..., AppTest]) -> AppTest:
     return open_page()
-
-
-def visitor_of(page: AppTest) -> Visitor:
-    visitor = page.session_state["visitor"]
-    assert isinstance(visitor, Visitor)
-    return visitor
-
-
-def settle(page: AppTest) -> AppTest:
-    """Runs the page as its browser would, until nothing is being drawn."""
-    eventually(lambda: page.run() and visitor_of(page).drawing is None, "the drawing has ended")
-    assert not page.exception
-    return page
-
-
-def draw(page: AppTest, text: str = "a fox") -> AppTest:
-    page.text_input(key="text").input(text)
-    page.button(key="draw").click().run()
-    return settle(page)
-
-
-def words(page: AppTest) -> str:
-    shown = (*page.subheader, *page.markdown, *page.caption, *page.info)
-    return "\n".join(element.value for element in shown)
-
-
-def press(page: AppTest, label: str) -> AppTest:
-    """Presses the first button that is called so."""
-    next(button for button in page.button if button.label.startswith(label)).click().run()
-    return settle(page)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,27 @@ def difference(one: Image.Image, other: Image.Image) -> int:
     return max(high for _, high in bands)
 
 
+def average(image: Image.Image) -> float:
+    return sum(ImageStat.Stat(image).mean) / 3
+
+
+def paint_left(page: Page, canvas: Locator) -> None:
+    """Paints over the left third of a canvas with the brush as it is, in one stroke, and waits until that is known."""
+    box = canvas.bounding_box()
+    assert box is not None
+    sides = (box["x"] + 8, box["x"] + box["width"] / 3 - 14)
+    page.mouse.move(box["x"] + 8, box["y"] + 8)
+    page.mouse.down()
+    for share in (0.15, 0.35, 0.55, 0.75, 0.9):
+        sides = sides[::-1]
+        for x in sides:
+            page.mouse.move(x, box["y"] + share * box["height"], steps=4)
+    page.mouse.up()
+    expect(page.get_by_text("the rest stays")).to_be_visible()
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning")
+
+
 def stopped(server: Server, before: Status) -> None:
     """Waits for the one request since `before` to be cancelled."""
     after = server.wait_for(
@@ -178,3 +199,37 @@ def test_a_key_is_asked_for_and_draws(
         expect(page.get_by_text("The API key was not accepted")).to_be_hidden()
         ask(page, "a fox")
         expect(result(page)).to_have_attribute("alt", "a fox")
+
+
+def test_a_picture_is_brought_marked_drawn_and_begun_from_again(page: Page) -> None:
+    blue, content = Image.new("RGB", (256, 128), (20, 40, 230)), io.BytesIO()
+    blue.save(content, "PNG")
+    page.get_by_text("Begin from a picture").click()
+    file = {"name": "blue.png", "mimeType": "image/png", "buffer": content.getvalue()}
+    page.locator("input[type=file]").set_input_files(file)
+    canvas = page.locator(".st-key-inputs canvas").last
+    expect(canvas).to_be_visible()
+    # What the model has as defaults reached the browser, though the click came while the page did.
+    expect(page.get_by_role("slider", name="Steps")).to_have_value("6")
+    expect(page.get_by_role("spinbutton", name="Width")).to_have_value("256")
+    paint_left(page, canvas)
+    ask(page, "a red apple")
+    expect(page.get_by_text("where it is marked")).to_be_visible()
+    drawn = picture(result(page))
+    assert drawn.size == (256, 128)
+    changes = ImageChops.difference(drawn, blue)
+    left, right = (average(changes.crop((x, 16, x + 64, 112))) for x in (8, 184))
+    assert left > 3 * right
+    page.get_by_text("Before and after").click()
+    page.get_by_role("slider", name="Before and after").press("End")
+    before = page.get_by_alt_text("What it began from")
+    expect(before).to_have_css("clip-path", "inset(0px 0% 0px 0px)")
+    button(page, "Use as input").click()
+    begun = page.locator(".st-key-inputs canvas").first
+
+    def is_shown() -> bool:
+        _, _, data = begun.evaluate("canvas => canvas.toDataURL()").partition(",")
+        shown = Image.open(io.BytesIO(b64decode(data))).convert("RGB").resize(drawn.size)
+        return average(ImageChops.difference(shown, drawn)) < SAME
+
+    eventually(is_shown, "the canvas shows what was drawn")

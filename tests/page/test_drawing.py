@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from frontend.drawing import Drawing
 from frontend.orders import Order
+from frontend.starts import Start
 from tests.e2e.harness import eventually
 from tests.page.harness import ScriptedClient, drawn
 from text2image.core.errors import Cancelled, Internal, Text2ImageError, Unavailable
@@ -74,6 +76,20 @@ def test_progress_is_seen_while_it_draws() -> None:
     assert view.tiles[0].preview == Pixels(1, 1, bytes(3))
     drawing.cancel()
     assert drawing.join(JOIN_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("order", "steps"),
+    [
+        (replace(ORDER, steps=20, start=Start(64, 64, b""), strength=0.6), 12),
+        (replace(ORDER, steps=20, start=Start(64, 64, b""), strength=0.01), 1),
+        (replace(ORDER, steps=20, hires_scale=2.0, hires_strength=0.5), 30),
+        (replace(ORDER, steps=20, hires_scale=2.0, hires_strength=0.5, hires_steps=8), 24),
+        (replace(ORDER, steps=20, hires_strength=0.5, hires_steps=8, strength=0.6), 20),
+    ],
+)
+def test_the_steps_of_all_passes_are_waited_for(order: Order, steps: int) -> None:
+    assert Drawing(order, HeldClient()).view.steps == steps  # type: ignore[arg-type]
 
 
 def test_cancelling_ends_a_call_that_waits() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from frontend.history import History
+from frontend.starts import Start
 from tests.page.harness import picture_of
 from tests.page.test_drawing import ORDER
 
@@ -23,6 +24,15 @@ def test_the_oldest_are_forgotten_beyond_the_number_and_beyond_the_bytes() -> No
         for seed in range(4):
             history.add(ORDER, [picture_of(seed)])
         assert [piece.picture.seed for piece in history] == [3, 2]
+
+
+def test_pictures_that_were_begun_from_count_too_but_once() -> None:
+    size = len(picture_of().png)
+    begun = replace(ORDER, start=Start(64, 64, bytes(10 * size)))
+    history = History(max_bytes=14 * size)
+    for seed in range(6):
+        history.add(begun, [picture_of(seed)])
+    assert len(history) == 4
 
 
 def test_the_newest_picture_stays_however_large_it_is() -> None:

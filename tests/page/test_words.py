@@ -8,6 +8,7 @@ import pytest
 
 from frontend.drawing import Tile, View
 from frontend.history import History
+from frontend.starts import Start
 from frontend.words import (
     Remedy,
     caption_of,
@@ -22,7 +23,7 @@ from tests.page.harness import picture_of
 from tests.page.test_drawing import ORDER
 from text2image.core import errors
 from text2image.core.errors import FieldViolation, InvalidRequest, Unavailable
-from text2image.core.messages import State, Status
+from text2image.core.messages import LoraWeight, State, Status
 
 
 def unavailable(reason: str) -> Unavailable:
@@ -100,6 +101,22 @@ def test_a_picture_tells_its_seed_its_time_and_its_parameters() -> None:
     assert parameters_of(piece) == "1 × 1 · 2 steps · guidance 5 · euler · without fog"
     (piece,) = History().add(order, [picture_of(7, cached=True)])
     assert caption_of(piece) == "Seed 7 · from the cache"
+
+
+def test_all_that_changes_a_picture_is_told_with_its_parameters() -> None:
+    order = replace(
+        ORDER,
+        clip_skip=2,
+        start=Start(64, 64, b"", b"mask"),
+        strength=0.6,
+        loras=(LoraWeight("ink_wash", 0.5),),
+    )
+    (piece,) = History().add(order, [picture_of(7)])
+    assert parameters_of(piece).endswith(
+        "clip skip 2 · from a picture at strength 0.6 where it is marked · ink\\_wash 0.5"
+    )
+    (piece,) = History().add(replace(ORDER, hires_scale=1.5), [picture_of(7)])
+    assert parameters_of(piece).endswith("enlarged 1.5 × by 0.5")
 
 
 def test_progress_is_told_from_the_question_to_the_last_step() -> None:

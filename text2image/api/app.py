@@ -1,4 +1,4 @@
-"""The HTTP application: both dialects, their errors, and answers to what they do not know."""
+"""The HTTP application: its dialects, their errors, and answers to what they do not know."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import grpc_web, openai, probes, rest, schema, v1_grpc
+from text2image.api import a1111, grpc_web, openai, probes, rest, schema, v1_grpc
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
 from text2image.api.paths import Forgiving
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
-from text2image.core.settings import Settings
+from text2image.core.settings import Settings, get_settings
 from text2image.observe import fleet, metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -50,19 +50,25 @@ async def _metrics(request: Request) -> Response:
     return Response(measured + gauges, media_type=CONTENT_TYPE_LATEST)
 
 
-_ROUTERS = (rest.router, openai.router, _operations)
+def _routers() -> list[APIRouter]:
+    """Those of the dialects that the settings want."""
+    others = a1111.ROUTERS if get_settings().a1111 else ()
+    return [rest.router, openai.router, *others, _operations]
 
 
 def http_app() -> FastAPI:
     """An application whose `state.gateway` must be set before its first request."""
     # The routes of `schema` show the description, not FastAPI's own.
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
-    app.openapi = lambda: schema.document(app, (*_ROUTERS, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
-    for router in (*_ROUTERS, grpc_web.router, schema.router):
+    routers = _routers()
+    app.openapi = lambda: schema.document(app, (*routers, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
+    # Pages speak gRPC by its own description.
+    app.state.a1111, app.state.routers = a1111.State(), [*routers, grpc_web.router]
+    for router in (*app.state.routers, schema.router):
         app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
     web = f"/{v1_grpc.SERVICE.full_name}/{{rest:path}}"
-    for path in ("/generate/{rest:path}", "/v1/{rest:path}", web):
+    for path in ("/generate/{rest:path}", "/v1/{rest:path}", "/sdapi/{rest:path}", web):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     return app
@@ -83,12 +89,14 @@ def error_response(path: str, error: Text2ImageError) -> Response:
     """An error as the dialect says it that is spoken at a path."""
     if path.startswith(openai.router.prefix + "/"):
         return openai.error_response(error)
+    if a1111.speaks_at(path):
+        return a1111.error_response(error)
     return rest.error_response(error)
 
 
 async def _unknown(request: Request) -> Response:
     """What no other route takes: a known path with a wrong method, or an unknown path."""
-    for route in (route for router in (*_ROUTERS, grpc_web.router) for route in router.routes):
+    for route in (route for router in request.app.state.routers for route in router.routes):
         match, _ = route.matches(request.scope)
         if match is Match.PARTIAL and isinstance(route, Route):
             methods = set(route.methods or ())
@@ -114,5 +122,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
             }
         }
         return JSONResponse(body, error.status_code, error.headers)
+    if a1111.speaks_at(request.url.path):
+        told = a1111.ErrorResponse(error="HTTPException", detail=message, errors=message)
+        return JSONResponse(told.model_dump(), error.status_code, error.headers)
     shown = rest.ErrorResponse(status_code=error.status_code, message=message, reason=reason)
     return JSONResponse(shown.model_dump(exclude_none=True), error.status_code, error.headers)

@@ -48,7 +48,7 @@ PICTURES = 3
 # sees a broken connection where it should see the answer.
 DISCARD_FACTOR = 16
 
-_JSON_PICTURES = (b'"image"', b'"mask"')
+_JSON_PICTURES = (b'"image"', b'"mask"', b'"init_images"')
 _JSON = re.compile(r"application/([\w!#$&^.+-]+\+)?json", re.IGNORECASE | re.ASCII)
 
 T = TypeVar("T")

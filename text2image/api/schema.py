@@ -235,9 +235,10 @@ def document(app: FastAPI, routers: Iterable[APIRouter]) -> dict[str, Any]:
     described["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "password": {"type": "http", "scheme": "basic"},
     }
     # Keys are asked for where the server has any.
-    described["security"] = [{}, {"bearer": []}, {"key": []}]
+    described["security"] = [{}, {"bearer": []}, {"key": []}, {"password": []}]
     app.openapi_schema = described
     return described
 

@@ -253,6 +253,8 @@ class RequestParams:
     Attributes:
         image, mask: files as they came, of which a gateway makes an `InitImage` that holds both.
         mask_by_alpha: whether the mask's transparent part is what is drawn anew, and not its white one.
+        mask_inverted: whether what the mask does not mark is drawn anew.
+        stretched: whether the image is scaled to the size that is drawn without regard to its proportions.
     """
 
     prompt: str
@@ -272,6 +274,8 @@ class RequestParams:
     strength: float | None = None
     mask: bytes | None = field(default=None, repr=False)
     mask_by_alpha: bool = False
+    mask_inverted: bool | None = None
+    stretched: bool | None = None
     controls: tuple[Control, ...] | None = None
     clip_skip: int | None = None
     hires_scale: float | None = None

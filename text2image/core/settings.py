@@ -429,6 +429,9 @@ class Settings(BaseSettings):
         description="Where clients reach HTTP, as in `https://pictures.example`, for the URLs of pictures; the host "
         "that each request names if unset.",
     )
+    a1111: bool = Field(
+        True, description="Serve the API of A1111's web UI, `/sdapi/v1/`, beside the others."
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log.")
     log_format: Literal["auto", "text", "json"] = Field(
         "auto",

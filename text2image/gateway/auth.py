@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 from collections.abc import Mapping, Sequence
@@ -106,10 +107,22 @@ class KeyRing:
 
 
 def key_in(headers: Mapping[str, str]) -> str | None:
-    """The API key in a request's headers or metadata, by lower-case names; a bearer token comes before `x-api-key`."""
+    """The API key in a request's headers or metadata, by lower-case names.
+
+    A bearer token comes before `x-api-key`, and that before a password, which may be for a proxy on the way.
+    """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return bearer or headers.get("x-api-key", "").strip() or None
+    password = _password_in(token) if scheme.lower() == "basic" else ""
+    return bearer or headers.get("x-api-key", "").strip() or password or None
+
+
+def _password_in(token: str) -> str:
+    """The password of `Authorization: Basic`, whatever the user is called; empty if there is none."""
+    try:
+        return base64.b64decode(token.strip()).decode().partition(":")[2].strip()
+    except ValueError:
+        return ""
 
 
 class Authenticator:
@@ -164,7 +177,8 @@ class Authenticator:
 
 
 _HOW_TO_SHOW = (
-    "this server asks for an API key; send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
+    "this server asks for an API key; send it as `Authorization: Bearer KEY`, as `X-API-Key: KEY`, or as the password "
+    "of `Authorization: Basic`"
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from text2image.core.errors import DeadlineExceeded, Text2ImageError
@@ -27,12 +28,13 @@ MAX_PROGRESS = 16
 class RequestContext:
     """What a client asked for, what the gateway made of it, and the events that the client has yet to read.
 
-    A transport fills in the first six and gives the context to `Gateway.stream` or `Gateway.draw`, once.
+    A transport fills in the first seven and gives the context to `Gateway.stream` or `Gateway.draw`, once.
 
     Attributes:
         title: what files are named after.
         timeout: seconds that the client gives us.
         encoding: the form that its pictures are saved and answered in.
+        watch: is told each event as it is read.
         deadline: the same in the event loop's time, from the moment that the gateway took the request.
         model, request: what it is drawn with, and the params with nothing left open.
         standing: where the caller stands with its rate limits, one by one; None until that is known.
@@ -44,6 +46,7 @@ class RequestContext:
     timeout: float
     options: StreamOptions = field(default_factory=StreamOptions)
     encoding: Encoding = PNG
+    watch: Callable[[ClientEvent], None] | None = None
     deadline: float = field(init=False)
     model: ModelInfo = field(init=False)
     request: Request = field(init=False)
@@ -84,4 +87,6 @@ class RequestContext:
         if isinstance(event, Text2ImageError):
             # Others raise the same error, each from where it was.
             raise event.with_traceback(None)
+        if self.watch:
+            self.watch(event)
         return event

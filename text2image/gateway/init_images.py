@@ -113,7 +113,7 @@ def _steered(control: Control, width: int, height: int, limits: Limits) -> Contr
     if not isinstance(control.image, bytes):
         return control
     try:
-        image = _opened("controls", control.image, limits)
+        image = opened("controls", control.image, limits)
     except InvalidRequest as error:
         why = error.violations[0].reason
         raise _refused("controls", f"name {control.name!r}, whose image {why}") from None
@@ -126,7 +126,7 @@ def _steered(control: Control, width: int, height: int, limits: Limits) -> Contr
             )
             raise _refused("controls", reason)
         hole = _binary(_fitted(clear, width, height)).tobytes()
-    elif _has_alpha(image):
+    elif has_alpha(image):
         ground = Image.new("RGBA", image.size, "black")
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     fitted = _fitted(_rgb(image), width, height)
@@ -138,25 +138,30 @@ def _steered(control: Control, width: int, height: int, limits: Limits) -> Contr
 
 def _begun(params: RequestParams, file: bytes, model: ModelInfo, limits: Limits) -> RequestParams:
     """A request with the pixels of the picture that it begins from, and the size that it is drawn in."""
-    image = _opened("image", file, limits)
-    mask = None if params.mask is None else _opened("mask", params.mask, limits)
+    image = opened("image", file, limits)
+    mask = None if params.mask is None else opened("mask", params.mask, limits)
     width, height = _size(params, model, *image.size)
     marked = (
         _alpha_mask(image) if mask is None else _mask(mask, image, by_alpha=params.mask_by_alpha)
     )
+    if mask is not None and marked and params.mask_inverted:
+        marked = ImageOps.invert(marked)
     if mask is not None and not (marked and marked.getbbox()):
         raise _refused("mask", f"marks nothing to draw anew: {_marks(params)}")
-    fitted = _fitted(_rgb(image), width, height)
+    fit = _stretched if params.stretched else _fitted
+    fitted = fit(_rgb(image), width, height)
     drawn = InitImage.of(
         width,
         height,
         fitted.tobytes(),
-        None if marked is None else _binary(_fitted(marked, width, height)).tobytes(),
+        None if marked is None else _binary(fit(marked, width, height)).tobytes(),
     )
     return replace(params, image=drawn, mask=None, width=width, height=height)
 
 
 def _marks(params: RequestParams) -> str:
+    if params.mask_inverted:
+        return "its black part does"
     return "its transparent part does" if params.mask_by_alpha else "its white part does"
 
 
@@ -164,7 +169,7 @@ def _refused(field: str, reason: str) -> InvalidRequest:
     return InvalidRequest(FieldViolation(field, reason))
 
 
-def _opened(field: str, file: bytes, limits: Limits) -> Image.Image:
+def opened(field: str, file: bytes, limits: Limits) -> Image.Image:
     """A file's first picture, whole, as it is to be looked at."""
     if len(file) > limits.file_bytes:
         raise PayloadTooLarge(
@@ -239,7 +244,12 @@ def _fitted(image: Image.Image, width: int, height: int) -> Image.Image:
     return fitted
 
 
-def _has_alpha(image: Image.Image) -> bool:
+def _stretched(image: Image.Image, width: int, height: int) -> Image.Image:
+    stretched: Image.Image = image.resize((width, height), _SAMPLING)
+    return stretched
+
+
+def has_alpha(image: Image.Image) -> bool:
     return "A" in image.mode or "a" in image.mode or "transparency" in image.info
 
 
@@ -249,7 +259,7 @@ def _alpha(image: Image.Image) -> Image.Image:
 
 def _alpha_mask(image: Image.Image) -> Image.Image | None:
     """What is transparent; None if nothing is."""
-    if not _has_alpha(image):
+    if not has_alpha(image):
         return None
     clear = _alpha(image).point(lambda value: 255 - value)
     return clear if _binary(clear).getbbox() else None
@@ -261,11 +271,11 @@ def _mask(mask: Image.Image, image: Image.Image, *, by_alpha: bool) -> Image.Ima
         sizes = f"{mask.width}x{mask.height} pixels and the image {image.width}x{image.height}"
         raise _refused("mask", f"has {sizes}; both must have one size")
     if by_alpha:
-        if not _has_alpha(mask):
+        if not has_alpha(mask):
             raise _refused("mask", "has no transparent part; that is what is drawn anew")
         return _binary(_alpha(mask).point(lambda value: 255 - value))
     gray = _rgb(mask).convert("L")
-    if _has_alpha(mask):
+    if has_alpha(mask):
         # What is not there is not white.
         gray = Image.composite(gray, Image.new("L", mask.size), _alpha(mask))
     return _binary(gray)

@@ -42,6 +42,8 @@ CHUNK = "parameters"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
+# Letters of another text than ours that is told, and how many such texts are.
+_MAX_TEXT, _MAX_TEXTS = 1 << 14, 32
 # EXIF's own folder of fields, the one for comments, and how such a text begins.
 _EXIF_FOLDER, _USER_COMMENT = 0x8769, 0x9286
 _UNICODE = b"UNICODE\0"
@@ -94,6 +96,36 @@ def read(file: bytes | Path) -> str:
     if isinstance(comment, bytes) and comment.startswith(_UNICODE):
         return comment.removeprefix(_UNICODE).decode("utf-16-be", errors="replace")
     return ""
+
+
+def texts(file: bytes) -> dict[str, str]:
+    """What else a PNG file says in words, by what it calls them; none in other files, and none that is very long.
+
+    Raises:
+        ValueError: it is no picture that can be read.
+    """
+    try:
+        with Image.open(io.BytesIO(file)) as image:
+            said = image.info if image.format == "PNG" else {}
+            words = {str(name): text for name, text in said.items() if isinstance(text, str)}
+    except Exception as error:
+        raise ValueError("it is no picture that can be read") from error
+    short = [each for each in words.items() if each[0] != CHUNK and len(each[1]) <= _MAX_TEXT]
+    return dict(short[:_MAX_TEXTS])
+
+
+def fields(parameters: str) -> dict[str, str]:
+    """What parameters say, one by one, by the names that A1111 gives them; nothing if they are not in its form."""
+    try:
+        prompt, negative_prompt, _ = _prompts(parameters)
+        settings = _settings(parameters)
+    except ValueError:
+        return {}
+    if "Steps" not in settings:
+        return {}
+    width, x, height = settings.get("Size", "").partition("x")
+    sides = {"Size-1": width, "Size-2": height} if x else {}
+    return {"Prompt": prompt, "Negative prompt": negative_prompt, **settings, **sides}
 
 
 def describe(request: Request, seed: int, model: ModelInfo) -> str:

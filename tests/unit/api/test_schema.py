@@ -73,6 +73,7 @@ def test_every_route_is_in_it() -> None:
         "/text2image.v1.ImageGeneration/{method}",
         "/text2image.v1.ImageGeneration/{rest:path}",
         "/v1/{rest:path}",
+        "/sdapi/{rest:path}",
         # Clients are given these URLs, and make none.
         "/v1/images/files/{name:path}",
     }
@@ -111,7 +112,9 @@ def test_events_hold_what_is_told_of_them() -> None:
     assert not checked.is_valid({"type": "image_generation.completed"})
 
 
-@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+@pytest.mark.parametrize(
+    "path", ["/generate", "/v1/images/generations", "/sdapi/v1/txt2img", "/sdapi/v1/img2img"]
+)
 def test_every_way_to_fail_is_told(path: str) -> None:
     responses = DESCRIPTION["paths"][path]["post"]["responses"]
     expected = {400, 401, 403, 404, 408, 413, 415, 429, 499, 500, 503, 504}
@@ -130,9 +133,9 @@ def test_every_answer_to_a_foreign_host_is_told(operation: dict[str, Any]) -> No
 
 def test_probes_need_no_key() -> None:
     for path, methods in DESCRIPTION["paths"].items():
-        (operation,) = methods.values()
-        asks = {} not in operation.get("security", [{}]) or "401" in operation["responses"]
-        assert asks == (path not in PROBES)
+        for operation in methods.values():
+            asks = {} not in operation.get("security", [{}]) or "401" in operation["responses"]
+            assert asks == (path not in PROBES)
 
 
 def test_the_longest_timeout_is_told() -> None:

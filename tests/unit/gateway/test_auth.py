@@ -22,6 +22,7 @@ from text2image.gateway.auth import (
     Credentials,
     KeyRing,
     authenticator_of,
+    key_in,
     openness,
     require_keys,
 )
@@ -78,6 +79,25 @@ def test_a_key_is_told_by_its_name_and_brings_its_own_limits(
     bob = guard.caller(showing("bobs"), Scope.GENERATE)
     assert bob.share == Share("key:bob", 70)
     assert bob.allowance == Allowance((RateLimit(6, "minute"),), 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({"authorization": "Bearer one", "x-api-key": "two"}, "one"),
+        ({"authorization": "Basic bWU6b25l", "x-api-key": "two"}, "two"),
+        ({"authorization": "basic bWU6b25lOjE="}, "one:1"),
+        ({"authorization": "Basic bWU="}, None),
+        ({"authorization": "Basic /w=="}, None),
+        ({"authorization": "Basic é"}, None),
+        ({"authorization": "Basic"}, None),
+        ({"authorization": "Digest one"}, None),
+    ],
+)
+def test_a_key_is_a_bearer_token_a_header_or_a_password(
+    headers: dict[str, str], key: str | None
+) -> None:
+    assert key_in(headers) == key
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,26 @@ def test_of_a_mask_by_alpha_the_transparent_part_is_drawn_anew() -> None:
         reading(file_of(picture()), file_of(hole()), mask_by_alpha=True)
 
 
+def test_of_an_inverted_mask_what_is_black_is_drawn_anew() -> None:
+    read_ = reading(file_of(picture()), file_of(hole()), mask_inverted=True)
+    assert np.array_equal(marked(read_), 255 - np.array(hole()))
+    white = Image.new("L", (128, 96), 255)
+    with pytest.raises(InvalidRequest, match="mask: marks nothing to draw anew: its black part"):
+        reading(file_of(picture()), file_of(white), mask_inverted=True)
+
+
+def test_a_picture_that_is_stretched_keeps_its_borders() -> None:
+    sides = Image.new("RGB", (128, 64), "red")
+    sides.paste("blue", (64, 0, 128, 64))
+    stretched = pixels(reading(file_of(sides), width=64, height=64, stretched=True))
+    assert stretched[32, 0].tolist() == [255, 0, 0]
+    assert stretched[32, 63].tolist() == [0, 0, 255]
+    mask = Image.new("L", (128, 64))
+    mask.paste(255, (0, 0, 16, 64))
+    masked = reading(file_of(sides), file_of(mask), width=64, height=64, stretched=True)
+    assert marked(masked)[32].tolist() == [255] * 8 + [0] * 56
+
+
 def test_equal_pixels_are_the_same_picture_whatever_file_they_were_in() -> None:
     one, other = reading(file_of(picture())), reading(file_of(picture(), "WEBP", lossless=True))
     assert one == other
