@@ -25,7 +25,9 @@ def test_it_draws_over_http(container: Container) -> None:
     assert answer["status_code"] == 200
     saved = container.pictures / Path(answer["image_path"]).name
     assert Pillow.open(saved).size == (128, 128)
-    assert list((container.cache / "text2image/pictures").iterdir()), "the cache is on its volume"
+    # It is kept after the answer.
+    pictures = container.cache / "text2image/pictures"
+    eventually(lambda: list(pictures.iterdir()), "the cache is on its volume")
 
 
 def test_it_draws_over_grpc_for_the_first_client(container: Container, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.harness import Server, eventually, serving
 from tests.e2e.test_bad_input import call_seed
 from tests.e2e.test_cancellation import LONG, is_idle
+from tests.e2e.test_pictures import assert_same, image_of
 from tests.redis import RedisServer
 from text2image.client import Client
 from text2image.core.messages import Counters, Progress
@@ -177,10 +178,11 @@ def test_a_damaged_entry_is_drawn_anew(remembering: Server) -> None:
     # It is kept after the answer.
     (newest,) = eventually(lambda: set(entries(remembering)) - known, "the picture is kept")
     newest.write_bytes(newest.read_bytes()[:-1])
-    for expected in ("miss", "hit"):
-        again = rest(remembering, **fields)
-        assert again.headers["X-Cache"] == expected
-        assert png_of(again) == png_of(first)
+    missed, hit = (rest(remembering, **fields) for _ in range(2))
+    assert [again.headers["X-Cache"] for again in (missed, hit)] == ["miss", "hit"]
+    # Drawn by another graph, compiled meanwhile, it may be one of 255 apart.
+    assert_same(image_of(missed.json()["image_base64"]), image_of(first.json()["image_base64"]))
+    assert png_of(hit) == png_of(missed)
     assert counters(remembering).admitted == before.admitted + 2
     assert remembering.log.count("of the cache is removed") == 1
 

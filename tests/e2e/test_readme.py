@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from PIL import Image
 
 from tests.documents import README, ROOT, blocks, run
 from tests.e2e.harness import Server
@@ -42,6 +43,7 @@ def test_the_python_examples_run_and_leave_their_pictures(
 def test_the_curl_examples_run_and_answer_with_a_picture(
     known_server: Server, tmp_path: Path, document: Path
 ) -> None:
+    Image.new("RGB", (64, 64), "orange").save(tmp_path / "fox.jpg")
     for block in blocks(document, "bash", "curl -s"):
         answer = json.loads(run(["bash", "-c", block], tmp_path))
         picture = answer.get("image_base64") or answer["data"][0]["b64_json"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import hypothesis
 import schemathesis
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
@@ -102,14 +102,25 @@ def _bounded_json(body: bytes, random: Random) -> bytes:
 
 def messages(kind: type[Message], count: int, random: Random) -> Iterator[bytes]:
     """`count` messages of a kind as bytes, and mutants of them."""
-    fields = {field.name: _VALUES[field.type] for field in kind.DESCRIPTOR.fields}
-    drawn = examples(
-        st.fixed_dictionaries({}, optional=fields), count // 4 + 1, random.getrandbits(32)
-    )
+    drawn = examples(_fields_of(kind.DESCRIPTOR), count // 4 + 1, random.getrandbits(32))
     seeds = [kind(**values).SerializeToString() for values in drawn]
     for number in range(count):
         seed = seeds[number % len(seeds)]
         yield _bounded_message(kind, seed if number < len(seeds) else mutant(seed, random), random)
+
+
+def _fields_of(message: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
+    fields = {
+        field.name: st.lists(_values_of(field), max_size=3)
+        if field.is_repeated
+        else _values_of(field)
+        for field in message.fields
+    }
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+def _values_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    return _fields_of(field.message_type) if field.message_type else _VALUES[field.type]
 
 
 def _bounded_message(kind: type[Message], data: bytes, random: Random) -> bytes:

@@ -143,9 +143,10 @@ class Graphs:
         """The last side of what comes out for latents (rows, C, h, w)."""
         return int(self._open.infer([latents.float().contiguous().numpy()])[0].shape[-1])
 
-    def channels_of(self, output: int) -> int:
-        """The second side of an output, counted from 0."""
-        return int(self._compiled[0].outputs[output].partial_shape[1].get_length())
+    def channels_of(self, output: int) -> int | None:
+        """The second side of an output, counted from 0; None where the graph leaves it open."""
+        side = self._compiled[0].outputs[output].partial_shape[1]
+        return None if side.is_dynamic else int(side.get_length())
 
     def free_memory(self) -> None:
         """Gives back what was kept for later calls."""

@@ -236,7 +236,8 @@ class OpenVinoNetworks:
 
     def _output_of(self, latents: torch.Tensor) -> tuple[int, ...]:
         """The shape of a row that the network puts out; for inpainting it takes more channels than that."""
-        return (self._unet.channels_of(0), *latents.shape[2:])
+        channels = self._unet.channels_of(0) or latents.shape[1]
+        return (channels, *latents.shape[2:])
 
     def prepare_encoder(self) -> None:
         if self._encoder:
