@@ -50,7 +50,7 @@ test-fast: .venv/.dev $(CONVERTED) ## Run the unit tests, and one client against
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 	$(PYTEST) tests/e2e/test_first_contract.py
 
-clients: .venv/.dev .venv/.clients tests/clients/node/node_modules $(CONVERTED) ## Run other people's clients against a real server
+clients: .venv/.dev .venv/.clients .venv/.clients-debian tests/clients/node/node_modules $(CONVERTED) ## Run other people's clients against a real server
 	$(PYTEST) -m clients tests/clients
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos
@@ -120,7 +120,7 @@ proto: .venv/.dev ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. \
 		text2image/v1/image_generation.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=text2image/net --pyi_out=text2image/net \
-		text2image.proto
+		text2image.proto orca_load_report.proto
 
 lock: .venv/.dev ## Write the installed versions to requirements/constraints.txt
 	@echo "# Exact versions of all that the other files bring along; made by \`make lock\`." \
@@ -145,6 +145,10 @@ clean: ## Remove the virtual environment and all caches
 	@$(BIN)/python -m venv .venv/clients
 	@.venv/clients/bin/pip install -qq --disable-pip-version-check -r $<
 	@touch $@
+
+# Its clients are generated and compiled; those that lack a compiler are skipped.
+.venv/.clients-debian: requirements/clients-debian.txt .venv/.dev
+	@sh tools/debian.sh $$(grep -v '^#' $<) && touch $@ || echo "clients that need them are not run"
 
 tests/clients/node/node_modules: tests/clients/node/package-lock.json
 	@npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error

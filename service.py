@@ -13,6 +13,7 @@ import gc
 # the time; all of it stays, so that it need not look at it later either.
 gc.disable()
 
+import asyncio
 import logging
 import os
 from pathlib import Path
@@ -68,12 +69,14 @@ bento.patch(refusing(Unread(app.state)), metrics_folder, settings.send_timeout)
 os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies or ""
 
 # BentoML's own limits stand behind ours and must never be met first, since their answers are not in our words.
-TRAFFIC = {"timeout": settings.longest_timeout + settings.drain_timeout}
+TRAFFIC = {"timeout": settings.longest_timeout + settings.drain_timeout + settings.drain_notice}
 # Its access log decodes these two headers strictly, so that an odd byte in one would end the request with a 500.
 LOGGING = {"access": {"request_content_type": False, "request_content_length": False}}
 # Spans are our own (`text2image/observe/tracing.py`). BentoML's would be made for every message of every request, sent
 # nowhere, and cost a quarter of the time that a request takes before it is refused.
 TRACING = {"excluded_urls": [".*"]}
+# Seconds that a request may take from the gateway that has taken it to the runner.
+GATEWAY_LAG = 0.5
 A_YEAR_MS = 365 * 24 * 3600 * 1000
 
 
@@ -125,7 +128,13 @@ class Runner:
     async def start(self) -> None:
         end_with_parent()
         await self.server.start()
-        drain_on_signal(lambda: self.server.drain(settings.drain_timeout))
+        drain_on_signal(self.drain)
+
+    async def drain(self) -> None:
+        if settings.drain_notice and runner_host() is None:
+            # Its gateway is sent the same signal, and goes on for so long.
+            await asyncio.sleep(settings.drain_notice + GATEWAY_LAG)
+        await self.server.drain(settings.drain_timeout)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

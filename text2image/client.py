@@ -107,7 +107,8 @@ class Client:
     in "ink:0.8"; to begin from a picture image, strength and mask, where image and mask are PNG, JPEG or WebP files,
     as bytes or by their paths; to enlarge what is drawn and draw on from there hires_scale, hires_strength,
     hires_steps; controls, a list of `Control` whose image is bytes or a path, or of words as in
-    "canny=edges.png:0.8". `timeout` is in seconds; None leaves it to the server.
+    "canny=edges.png:0.8"; request_id, by which `cancel` knows the request. `timeout` is in seconds; None leaves it to
+    the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:
@@ -184,6 +185,15 @@ class Client:
             raise _ours(error, self._address) from error
         finally:
             call.cancel()
+
+    def cancel(self, request_id: str, *, timeout: float | None = 10.0) -> bool:
+        """Ends a request of this caller's own as `Cancelled`, whoever waits for it; whether there was one."""
+        request = pb.CancelRequest(request_id=request_id)
+        try:
+            answer = self._stub.Cancel(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _ours(error, self._address) from error
+        return bool(answer.found)
 
     def model(self, name: str | None = None, *, timeout: float | None = 10.0) -> ModelInfo:
         """A model of the server, by default the default one: limits, and defaults of every optional field."""

@@ -25,6 +25,8 @@ def environment(server: Server) -> dict[str, str]:
     """Of a program that draws with a server."""
     own = {
         "BASE_URL": f"{server.url}/v1",
+        "HTTP_URL": server.url,
+        "GRPC_ADDRESS": server.address,
         "OPENAI_API_KEY": "none",
         "NO_PROXY": "127.0.0.1",
         # Prices are of no matter here, and are looked up elsewhere.

@@ -1,4 +1,4 @@
-"""Three runners and two gateways on a host each, behind a proxy, and clients that keep them busy."""
+"""Three runners and two gateways on a host each, behind proxies, and clients that keep them busy."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from text2image.client import Client
 from text2image.core.errors import Cancelled, Unavailable
 from text2image.core.messages import Picture, Queued, Status
 
+DEPLOY = ROOT / "deploy"
 PORT = 50061
 HTTP_PORT, GRPC_PORT = 3000, 50051
 STEPS = (5, 10, 20)
 # So long a request may take, whatever is broken on its way.
 PATIENCE = 60.0
 CLIENTS = 8
+# Seconds; haproxy.cfg has a gateway asked each second, and takes it for leaving at its second no.
+NOTICE = "6"
 # Not everybody's PATH has the commands of administrators.
 # What a client may see when the gateway that it is connected to is gone, or the proxy has noticed that.
 _BROKEN = (httpx.TransportError, Unavailable, Cancelled)
@@ -87,8 +90,8 @@ class Clients:
     """Threads that ask for one picture after another, over HTTP and gRPC in turn, and look at what they get.
 
     One whose connection breaks, or who is told to try elsewhere, asks again, as any client should. That is written down
-    in `repeats`, and in `lost` too if the request had been admitted, or may have been. Whatever else goes wrong is in
-    `failures`.
+    in `repeats`, by the transport, and in `lost` too if the request had been admitted, or may have been. Whatever else
+    goes wrong is in `failures`.
     """
 
     def __init__(self, url: str, address: str) -> None:
@@ -125,7 +128,7 @@ class Clients:
             try:
                 png = draw(seed, steps)
             except _BROKEN as error:
-                self.repeats.append(f"{seed}: {error!r}")
+                self.repeats.append(f"{'http' if over_http else 'grpc'} {seed}: {error!r}")
                 self._ending.wait(0.5)
                 continue
             # What the double draws tells from which seed, and in how many steps.
@@ -170,11 +173,17 @@ class Cluster:
     def __init__(self, folder: Path, runners: Sequence[Host], gateways: Sequence[Host]) -> None:
         self.runners = [Runner(folder / host.name, host) for host in runners]
         self.gateway_hosts = list(gateways)
-        self.gateways = [self._gateway(folder / host.name, host) for host in gateways]
-        self._proxy_log = folder / "proxy.log"
-        self._ports = (free_port(), free_port())
+        # The last one gives notice before it leaves, for longer than the proxy takes to see it.
+        notices = ["0"] * (len(gateways) - 1) + [NOTICE]
+        self.gateways = [
+            self._gateway(folder / host.name, host, notice)
+            for host, notice in zip(gateways, notices, strict=True)
+        ]
+        self._folder = folder
+        # Of each proxy, for HTTP and for gRPC.
+        self._ports = {name: (free_port(), free_port()) for name in ("haproxy", "nginx")}
 
-    def _gateway(self, folder: Path, host: Host) -> Server:
+    def _gateway(self, folder: Path, host: Host, notice: str) -> Server:
         return Server(
             folder,
             http_port=HTTP_PORT,
@@ -184,6 +193,7 @@ class Cluster:
             T2I_RUNNERS=",".join(runner.address for runner in self.runners),
             T2I_CACHE_BYTES="0",
             T2I_SAVE_IMAGES="0",
+            T2I_DRAIN_NOTICE=notice,
         )
 
     @contextmanager
@@ -201,19 +211,20 @@ class Cluster:
                     gateway.wait_until_ready()
                 self.complete()
                 # Not before: it takes a server to be there until it finds it is not.
-                self._start_proxy(ending)
+                self._start_haproxy(ending)
+                self._start_nginx(ending)
                 yield
             except BaseException:
-                if self._proxy_log.exists():
-                    print(self._proxy_log.read_text()[-5000:])
+                for log in self._folder.glob("*.log"):
+                    print(log.read_text()[-5000:])
                 for each in (*self.runners, *self.gateways):
                     print(each.log[-5000:])
                 raise
 
     @contextmanager
-    def busy(self) -> Iterator[Clients]:
-        """Clients that ask until the end of the block; none of them may fail."""
-        http, grpc = self._ports
+    def busy(self, proxy: str = "haproxy") -> Iterator[Clients]:
+        """Clients that ask through a proxy until the end of the block; none of them may fail."""
+        http, grpc = self._ports[proxy]
         clients = Clients(f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}")
         with ThreadPoolExecutor(CLIENTS) as pool:
             for number in range(CLIENTS):
@@ -249,8 +260,8 @@ class Cluster:
             runner.process.kill()
             runner.process.wait(PATIENCE)
 
-    def _start_proxy(self, ending: ExitStack) -> None:
-        http, grpc = self._ports
+    def _start_haproxy(self, ending: ExitStack) -> None:
+        http, grpc = self._ports["haproxy"]
         one, two = (host.address for host in self.gateway_hosts)
         addresses = {
             "HTTP_BIND": f"127.0.0.1:{http}",
@@ -260,17 +271,37 @@ class Cluster:
             "HTTP_PORT": str(HTTP_PORT),
             "GRPC_PORT": str(GRPC_PORT),
         }
-        with self._proxy_log.open("wb") as log:
+        self._start_proxy("haproxy", ending, "-f", str(DEPLOY / "haproxy.cfg"), **addresses)
+
+    def _start_nginx(self, ending: ExitStack) -> None:
+        http, grpc = self._ports["nginx"]
+        one, two = (host.address for host in self.gateway_hosts)
+        text = (DEPLOY / "nginx.conf").read_text()
+        for said, here in (
+            ("listen 80", f"listen 127.0.0.1:{http}"),
+            ("listen 50051", f"listen 127.0.0.1:{grpc}"),
+            ("gateway-1:", f"{one}:"),
+            ("gateway-2:", f"{two}:"),
+        ):
+            assert said in text
+            text = text.replace(said, here)
+        config = self._folder / "nginx.conf"
+        config.write_text(text)
+        own = f"daemon off; pid {self._folder}/nginx.pid;"
+        self._start_proxy("nginx", ending, "-c", str(config), "-g", own)
+
+    def _start_proxy(self, name: str, ending: ExitStack, *options: str, **variables: str) -> None:
+        with (self._folder / f"{name}.log").open("wb") as log:
             proxy = subprocess.Popen(
-                [debian.command("haproxy"), "-f", str(ROOT / "deploy" / "haproxy.cfg")],
-                env={**os.environ, **addresses},
+                [debian.command(name), *options],
+                env={**os.environ, **variables},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         ending.callback(proxy.wait, PATIENCE)
         ending.callback(proxy.terminate)
-        eventually(lambda: all(map(_is_open, self._ports)), "the proxy listens")
+        eventually(lambda: all(map(_is_open, self._ports[name])), f"{name} listens")
 
 
 def _is_open(port: int) -> bool:

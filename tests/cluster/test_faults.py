@@ -75,11 +75,25 @@ def test_a_runner_that_slows_down_gets_less_to_do(cluster: Cluster) -> None:
 
 def test_a_gateway_that_ends_answers_all_that_it_has_taken(cluster: Cluster) -> None:
     leaving = cluster.gateways[0]
+    with cluster.busy() as behind_haproxy, cluster.busy("nginx") as behind_nginx:
+        assert leaving.stop() == 0
+        for clients in (behind_haproxy, behind_nginx):
+            clients.draws_more(10)
+            assert clients.lost == []
+            # Whoever came too late was refused, and the proxy asked the other one. In gRPC the client does it.
+            assert [each for each in clients.repeats if each.startswith("http")] == []
+        leaving.start()
+        leaving.wait_until_ready()
+    cluster.complete()
+
+
+def test_a_gateway_that_gives_notice_is_left_before_it_refuses_anybody(cluster: Cluster) -> None:
+    leaving = cluster.gateways[-1]
     with cluster.busy() as clients:
         assert leaving.stop() == 0
         clients.draws_more(10)
-        # Who came too late was refused, and asked the other one.
-        assert clients.lost == []
+        # Over gRPC neither, where a refusal would reach the client.
+        unharmed(clients)
         leaving.start()
         leaving.wait_until_ready()
     cluster.complete()

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.e2e.harness import Server, serving
+from tests.web import call, framed
 
 ORIGIN = "https://pictures.example"
 EVIL = "http://evil.example"
@@ -49,6 +50,24 @@ def test_a_page_may_send_what_official_clients_send(open_server: Server, path: s
     assert answer.headers["Access-Control-Allow-Origin"] in {"*", ORIGIN}
     allowed = answer.headers["Access-Control-Allow-Headers"].lower()
     assert set(OFFICIAL.split(",")) <= {name.strip() for name in allowed.split(",")}
+
+
+def test_a_page_that_may_speaks_grpc_web(open_server: Server) -> None:
+    url = f"{open_server.url}/text2image.v1.ImageGeneration/GetModel"
+    sent = "content-type,grpc-timeout,x-api-key,x-grpc-web,x-user-agent"
+    asked = {
+        "Origin": ORIGIN,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": sent,
+    }
+    answer = httpx.options(url, headers=asked)
+    assert answer.status_code == 200
+    allowed = answer.headers["Access-Control-Allow-Headers"].lower()
+    assert set(sent.split(",")) <= {name.strip() for name in allowed.split(",")}
+    headers = {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}
+    http, model = call(open_server.url, "GetModel", framed(b""), **headers)
+    assert model.status == 0
+    assert http.headers["Access-Control-Allow-Origin"] in {"*", ORIGIN}
 
 
 @pytest.mark.parametrize("path", PATHS)

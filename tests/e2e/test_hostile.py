@@ -76,6 +76,7 @@ def attack_messages(server: Server, count: int, random: Random) -> Outcomes:
         f"{V1}/Generate": (v1.GenerateRequest, 5),
         f"{V1}/GetModel": (v1.GetModelRequest, 1),
         f"{V1}/ListModels": (v1.ListModelsRequest, 1),
+        f"{V1}/Cancel": (v1.CancelRequest, 1),
         "/grpc.health.v1.Health/Check": (health_pb2.HealthCheckRequest, 1),
         "/grpc.health.v1.Health/List": (health_pb2.HealthListRequest, 1),
     }

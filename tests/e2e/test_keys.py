@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from tests.e2e.dialects import DIALECTS, KINDS, Answer, Ask, in_v1
 from tests.e2e.harness import ROOT, Server, serving
+from tests.web import call
 from text2image.client import Client
 from text2image.core.keys import ApiKey, KeysFile, Scope, hash_of
 from text2image.v1 import image_generation_pb2 as v1
@@ -145,6 +146,13 @@ def test_whoever_looks_after_the_server_needs_no_key(guarded: Server) -> None:
 
 def test_the_key_is_asked_for_before_anything_else(guarded: Server, ask: Ask, dialect: str) -> None:
     check_refusal(ask(guarded, None, steps=-1), 401, dialect)
+
+
+def test_a_page_is_asked_for_a_key_before_it_is_told_anything(guarded: Server) -> None:
+    for shown, status in ((None, 16), (UNKNOWN, 16), (ADMIN, 7), (DRAWER, 3)):
+        _, answer = call(guarded.url, "Generate", b"", **(bearer(shown) if shown else {}))
+        assert answer.status == status
+        assert "endpoint-load-metrics-bin" not in answer.trailers
 
 
 @pytest.mark.parametrize("path", ["/", "/generate", "/v1/images/generations"])

@@ -137,6 +137,17 @@ def test_every_dialect_says_it_in_its_own_way_and_draws_the_same(server: Server)
     assert "a cat <lora:blueprint:0.8>\nSteps: 5" in image_of(png).text["parameters"]
 
 
+def test_balancers_are_told_which_adapters_are_in_memory(server: Server) -> None:
+    assert posted(server, "a fox", loras=[{"name": "blueprint"}]).status_code == 200
+
+    def told() -> bool:
+        gauges = httpx.get(f"{server.url}/metrics").text
+        own = 'text2image_adapter_loaded{adapter="blueprint",model="embedded"} 1.0' in gauges
+        return own and ",blueprint" in gauges.split("running_lora_adapters=", 1)[1].split(" ")[0]
+
+    eventually(told, "the gauges name it")
+
+
 def test_what_cannot_be_used_is_refused_with_what_there_is(server: Server) -> None:
     for fields, reason in (
         (

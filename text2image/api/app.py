@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import a1111, huggingface, openai, probes, rest, schema
+from text2image.api import a1111, grpc_web, huggingface, openai, probes, rest, schema, v1_grpc
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
@@ -22,7 +22,7 @@ from text2image.api.paths import Forgiving
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
 from text2image.core.settings import Settings, get_settings
-from text2image.observe import metrics
+from text2image.observe import fleet, metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
@@ -44,7 +44,10 @@ async def _metrics(request: Request) -> Response:
         gateway_of(request).authenticate(credentials_of(request), Scope.ADMIN)
     except Text2ImageError as error:
         return rest.error_response(error)
-    return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
+    runners = gateway_of(request).runners
+    gauges = fleet.exposition(runners.status, runners.elected.models)
+    measured = await asyncio.to_thread(metrics.exposition)
+    return Response(measured + gauges, media_type=CONTENT_TYPE_LATEST)
 
 
 def _routers() -> list[APIRouter]:
@@ -59,11 +62,13 @@ def http_app() -> FastAPI:
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
     routers = _routers()
     app.openapi = lambda: schema.document(app, (*routers, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
-    app.state.a1111, app.state.routers = a1111.State(), routers
-    for router in (*routers, schema.router):
+    # Pages speak gRPC by its own description.
+    app.state.a1111, app.state.routers = a1111.State(), [*routers, grpc_web.router]
+    for router in (*app.state.routers, schema.router):
         app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
-    ours = ("/generate", "/v1", huggingface.PREFIX, "/sdapi")
+    web = f"/{v1_grpc.SERVICE.full_name}"
+    ours = ("/generate", "/v1", huggingface.PREFIX, "/sdapi", web)
     for path in (f"{prefix}/{{rest:path}}" for prefix in ours):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive
 
+from text2image.api import load
 from text2image.core.errors import (
     Cancelled,
     FieldViolation,
@@ -97,6 +98,8 @@ async def answer(
     """
     response = await _answered(request, transport, work, refuse)
     context: RequestContext | None = getattr(request.state, "context", None)
+    if context:
+        load.add_header(request.headers, response.headers, gateway_of(request))
     for spending in (context and context.standing) or ():
         limit = spending.limit
         policy = f'"{limit.period}";q={limit.megapixel_steps};w={limit.seconds};qu="{WORK_UNIT}"'

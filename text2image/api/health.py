@@ -8,6 +8,7 @@ from contextlib import aclosing
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 
+from text2image.core.errors import ModelNotFound, Unavailable
 from text2image.gateway.generate import Gateway
 from text2image.net.rpc import Context, Handler, Malformed, abort, checked
 
@@ -15,7 +16,11 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Health"]
 
 
 class Health:
-    """The servicer; the server as a whole, `""`, and each of `services` are as ready as the gateway is."""
+    """The servicer; the server as a whole, `""`, and each of `services` are as ready as the gateway is.
+
+    A model is one by each of its names, and serves if it is loaded or would be for a request. Models are not listed:
+    nobody shows a key here.
+    """
 
     def __init__(self, gateway: Gateway, services: tuple[str, ...]) -> None:
         self._gateway = gateway
@@ -64,8 +69,11 @@ class Health:
             await abort(context, error)
 
     def _answer(self, service: str) -> pb.HealthCheckResponse:
-        if service not in self._services:
-            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
         ready = self._gateway.is_ready
+        if service not in self._services:
+            try:
+                ready = ready and self._gateway.runners.serves(service)
+            except (ModelNotFound, Unavailable):
+                return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
         status = pb.HealthCheckResponse.SERVING if ready else pb.HealthCheckResponse.NOT_SERVING
         return pb.HealthCheckResponse(status=status)

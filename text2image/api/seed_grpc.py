@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+from text2image.api import load
 from text2image.api.v1_grpc import credentials_of, timeout_of, trace
 from text2image.core import validation
 from text2image.core.errors import InvalidRequest
@@ -40,8 +41,10 @@ class Text2ImageService:
         try:
             with self._gateway.metrics.request(TRANSPORT):
                 caller = self._gateway.authenticate(credentials_of(context))
+                load.add_trailers(context, self._gateway)
                 message = checked(request)
                 drawing = await self._gateway.draw(self._asked(caller, message, context))
+                load.add_trailers(context, self._gateway)
                 return _response(drawing, with_images=message.HasField("n"))
         except Exception as error:
             return _refusal(error)

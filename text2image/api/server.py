@@ -90,7 +90,8 @@ class GatewayServer:
 
     async def drain(self) -> None:
         """Refuses new work on every transport and finishes the admitted, as long as the settings allow."""
-        await self.gateway.drain(self._settings.drain_timeout)
+        settings = self._settings
+        await self.gateway.drain(settings.drain_timeout, settings.drain_notice)
 
     async def stop(self) -> None:
         """Ends all calls and closes all connections."""

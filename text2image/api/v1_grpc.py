@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import grpc
 
+from text2image.api import load
 from text2image.core.settings import Settings
 from text2image.gateway.auth import Credentials, key_in
 from text2image.gateway.context import RequestContext
@@ -17,14 +18,16 @@ from text2image.net.rpc import Context, Handler, Malformed, abort, checked, head
 from text2image.observe import tracing
 from text2image.v1 import image_generation_pb2 as pb
 
-TRANSPORT = "grpc_v1"
+TRANSPORT, WEB_TRANSPORT = "grpc_v1", "grpc_web"
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
 
 
 class ImageGeneration:
     """The servicer. Unlike a runner it sends PNG, and aggregates its runners' status."""
 
-    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, *, over_http: bool = False) -> None:
+        """`over_http` tells whether calls come as requests of HTTP, where each has its trace before it gets here."""
+        self._transport = WEB_TRANSPORT if over_http else TRANSPORT
         self._gateway = gateway
         self._settings = settings
 
@@ -35,17 +38,25 @@ class ImageGeneration:
             "GetModel": self.get_model,
             "ListModels": self.list_models,
             "WatchStatus": self.watch_status,
+            "Cancel": self.cancel,
         }
 
     async def generate(
         self, request: pb.GenerateRequest | Malformed, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        await trace(context)
+        if self._transport is TRANSPORT:
+            await trace(context)
+        gateway = self._gateway
         try:
-            with self._gateway.metrics.request(TRANSPORT):
-                async with aclosing(self._gateway.stream(self._asked(request, context))) as events:
-                    async for event in events:
-                        yield wire.client_event_to(event)
+            with gateway.metrics.request(self._transport):
+                asked = self._asked(request, context)
+                # With an error as well, but not for strangers.
+                load.add_trailers(context, gateway)
+                with gateway.in_flight.named(asked, checked(request).request_id):
+                    async with aclosing(gateway.stream(asked)) as events:
+                        async for event in events:
+                            yield wire.client_event_to(event)
+            load.add_trailers(context, gateway)
         except Exception as error:
             await abort(context, error)
 
@@ -77,6 +88,16 @@ class ImageGeneration:
             async with aclosing(self._gateway.statuses()) as statuses:
                 async for status in statuses:
                     yield wire.status_to(status)
+        except Exception as error:
+            await abort(context, error)
+
+    async def cancel(
+        self, request: pb.CancelRequest | Malformed, context: Context
+    ) -> pb.CancelResponse:
+        try:
+            caller = self._gateway.authenticate(credentials_of(context))
+            found = self._gateway.in_flight.cancel(caller, checked(request).request_id)
+            return pb.CancelResponse(found=found)
         except Exception as error:
             await abort(context, error)
 

@@ -34,9 +34,13 @@ def draining() -> Unavailable:
 
 
 class Work:
-    """What is admitted and not yet finished; closed to more once draining has begun."""
+    """What is admitted and not yet finished; closed to more once draining has begun.
+
+    From `leaving` on balancers are told to go elsewhere.
+    """
 
     def __init__(self) -> None:
+        self.leaving = False
         self.draining = False
         # What ends each when the time to drain is over.
         self._admitted: dict[object, Callable[[], None]] = {}
@@ -67,7 +71,7 @@ class Work:
 
     async def drain(self, grace: float) -> None:
         """Refuses new work, waits for the admitted at most `grace` seconds, and ends what is left."""
-        self.draining = True
+        self.leaving = self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._idle.wait()

@@ -233,7 +233,7 @@ class ModelStatus:
 
     `detail` says what is being loaded, or why that failed; `seconds` is the predicted time until it is loaded if it is
     asked for now, 0 if it is, and None where that is not known. `offers` changes with the adapters and ControlNets
-    that it has.
+    that it has; of both `adapters` are in memory, and `waiting_adapters` are being read.
     """
 
     name: str
@@ -242,6 +242,8 @@ class ModelStatus:
     detail: str = ""
     seconds: float | None = 0.0
     offers: str = ""
+    adapters: tuple[str, ...] = ()
+    waiting_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -498,7 +500,8 @@ class Status:
     """An engine's state and load; `backlog_seconds` is the predicted time until all admitted work is done.
 
     `pace` is the seconds that a million pixel-steps add to it, 0 where that is not known. `models` are those of its
-    catalogue, the default one first; earlier versions tell of none.
+    catalogue, the default one first; earlier versions tell of none. `waiting` are those of the active samples that have
+    not taken their first step. `utilization` is the backlog as a share of the longest that is admitted.
     """
 
     state: State
@@ -508,3 +511,5 @@ class Status:
     counters: Counters = field(default_factory=Counters)
     pace: float = 0.0
     models: tuple[ModelStatus, ...] = ()
+    waiting: int = 0
+    utilization: float = 0.0

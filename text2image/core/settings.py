@@ -327,6 +327,12 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         60.0, ge=0, description="Seconds that admitted work may take after SIGTERM."
     )
+    drain_notice: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which requests are still taken while `/readyz` says 503 already, so that "
+        "balancers that look at it send no more before any is refused.",
+    )
     runner_retries: int = Field(
         2, ge=0, description="How often a request is sent again when its runner dies."
     )

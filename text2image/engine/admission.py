@@ -31,7 +31,7 @@ class Backlog:
         """Refuses what would wait longer than `max_seconds`."""
         self.scheduler = Scheduler()
         self.costs = costs
-        self._max_seconds = max_seconds
+        self.max_seconds = max_seconds
 
     def admit(self, generation: Generation) -> float:
         """Adds a request's samples to the scheduler and returns the predicted seconds until its last picture.
@@ -102,7 +102,7 @@ class Backlog:
                 f"this takes about {alone:.1f} s on an idle server and the deadline is in "
                 f"{max(0.0, allowed):.1f} s; allow more time or ask for fewer steps"
             )
-        excess = max(waiting + drawing - allowed, waiting - self._max_seconds)
+        excess = max(waiting + drawing - allowed, waiting - self.max_seconds)
         if excess > 0:
             # A device that is too slow just now, as beside other programs, is so whether somebody waits or not.
             holds = waiting if drawing <= allowed else waiting + drawing
@@ -112,7 +112,7 @@ class Backlog:
                 reason=Unavailable.FULL,
                 retry_after=max(MIN_RETRY_SECONDS, excess),
                 lasts=min(MAX_LASTING_SECONDS, LASTING_SHARE * holds),
-                anything=waiting > min(allowed, self._max_seconds),
+                anything=waiting > min(allowed, self.max_seconds),
             )
         return None
 

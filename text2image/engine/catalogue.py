@@ -11,7 +11,7 @@ Called from the event loop alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -333,8 +333,13 @@ class Catalogue:
             raise not_loaded(slot, seconds)
         return Loading(slot.detail or "waiting for its turn to be loaded", seconds)
 
-    def statuses(self, now: float, backlog: float = 0.0) -> tuple[ModelStatus, ...]:
-        """How each model is that is known, the default one first."""
+    def statuses(
+        self,
+        now: float,
+        backlog: float = 0.0,
+        adapters_of: Callable[[Slot, bool], tuple[str, ...]] = lambda slot, ready: (),
+    ) -> tuple[ModelStatus, ...]:
+        """How each model is that is known, the default one first; `adapters_of` as `RequestAdapters.names`."""
         return tuple(
             ModelStatus(
                 name=slot.name,
@@ -343,6 +348,8 @@ class Catalogue:
                 detail=slot.detail,
                 seconds=self.seconds_until_open(slot, now, backlog),
                 offers=slot.offers,
+                adapters=adapters_of(slot, True),
+                waiting_adapters=adapters_of(slot, False),
             )
             for slot in self.slots.values()
             if slot.info is not None and not slot.gone

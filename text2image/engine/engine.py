@@ -155,7 +155,9 @@ class Engine:
             active=backlog.samples() + steps.decoding if backlog and steps else 0,
             counters=Counters(admitted=self._admitted, refused=self._refused, **counters),
             pace=self._pace(),
-            models=self._catalogue.statuses(time.monotonic(), seconds),
+            models=self._catalogue.statuses(time.monotonic(), seconds, self._adapters.names),
+            waiting=backlog.waiting() if backlog else 0,
+            utilization=seconds / backlog.max_seconds if backlog else 0.0,
         )
 
     def _pace(self) -> float:
@@ -164,11 +166,6 @@ class Engine:
             return 0.0
         info, (key, work) = self._model, self._usual
         return self._worker.backlog.pace(key, work) * MEGA / (info.width * info.height)
-
-    @property
-    def waiting(self) -> int:
-        """Samples that are admitted and have no rows yet."""
-        return self._worker.backlog.waiting() if self._worker.backlog else 0
 
     @property
     def memory(self) -> MemoryReading | None:

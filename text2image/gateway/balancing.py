@@ -12,15 +12,35 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 from text2image.core.limits import MEGA
-from text2image.core.messages import Status
+from text2image.core.messages import State, Status
 
 # Seconds for a megapixel-step on a runner that does not say, which is then taken to be like all others.
 UNKNOWN_PACE = 0.2
 # How many runners a request chooses among. Two would do against the crowd; three lose less where there is none.
 CHOICES = 3
+
+
+class FleetLoad(NamedTuple):
+    """What several runners have before them, each as `Status` has it."""
+
+    backlog_seconds: float
+    active: int
+    waiting: int
+    utilization: float
+
+    @classmethod
+    def of(cls, statuses: Sequence[Status]) -> Self:
+        """The longest backlog, the sum of their samples, and the mean utilization of those that take work."""
+        working = [status for status in statuses if status.state is State.READY] or statuses
+        return cls(
+            backlog_seconds=max(status.backlog_seconds for status in statuses),
+            active=sum(status.active for status in statuses),
+            waiting=sum(status.waiting for status in statuses),
+            utilization=sum(status.utilization for status in working) / len(working),
+        )
 
 
 class Load:

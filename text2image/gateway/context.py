@@ -63,6 +63,11 @@ class RequestContext:
         self._unread.append(event)
         self._arrived.set()
 
+    def end(self, error: Text2ImageError) -> None:
+        """Makes an error the next and last that the client reads, whatever has waited for it."""
+        self._unread.clear()
+        self.put(error)
+
     async def next(self) -> ClientEvent:
         """The next event.
 

@@ -36,6 +36,7 @@ from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import RequestContext
 from text2image.gateway.denylist import DenyList
 from text2image.gateway.finishing import Finisher
+from text2image.gateway.in_flight import InFlight
 from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
@@ -102,6 +103,7 @@ class Gateway:
         self.metrics = metrics
         self.work = work
         self.urls = urls
+        self.in_flight = InFlight()
         self._store = store
         self._cache = cache
         self._finisher = finisher or Finisher(metrics)
@@ -117,18 +119,19 @@ class Gateway:
 
     @property
     def is_ready(self) -> bool:
-        return self.runners.is_ready and not self.work.draining
+        return self.runners.is_ready and not self.work.leaving
 
     async def statuses(self) -> AsyncGenerator[Status, None]:
         """The runners' status as one, now and after each change, until the gateway closes."""
         async with aclosing(self.runners.statuses()) as statuses:
             async for status in statuses:
-                yield replace(status, state=State.DRAINING) if self.work.draining else status
+                yield replace(status, state=State.DRAINING) if self.work.leaving else status
 
-    async def drain(self, grace: float) -> None:
-        """Refuses new requests and finishes the admitted within `grace` seconds."""
-        self.work.draining = True
+    async def drain(self, grace: float, notice: float = 0.0) -> None:
+        """Tells balancers, after `notice` seconds refuses new requests, and finishes the admitted within `grace`."""
+        self.work.leaving, self.work.draining = True, not notice
         self.runners.notify()
+        await asyncio.sleep(notice)
         await self.work.drain(grace)
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 
 from text2image.core.errors import DeadlineExceeded, Unavailable
@@ -24,7 +25,7 @@ from text2image.core.messages import (
     Status,
     StreamOptions,
 )
-from text2image.gateway.balancing import first_to_finish
+from text2image.gateway.balancing import FleetLoad, first_to_finish
 from text2image.gateway.discovery import follow, name_in
 from text2image.gateway.election import Elected, elect
 from text2image.gateway.refusals import Kind
@@ -140,7 +141,7 @@ class Runners:
     @property
     def status(self) -> Status:
         """All runners as one: its state is the best of theirs, its load the sum, its backlog the longest."""
-        known = [link.status for link in self._links if link not in self._elected.odd] or [_NOBODY]
+        known = self._known_statuses
         states = {status.state for status in known}
         state = next(state for state in _BEST_FIRST if state in states)
         counters = {
@@ -152,11 +153,19 @@ class Runners:
             detail="; ".join(
                 f"{link.name}: {link.status.detail}" for link in self._links if link.status.detail
             ),
-            backlog_seconds=max(status.backlog_seconds for status in known),
-            active=sum(status.active for status in known),
             counters=Counters(**counters),
             models=tuple(self._status_of(model) for model in self._elected.models),
+            **self.load._asdict(),
         )
+
+    @property
+    def _known_statuses(self) -> list[Status]:
+        return [link.status for link in self._links if link not in self._elected.odd] or [_NOBODY]
+
+    @property
+    def load(self) -> FleetLoad:
+        """What all runners have before them."""
+        return FleetLoad.of(self._known_statuses)
 
     def _status_of(self, model: ModelInfo) -> ModelStatus:
         """How a model is on the runner that has come furthest with it."""
@@ -170,7 +179,12 @@ class Runners:
             # Of an earlier version, which has no other model.
             state = ModelState.LOADED if self._able(model.id) else ModelState.FAILED
             return ModelStatus(name=model.id, revision=model.revision, state=state)
-        return min(told, key=lambda status: _FURTHEST.get(status.state, len(_FURTHEST)))
+        furthest = min(told, key=lambda status: _FURTHEST.get(status.state, len(_FURTHEST)))
+        ready = {name for status in told for name in status.adapters}
+        waiting = {name for status in told for name in status.waiting_adapters} - ready
+        return replace(
+            furthest, adapters=tuple(sorted(ready)), waiting_adapters=tuple(sorted(waiting))
+        )
 
     async def statuses(self) -> AsyncGenerator[Status, None]:
         """The status now and after each change, until `close`."""
@@ -214,6 +228,15 @@ class Runners:
         """
         default = self.model
         return self._elected.named(name) if name else default
+
+    def serves(self, name: str) -> bool:
+        """Whether a runner draws with the model of this name or alias, or would load it for a request.
+
+        Raises:
+            ModelNotFound, Unavailable: as `named` says.
+        """
+        model = self.named(name)
+        return bool(self._able(model.id)) and self._status_of(model).state is not ModelState.FAILED
 
     @property
     def may_refuse_anything(self) -> bool:

@@ -187,7 +187,10 @@ def headers_in(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
 
 async def abort(context: Context, error: Exception) -> NoReturn:
     """Ends the call with an error's status; what is none of ours is logged under an id and told as internal."""
-    await context.abort_with_status(rpc_errors.status_of(as_ours(error)))
+    status = rpc_errors.status_of(as_ours(error))
+    # grpc would send the status' own trailers in place of those that are set already.
+    trailers = (*(context.trailing_metadata() or ()), *(status.trailing_metadata or ()))
+    await context.abort(status.code, status.details, trailers)
     raise AssertionError("abort_with_status raises")
 
 

@@ -452,9 +452,13 @@ def status_to(status: Status) -> pb.WatchStatusResponse:
                 detail=model.detail,
                 seconds=model.seconds,
                 offers=model.offers,
+                adapters=model.adapters,
+                waiting_adapters=model.waiting_adapters,
             )
             for model in status.models
         ],
+        waiting=status.waiting,
+        utilization=status.utilization,
         counters=pb.Counters(
             **{
                 field.name: getattr(status.counters, field.name)
@@ -483,7 +487,11 @@ def status_from(message: pb.WatchStatusResponse) -> Status:
                 detail=model.detail,
                 seconds=_seconds_in(model),
                 offers=model.offers,
+                adapters=tuple(model.adapters),
+                waiting_adapters=tuple(model.waiting_adapters),
             )
             for model in message.models
         ),
+        waiting=message.waiting,
+        utilization=message.utilization,
     )

@@ -34,9 +34,12 @@ from text2image.core.errors import (
     Unavailable,
 )
 from text2image.observe import tracing
+from text2image.observe.rates import Rates
 
 logger = logging.getLogger(__name__)
 
+# Codes of requests that another server might have answered.
+_FAILURES = frozenset(("INTERNAL", "UNAVAILABLE"))
 _REFUSALS = (ContentBlocked, Unauthenticated, PermissionDenied, QuotaExceeded, Unavailable)
 # What is there from the beginning, at 0, so that its first increase is one.
 _REASONS = (
@@ -143,6 +146,8 @@ class GatewayMetrics:
             ["reason"],
             registry=registry,
         )
+        # Of this process alone, for the balancer that asks it.
+        self.rates = Rates()
         self.auth_failures = auth_failures(registry)
         self.pictures = Counter(
             "text2image_pictures",
@@ -207,6 +212,7 @@ class GatewayMetrics:
         finally:
             self._in_flight.labels(transport).dec()
             self._requests.labels(transport, code).inc()
+            self.rates.count(failed=code in _FAILURES)
             told = {"transport": transport, "code": code, "error_id": error_id}
             seconds = time.perf_counter() - began
             logger.info("%s request: %s, %.3f s", transport, code, seconds, extra=told)
@@ -215,6 +221,7 @@ class GatewayMetrics:
         """Counts a request that was refused before anything was done for it; the log has a line for many."""
         for counter in self._unread_counters(transport, error.grpc_code, error.reason):
             counter.inc()
+        self.rates.count(failed=error.grpc_code in _FAILURES)
         self._unread += 1
         now = time.monotonic()
         if now - self._unread_told >= UNREAD_LOG_SECONDS:

@@ -200,4 +200,4 @@ class RunnerServer:
         async for status in self._engine.watch(min_interval=1.0):
             if status.state is State.READY:
                 self._metrics.serves(self._engine.model)
-            self._metrics.update(status, self._engine.waiting, self._engine.memory)
+            self._metrics.update(status, status.waiting, self._engine.memory)

@@ -21,7 +21,7 @@ STATE_DRAINING: State
 STATE_FAILED: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model", "loras", "image", "strength", "mask", "controls", "clip_skip", "hires_scale", "hires_strength", "hires_steps")
+    __slots__ = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "n", "sampler", "progress_every", "preview_every", "schedule", "quality", "model", "loras", "image", "strength", "mask", "controls", "clip_skip", "hires_scale", "hires_strength", "hires_steps", "request_id")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class GenerateRequest(_message.Message):
     HIRES_SCALE_FIELD_NUMBER: _ClassVar[int]
     HIRES_STRENGTH_FIELD_NUMBER: _ClassVar[int]
     HIRES_STEPS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     width: int
@@ -68,7 +69,8 @@ class GenerateRequest(_message.Message):
     hires_scale: float
     hires_strength: float
     hires_steps: int
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., controls: _Optional[_Iterable[_Union[Control, _Mapping]]] = ..., clip_skip: _Optional[int] = ..., hires_scale: _Optional[float] = ..., hires_strength: _Optional[float] = ..., hires_steps: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., sampler: _Optional[str] = ..., progress_every: _Optional[int] = ..., preview_every: _Optional[int] = ..., schedule: _Optional[str] = ..., quality: _Optional[str] = ..., model: _Optional[str] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., controls: _Optional[_Iterable[_Union[Control, _Mapping]]] = ..., clip_skip: _Optional[int] = ..., hires_scale: _Optional[float] = ..., hires_strength: _Optional[float] = ..., hires_steps: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Lora(_message.Message):
     __slots__ = ("name", "weight", "hash")
@@ -322,7 +324,7 @@ class WatchStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchStatusResponse(_message.Message):
-    __slots__ = ("state", "detail", "backlog_seconds", "active", "counters", "pace", "models")
+    __slots__ = ("state", "detail", "backlog_seconds", "active", "counters", "pace", "models", "waiting", "utilization")
     STATE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     BACKLOG_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +332,8 @@ class WatchStatusResponse(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     PACE_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     state: State
     detail: str
     backlog_seconds: float
@@ -337,23 +341,41 @@ class WatchStatusResponse(_message.Message):
     counters: Counters
     pace: float
     models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
-    def __init__(self, state: _Optional[_Union[State, str]] = ..., detail: _Optional[str] = ..., backlog_seconds: _Optional[float] = ..., active: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., pace: _Optional[float] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
+    waiting: int
+    utilization: float
+    def __init__(self, state: _Optional[_Union[State, str]] = ..., detail: _Optional[str] = ..., backlog_seconds: _Optional[float] = ..., active: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., pace: _Optional[float] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., waiting: _Optional[int] = ..., utilization: _Optional[float] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("name", "revision", "state", "detail", "seconds", "offers")
+    __slots__ = ("name", "revision", "state", "detail", "seconds", "offers", "adapters", "waiting_adapters")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     OFFERS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     state: str
     detail: str
     seconds: float
     offers: str
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., seconds: _Optional[float] = ..., offers: _Optional[str] = ...) -> None: ...
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    waiting_adapters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., seconds: _Optional[float] = ..., offers: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ..., waiting_adapters: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CancelRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class CancelResponse(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
 
 class Counters(_message.Message):
     __slots__ = ("admitted", "completed", "failed", "cancelled", "refused", "batches", "sample_steps", "steps_saved", "retries", "dropped", "out_of_memory")

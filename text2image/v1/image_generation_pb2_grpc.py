@@ -58,6 +58,11 @@ class ImageGenerationStub:
                 request_serializer=text2image_dot_v1_dot_image__generation__pb2.WatchStatusRequest.SerializeToString,
                 response_deserializer=text2image_dot_v1_dot_image__generation__pb2.WatchStatusResponse.FromString,
                 _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/text2image.v1.ImageGeneration/Cancel',
+                request_serializer=text2image_dot_v1_dot_image__generation__pb2.CancelRequest.SerializeToString,
+                response_deserializer=text2image_dot_v1_dot_image__generation__pb2.CancelResponse.FromString,
+                _registered_method=True)
 
 
 class ImageGenerationServicer:
@@ -96,6 +101,13 @@ class ImageGenerationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cancel(self, request, context):
+        """Ends the caller's own Generate that has the same request_id, within one step: that call ends as CANCELLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImageGenerationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +130,11 @@ def add_ImageGenerationServicer_to_server(servicer, server):
                     servicer.WatchStatus,
                     request_deserializer=text2image_dot_v1_dot_image__generation__pb2.WatchStatusRequest.FromString,
                     response_serializer=text2image_dot_v1_dot_image__generation__pb2.WatchStatusResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=text2image_dot_v1_dot_image__generation__pb2.CancelRequest.FromString,
+                    response_serializer=text2image_dot_v1_dot_image__generation__pb2.CancelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +249,33 @@ class ImageGeneration:
             '/text2image.v1.ImageGeneration/WatchStatus',
             text2image_dot_v1_dot_image__generation__pb2.WatchStatusRequest.SerializeToString,
             text2image_dot_v1_dot_image__generation__pb2.WatchStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/text2image.v1.ImageGeneration/Cancel',
+            text2image_dot_v1_dot_image__generation__pb2.CancelRequest.SerializeToString,
+            text2image_dot_v1_dot_image__generation__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,7 +62,7 @@ def test_every_route_is_in_it() -> None:
     hidden = {route.path for route in routes if not route.include_in_schema}
     assert set(DESCRIPTION["paths"]) - own == PROBES, "BentoML's"
     assert own <= set(DESCRIPTION["paths"])
-    # The description itself and its page, and what answers for paths that are not there.
+    # The description itself and its page, gRPC-Web, and what answers for paths that are not there.
     assert hidden == {
         "/",
         "/docs",
@@ -70,6 +70,8 @@ def test_every_route_is_in_it() -> None:
         "/docs.json",
         "/openapi.json",
         "/generate/{rest:path}",
+        "/text2image.v1.ImageGeneration/{method}",
+        "/text2image.v1.ImageGeneration/{rest:path}",
         "/v1/{rest:path}",
         "/hf-inference/{rest:path}",
         "/sdapi/{rest:path}",

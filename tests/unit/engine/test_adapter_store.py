@@ -145,3 +145,15 @@ async def test_a_model_that_leaves_keeps_none_of_its_adapters() -> None:
     await settled()
     # Nor what came while it left.
     assert shelf.there == []
+
+
+async def test_it_tells_which_are_in_memory_and_which_are_on_their_way() -> None:
+    kept, shelf, other = store(30), Shelf(), Shelf()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(kept.held(shelf, [B, A]))
+        reading = asyncio.ensure_future(stack.enter_async_context(kept.held(shelf, [C])))
+        await asyncio.sleep(0)
+        assert (kept.names(shelf, True), kept.names(shelf, False)) == (("a", "b"), ("c",))
+        await reading
+    assert (kept.names(shelf, True), kept.names(shelf, False)) == (("a", "b", "c"), ())
+    assert kept.names(other, True) == kept.names(None, True) == ()

@@ -360,6 +360,23 @@ async def test_an_invalid_order_never_reaches_a_runner(runners: Runners) -> None
     assert runners.status.counters.admitted == 0
 
 
+async def test_with_notice_a_gateway_says_that_it_leaves_before_it_refuses(
+    runners: Runners,
+) -> None:
+    leaving = gateway(runners, None)
+    draining = asyncio.create_task(leaving.drain(1, notice=0.1))
+    await asyncio.sleep(0)
+    assert not leaving.is_ready
+    async for status in leaving.statuses():
+        assert status.state is State.DRAINING
+        break
+    with leaving.work.admit(lambda: None):
+        assert not leaving.may_refuse_unread
+    await draining
+    with pytest.raises(Unavailable, match="shutting down"):
+        await leaving.draw(asking())
+
+
 async def test_a_draining_gateway_refuses_and_says_so(runners: Runners) -> None:
     draining = gateway(runners, None)
     assert draining.is_ready

@@ -20,6 +20,7 @@ from text2image.core.errors import (
     FieldViolation,
     Internal,
     InvalidRequest,
+    ModelNotFound,
     Text2ImageError,
     Unavailable,
 )
@@ -103,6 +104,45 @@ async def test_the_least_loaded_ready_runner_gets_the_work(
     runners = await connect(busy, loading, idle)
     await collect(runners)
     assert [len(runner.requests) for runner in (busy, loading, idle)] == [0, 0, 1]
+
+
+async def test_the_load_of_all_runners_is_one_less_those_that_take_nothing(
+    tmp_path: Path, connect: Connect
+) -> None:
+    def at_work(
+        active: int, waiting: int, utilization: float, **adapters: tuple[str, ...]
+    ) -> Status:
+        model = ModelStatus(
+            name=MODEL.id, revision=MODEL.revision, state=ModelState.LOADED, **adapters
+        )
+        return Status(
+            state=State.READY,
+            backlog_seconds=10 * utilization,
+            active=active,
+            waiting=waiting,
+            utilization=utilization,
+            models=(model,),
+        )
+
+    one = at_work(5, 3, 0.5, adapters=("fox",), waiting_adapters=("ink",))
+    two = at_work(1, 0, 0.1, adapters=("ink",), waiting_adapters=("sea",))
+    gone = Status(state=State.LOADING)
+    scripted = [
+        ScriptedRunner(tmp_path / str(index), status=status)
+        for index, status in enumerate((one, two, gone))
+    ]
+    runners = await connect(*scripted)
+    await until(runners, lambda: runners.load.active == 6)
+    assert runners.load == (5.0, 6, 3, pytest.approx(0.3))
+    (model,) = runners.status.models
+    assert (model.adapters, model.waiting_adapters) == (("fox", "ink"), ("sea",))
+    assert runners.serves(MODEL.id)
+    failed = replace(one.models[0], state=ModelState.FAILED)
+    for runner in scripted[:2]:
+        runner.show(replace(one, models=(failed,)))
+    await until(runners, lambda: not runners.serves(MODEL.id))
+    with pytest.raises(ModelNotFound):
+        runners.serves("nobody")
 
 
 async def test_requests_at_the_same_moment_are_spread(tmp_path: Path, connect: Connect) -> None:

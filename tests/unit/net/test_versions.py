@@ -118,6 +118,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "hires_scale",
             "hires_strength",
             "hires_steps",
+            "request_id",
         ],
         "GenerateResponse": ["loading"],
         "GetModelRequest": ["model"],
@@ -126,7 +127,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
         "Image": ["cached"],
         "Timings": ["encoding"],
         "Counters": ["dropped", "out_of_memory"],
-        "WatchStatusResponse": ["pace", "models"],
+        "WatchStatusResponse": ["pace", "models", "waiting", "utilization"],
         "GetModelResponse": [
             "schedules",
             "max_steps",
@@ -159,6 +160,8 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
     del message_in(file, "GetModelResponse").nested_type[:]
     # It had one model.
     later = {
+        "CancelRequest",
+        "CancelResponse",
         "Control",
         "ControlInfo",
         "Embedding",
@@ -171,7 +174,9 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
     }
     for each in [each for each in file.message_type if each.name in later]:
         file.message_type.remove(each)
-    for method in [each for each in file.service[0].method if each.name == "ListModels"]:
+    for method in [
+        each for each in file.service[0].method if each.name in ("ListModels", "Cancel")
+    ]:
         file.service[0].method.remove(method)
     # It had no drain.
     kept_values = [each for each in file.enum_type[0].value if each.name != "STATE_DRAINING"]

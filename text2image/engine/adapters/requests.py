@@ -64,6 +64,11 @@ class RequestAdapters:
         self._memory_reserve = memory_reserve
         self._task: asyncio.Task[None] | None = None
 
+    def names(self, slot: Slot, ready: bool) -> tuple[str, ...]:
+        """A model's adapters and ControlNets that are in memory, or else those that are being read."""
+        shelves = [(store, slot.shelves.get(store.budget.field)) for store in self._stores]
+        return tuple(name for store, shelf in shelves for name in store.names(shelf, ready))
+
     def waited_for(self, slot: Slot, request: Request) -> Loading | None:
         """What a request is told that has to wait for adapters or ControlNets."""
         waited = []

@@ -147,6 +147,11 @@ class AdapterStore:
         new = sum(size for key, size in sizes.items() if key not in self._kept)
         return max(0, min(new, self._limit - sum(each.size for each in self._kept.values())))
 
+    def names(self, shelf: Shelf | None, ready: bool) -> tuple[str, ...]:
+        """Of one model's those that are in memory, or else those that are being read, sorted."""
+        kept = (each for each in self._kept.values() if each.shelf is shelf)
+        return tuple(sorted({each.named.name for each in kept if each.ready.done() is ready}))
+
     def _is_ready(self, key: tuple[int, str, str]) -> bool:
         return key in self._kept and self._kept[key].ready.done()
 
