@@ -159,7 +159,11 @@ def test_a_denied_prompt_is_an_error_of_its_own_in_every_dialect(
     assert answer.status == 400
     assert "does not draw" in answer.message
     assert "cat" not in answer.message
-    kind = {"rest": "CONTENT_BLOCKED", "openai": "image_generation_user_error"}
+    kind = {
+        "rest": "CONTENT_BLOCKED",
+        "openai": "image_generation_user_error",
+        "a1111": "ContentBlocked",
+    }
     assert answer.kind == {**kind, "grpc": None, "grpc v1": "INVALID_ARGUMENT"}[dialect]
     assert signing.metric('text2image_blocked_total{what="prompt"}') == before + 1
     assert signing.metric('text2image_refusals_total{reason="CONTENT_BLOCKED"}') == refused + 1

@@ -28,7 +28,7 @@ COMMAND = ROOT / "docs" / "page-and-cli.md"
     ("document", "pictures"),
     [
         (README, {"apple.png", "penguin.png", "rocket.png"}),
-        (API, {"apple-0.png", "apple-1.png"}),
+        (API, {"apple-0.png", "apple-1.png", "fox.png"}),
     ],
 )
 def test_the_python_examples_run_and_leave_their_pictures(

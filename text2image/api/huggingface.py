@@ -153,7 +153,7 @@ _MODEL = {
     openapi_extra={"parameters": [schema.TIMEOUT_PARAMETER, _MODEL], "requestBody": _BODY},
     **_DOCUMENTED,
 )
-async def text_to_image(request: Request) -> Response:
+async def picture_of_text(request: Request) -> Response:
     """Draws with a model and answers with the file: PNG, or what the header Accept names of PNG, JPEG and WebP."""
 
     return await _drawn(request, request.path_params["model_id"])
