@@ -25,6 +25,12 @@ EMBEDDING, EMBEDDED_WIDTH = "zz-film", 192
 NET = "edges"
 
 
+@pytest.fixture
+def hub_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's client asks no server at all, not even a near one, where the hub is not to be asked."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shared server. No request of any test may end in an internal error.

@@ -357,7 +357,7 @@ def _check_picture(png: bytes, prompt: str) -> None:
     """Its text tells the prompt and nothing else, in characters that any reader may show."""
     image = Image.open(io.BytesIO(png))
     image.load()
-    assert set(image.text) == {metadata.CHUNK}
+    assert set(image.text) == {metadata.CHUNK, metadata.XMP_CHUNK}
     text = image.text[metadata.CHUNK]
     assert metadata.parse(text).prompt == prompt
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)

@@ -13,6 +13,8 @@ from PIL import Image, ImageChops
 from tests.e2e.harness import Server
 from text2image.gateway import metadata
 
+pytestmark = pytest.mark.usefixtures("hub_client")
+
 ASKED = {"width": 64, "height": 96, "num_inference_steps": 2, "seed": 5}
 
 

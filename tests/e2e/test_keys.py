@@ -196,6 +196,7 @@ def test_the_client_shows_its_key(guarded: Server) -> None:
         assert client.generate("a cat", steps=1)[0].png
 
 
+@pytest.mark.usefixtures("hub_client")
 def test_hugging_faces_client_shows_its_key(guarded: Server) -> None:
     one_step = {"width": 64, "height": 64, "num_inference_steps": 1}
     client = InferenceClient(base_url=guarded.url, api_key=DRAWER)

@@ -169,6 +169,7 @@ def test_a_denied_prompt_is_an_error_of_its_own_in_every_dialect(
     assert signing.metric('text2image_refusals_total{reason="CONTENT_BLOCKED"}') == refused + 1
 
 
+@pytest.mark.usefixtures("hub_client")
 def test_clients_know_it_by_name(signing: Server, official: OpenAI) -> None:
     with pytest.raises(BadRequestError) as raised:
         official.images.generate(prompt="blood")

@@ -43,7 +43,7 @@ from text2image.core.samplers import (
 from text2image.gateway import provenance
 
 CHUNK = "parameters"
-_XMP_CHUNK = "XML:com.adobe.xmp"
+XMP_CHUNK = "XML:com.adobe.xmp"
 # Beyond this level a picture takes half as long again for a twelfth of its size.
 COMPRESS_LEVEL = 3
 
@@ -79,7 +79,7 @@ def encode(pixels: Pixels, parameters: str = "", xmp: str = "") -> bytes:
     if parameters:
         info.add_text(CHUNK, parameters)
     if xmp:
-        info.add_itxt(_XMP_CHUNK, xmp)
+        info.add_itxt(XMP_CHUNK, xmp)
     file = io.BytesIO()
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
     image.save(file, "PNG", pnginfo=info, compress_level=COMPRESS_LEVEL)
