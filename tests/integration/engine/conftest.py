@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from text2image.core.settings import Settings
 from text2image.engine.costs import StepCosts
 from text2image.engine.models.contract import Model
 from text2image.engine.models.loading import EMBEDDED_PATH, load_model
+from text2image.engine.sample import Generation
 from text2image.engine.samplers.tables import offered
 
 # Another one, `cuda` for instance, where there is one; at full precision, so that pictures can be compared.
@@ -56,6 +57,18 @@ def draw_alone(model: Model, request: Request) -> np.ndarray:
     harness.finish()
     (image,) = harness.images(generation)
     return array(image)
+
+
+def submitted_in_turn(
+    harness: RealHarness, requests: Sequence[Request], every: int
+) -> list[Generation]:
+    """Submits requests so that they join each other mid-flight, a step after every so many of them."""
+    generations = []
+    for number, request in enumerate(requests, 1):
+        generations.append(harness.submit(request))
+        if number % every == 0:
+            harness.loop.tick()
+    return generations
 
 
 def settings_for(model: str, runtime: str = "torch") -> Settings:

@@ -20,6 +20,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
     settings_for,
+    submitted_in_turn,
 )
 from tests.integration.engine.pipelines import draw_with_pipeline
 from text2image.core.errors import InvalidRequest
@@ -108,11 +109,7 @@ def test_invariant_1_rows_with_none_one_or_several_adapters_are_the_pipelines(ca
     requests = case.requests()
     assert all(not info.fault for info in case.model.info.loras)
     harness = harness_for(case.model, cap=24)
-    generations = []
-    for number, request in enumerate(requests):
-        generations.append(harness.submit(request))
-        if number % 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, requests, every=2)
     harness.finish()
     assert harness.loop.counters["batches"] < sum(request.steps for request in requests)
     plain, adapted = case.references()

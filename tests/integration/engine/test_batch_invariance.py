@@ -14,6 +14,7 @@ from tests.integration.engine.conftest import (
     Alone,
     array,
     harness_for,
+    submitted_in_turn,
 )
 from text2image.core.messages import Request
 from text2image.core.settings import Settings
@@ -71,11 +72,7 @@ def test_invariant_1_a_picture_that_joins_mid_flight_is_the_picture_drawn_alone(
 ) -> None:
     everything = [request for requests in MIXED.values() for request in requests[:4]]
     harness = harness_for(embedded, cap=12)
-    generations = []
-    for number, request in enumerate(everything):
-        generations.append(harness.submit(request))
-        if number % 3 == 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, everything, every=3)
     harness.finish()
     for request, generation in zip(everything, generations, strict=True):
         (image,) = harness.images(generation)

@@ -19,6 +19,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
     settings_for,
+    submitted_in_turn,
 )
 from tests.integration.engine.test_fast import LimitedPipeline, draw_with
 from text2image.core.messages import Quality, Request, Sampler
@@ -92,11 +93,7 @@ def test_invariant_1_pictures_with_and_without_in_a_crowd_are_those_drawn_alone(
         for request in (FAST, EXACT, replace(FAST, sampler=Sampler.HEUN))
     ] + [replace(FAST, steps=6, guidance_scale=1.0)]
     harness = harness_for(both, cap=12)
-    generations = []
-    for number, request in enumerate(requests):
-        generations.append(harness.submit(request))
-        if number % 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, requests, every=2)
     harness.finish()
     for request, generation in zip(requests, generations, strict=True):
         (image,) = harness.images(generation)

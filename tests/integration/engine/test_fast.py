@@ -20,6 +20,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
     settings_for,
+    submitted_in_turn,
 )
 from text2image.core.guidance import EVERYWHERE, Interval
 from text2image.core.messages import Quality, Request, Sampler
@@ -110,11 +111,7 @@ def test_invariant_1_fast_and_exact_pictures_in_a_crowd_are_those_drawn_alone(fa
         for sampler in (Sampler.DPMPP_2M, Sampler.HEUN)
     ] + [replace(FAST, steps=6, guidance_scale=1.0)]
     harness = harness_for(fast, cap=12)
-    generations = []
-    for number, request in enumerate(requests):
-        generations.append(harness.submit(request))
-        if number % 3 == 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, requests, every=3)
     harness.finish()
     for request, generation in zip(requests, generations, strict=True):
         (image,) = harness.images(generation)

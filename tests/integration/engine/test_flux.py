@@ -17,6 +17,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
     settings_for,
+    submitted_in_turn,
 )
 from tests.integration.engine.pipelines import FLUX_KINDS, Reference
 from text2image.core.errors import InvalidRequest
@@ -60,11 +61,7 @@ def test_invariant_1_pictures_of_a_crowd_that_join_mid_flight_are_the_pipelines(
 ) -> None:
     model, reference = loaded(pipeline_folder(kind)), Reference(pipeline_folder(kind))
     harness = harness_for(model, cap=4)
-    generations = []
-    for number, request in enumerate(CROWD):
-        generations.append(harness.submit(request))
-        if number % 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, CROWD, every=2)
     harness.finish()
     for request, generation in zip(CROWD, generations, strict=True):
         (image,) = harness.images(generation)

@@ -21,6 +21,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
     settings_for,
+    submitted_in_turn,
 )
 from text2image.core.messages import Event, GeneratedImage, Input, ModelInfo, Request, Sampler
 from text2image.engine.models.contract import Model
@@ -142,11 +143,7 @@ def test_invariant_1_text_pictures_and_masks_share_a_batch_and_join_mid_flight(
     model = loaded(pipeline_folder(kind))
     requests = mixed()
     harness = harness_for(model, cap=24)
-    generations = []
-    for number, request in enumerate(requests):
-        generations.append(harness.submit(request))
-        if number % 3 == 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, requests, every=3)
     harness.finish()
     for request, generation in zip(requests, generations, strict=True):
         (image,) = harness.images(generation)

@@ -20,6 +20,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
     settings_for,
+    submitted_in_turn,
 )
 from tests.integration.engine.pipelines import save_refiner
 from text2image.core.messages import Request, Sampler, Schedule
@@ -112,11 +113,7 @@ def test_invariant_1_pictures_of_a_crowd_that_join_mid_flight_are_the_two_pipeli
 ) -> None:
     model, reference = loaded(base, refiner=str(refiner)), Both(base, refiner)
     harness = harness_for(model, cap=6)
-    generations = []
-    for number, request in enumerate(CROWD):
-        generations.append(harness.submit(request))
-        if number % 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, CROWD, every=2)
     harness.finish()
     plain = loaded(base)
     for request, generation in zip(CROWD, generations, strict=True):

@@ -18,6 +18,7 @@ from tests.integration.engine.conftest import (
     draw_alone,
     harness_for,
     settings_for,
+    submitted_in_turn,
 )
 from tests.integration.engine.pipelines import SD3_KINDS, draw_with_pipeline
 from text2image.core.messages import Request, Sampler, Schedule
@@ -92,11 +93,7 @@ def test_invariant_1_pictures_of_a_crowd_that_join_mid_flight_are_the_pipelines(
         return output
 
     model._networks.predict = noted  # type: ignore[attr-defined]
-    generations = []
-    for number, request in enumerate(requests):
-        generations.append(harness.submit(request))
-        if number % 3 == 2:
-            harness.loop.tick()
+    generations = submitted_in_turn(harness, requests, every=3)
     harness.finish()
     assert max(timesteps) > 3, "rows at different timesteps share a pass"
     for request, generation in zip(requests, generations, strict=True):
