@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.init_image import InitImage
+from text2image.core.loras import listed
 from text2image.core.messages import Control, ControlInfo, ModelInfo
 
 # What one net adds to a row, of a plain one: its arithmetic beside that of a U-Net of Stable Diffusion 1.5.
@@ -19,8 +20,6 @@ MAX_SCALE = 2.0
 # What makes a control picture of another one: edges, or a hole where it is transparent.
 CANNY, INPAINT = "canny", "inpaint"
 PREPROCESSORS = (CANNY, INPAINT)
-# Names of an error that lists what there is.
-_MOST_NAMED = 20
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _WRITTEN = re.compile(
     rf"(?P<name>[^=]+)=(?P<file>.+?)(?::(?P<scale>{_NUMBER}))?"
@@ -98,10 +97,8 @@ def _why_not(control: Control, model: ModelInfo, info: ControlInfo | None) -> st
     """Why a model cannot be steered by a control, or nothing."""
     name = repr(control.name)
     if info is None:
-        there = [each.name for each in model.controls if not each.fault]
-        listed = ", ".join(there[:_MOST_NAMED]) + (", ..." if len(there) > _MOST_NAMED else "")
-        has = f"{model.id} has {listed}" if there else f"{model.id} has no ControlNets"
-        return f"name {control.name[:80]!r}, which is not here; {has}"
+        has = listed(model.controls) or "no ControlNets"
+        return f"name {control.name[:80]!r}, which is not here; {model.id} has {has}"
     if info.fault:
         return f"name {name}, which {model.id} cannot be steered by: it {info.fault}"
     # Written this way round so that NaN is refused too.

@@ -133,10 +133,8 @@ def _why_not(
 ) -> str:
     """Why a model cannot be drawn with an adapter, or nothing."""
     if info is None:
-        there = [each.name for each in model.loras if not each.fault]
-        listed = ", ".join(there[:_MOST_NAMED]) + (", ..." if len(there) > _MOST_NAMED else "")
-        has = f"{model.id} has {listed}" if there else f"{model.id} has no adapters"
-        return f"name {name[:MAX_NAME]!r}, which is not here; {has}"
+        has = listed(model.loras) or "no adapters"
+        return f"name {name[:MAX_NAME]!r}, which is not here; {model.id} has {has}"
     if info.fault:
         return f"name {name!r}, which {model.id} cannot be drawn with: it {info.fault}"
     # Written this way round so that NaN is refused too.
@@ -145,6 +143,12 @@ def _why_not(
     if others := hashes - {info.hash}:
         return f"name {name!r} with the hash {min(others)[:20]!r}; here it is another file, {info.hash}"
     return ""
+
+
+def listed(infos: Sequence[LoraInfo] | Sequence[ControlInfo]) -> str:
+    """The first names of what there is and can be used; nothing where that is nothing."""
+    there = [each.name for each in infos if not each.fault]
+    return ", ".join(there[:_MOST_NAMED]) + (", ..." if len(there) > _MOST_NAMED else "")
 
 
 def digest_of(loras: Sequence[LoraInfo], controls: Sequence[ControlInfo]) -> str:

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ class File:
     @property
     def numbers(self) -> int:
         """How many numbers it holds."""
-        return sum(prod(each.shape) for each in self.header.tensors.values()) if self.header else 0
+        return self.header.numbers if self.header else 0
 
 
 class LoraFolder:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class File:
     @property
     def numbers(self) -> int:
         """How many numbers it holds."""
-        return sum(prod(each.shape) for each in self.header.tensors.values()) if self.header else 0
+        return self.header.numbers if self.header else 0
 
     def is_still(self) -> bool:
         """Whether its files are those that were looked at."""

@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,23 @@ def variant_among(parts: Iterable[Iterable[str]]) -> str | None:
         if fitting := there.intersection(_PRECISIONS):
             return min(fitting, key=_PRECISIONS.index)
     return None
+
+
+@contextmanager
+def made_whole(target: Path) -> Iterator[Path]:
+    """A folder to be filled, which is `target` afterwards, unless another process has made that meanwhile.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as around:
+        made = Path(around, "folder")
+        made.mkdir()
+        yield made
+        try:
+            made.rename(target)
+        except OSError:
+            # Another process was faster.
+            if not (target / INDEX).is_file():
+                raise

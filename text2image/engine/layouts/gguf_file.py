@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from text2image.engine.layouts.folder import GGUF, INDEX, parts_of, read_json, weights_of
+from text2image.engine.layouts.folder import (
+    GGUF,
+    INDEX,
+    made_whole,
+    parts_of,
+    read_json,
+    weights_of,
+)
 from text2image.engine.layouts.headers import Header, Stored, Unreadable
 
 PART = "transformer"
@@ -93,19 +99,11 @@ def lay_around(path: Path, folder: Path, root: Path) -> Path:
     target = root / f"{path.stem}-{digest}"
     if (target / INDEX).exists():
         return target
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as around:
-        made = Path(around, "folder")
-        (made / PART).mkdir(parents=True)
+    with made_whole(target) as made:
+        (made / PART).mkdir()
         for each in folder.iterdir():
             if each.name != PART:
                 (made / each.name).symlink_to(each.resolve())
         (made / PART / "config.json").symlink_to(config.resolve())
         (made / PART / found.name).symlink_to(found)
-        try:
-            made.rename(target)
-        except OSError:
-            # Another process was faster.
-            if not (target / INDEX).exists():
-                raise
     return target

@@ -7,6 +7,7 @@ in JSON, then the data. No torch is needed for it, and a header of gigabytes of 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ class Header:
 
     tensors: dict[str, Stored]
     metadata: dict[str, str]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers its tensors hold."""
+        return sum(math.prod(each.shape) for each in self.tensors.values())
 
 
 def read_header(path: Path) -> Header:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from text2image.engine.layouts import structure
-from text2image.engine.layouts.folder import INDEX
+from text2image.engine.layouts.folder import INDEX, made_whole
 from text2image.engine.layouts.headers import Header, Unreadable, read_tensors
 from text2image.engine.layouts.tokenizer import END, VOCABULARY, write_tokenizer
 
@@ -223,9 +222,7 @@ def lay_out(path: Path, root: Path, report: Callable[[str], None]) -> Path:
     target = root / f"{path.stem}-{digest}"
     if (target / INDEX).is_file():
         return target
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as around:
-        made = Path(around, "folder")
+    with made_whole(target) as made:
         for place, content in files.items():
             (made / place).parent.mkdir(parents=True, exist_ok=True)
             (made / place).write_text(json.dumps(content, indent=2) + "\n")
@@ -233,10 +230,4 @@ def lay_out(path: Path, root: Path, report: Callable[[str], None]) -> Path:
         if kind is SDXL:
             write_tokenizer(made / "tokenizer_2", padding="!")
         (made / f"checkpoint{path.suffix}").symlink_to(found)
-        try:
-            made.rename(target)
-        except OSError:
-            # Another process was faster.
-            if not (target / INDEX).is_file():
-                raise
     return target

@@ -11,10 +11,12 @@ import torch.nn.functional as F  # noqa: N812
 
 from text2image.core.messages import Request
 from text2image.engine import devices
+from text2image.engine.models.contract import Unread
 from text2image.engine.prompts.chunks import Language, Reading
 from text2image.engine.prompts.clip import ClipEncoder
 from text2image.engine.prompts.inversions import Inversion
 from text2image.engine.prompts.lengths import joined
+from text2image.engine.sample import Sample
 
 # Chunks of prompts kept for those that come again; one of SD 1.5 takes 115 KiB in half precision, one of SDXL 311.
 _MAX_CACHED = 256
@@ -107,6 +109,11 @@ def stacked(*rows: Encoded) -> Encoded:
     )
 
 
+def _zeros_like(there: Encoded) -> Encoded:
+    """Stands for no text, as diffusers has it without a negative prompt, if the model is made so."""
+    return Encoded(torch.zeros_like(there.embeddings), torch.zeros_like(there.pooled))
+
+
 class PromptEncoder:
     """A CLIP tokenizer and text encoder, as diffusers' Stable Diffusion pipelines use them."""
 
@@ -165,11 +172,32 @@ class DualPromptEncoder:
             )
             for place, (tokenizer, encoder) in enumerate(both)
         ]
+        self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
         self._cache = Cache(self._forward, size_of=lambda text: text.chunks)
 
     def encode(self, prompts: Sequence[Wording]) -> list[Encoded]:
         """One result for each prompt; new ones in few forward passes of each encoder."""
         return self._cache.encode(prompts)
+
+    def encode_samples(self, samples: Sequence[Sample]) -> list[tuple[Encoded, Unread]]:
+        """What the network reads of each sample's two prompts, in one row or two, and what is not read of them."""
+        requests = [sample.generation.request for sample in samples]
+        prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
+        negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
+        texts = prompts + [each for each in negatives if self._reads(each)]
+        encoded = dict(zip(texts, self.encode(texts), strict=True))
+        read = []
+        for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
+            rows, not_read = encoded[prompt], ""
+            if sample.rows == 2:
+                without = encoded[negative] if self._reads(negative) else _zeros_like(rows)
+                rows, not_read = stacked(without, rows), without.unread
+            read.append((rows, Unread(encoded[prompt].unread, not_read)))
+        return read
+
+    def _reads(self, negative: Wording) -> bool:
+        """Whether a negative prompt is encoded; else zeros stand for it."""
+        return bool(negative.text) or not self._zeros_for_none
 
     def work(self, request: Request) -> float:
         """About what encoding a request's prompts takes, against prompts of one chunk."""

@@ -7,7 +7,7 @@ picture's size it is told how well the picture is to be liked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from text2image.core.messages import Request
 from text2image.core.samplers import asks_twice
 from text2image.engine import devices
 from text2image.engine.layouts.folder import read_json
-from text2image.engine.models.prompts import DualPromptEncoder, Encoded, Wording, stacked
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded
 from text2image.engine.prompts.chunks import Language
 from text2image.engine.prompts.inversions import Inversion
 from text2image.engine.runtimes.choice import networks_of
@@ -57,32 +57,13 @@ class Refiner:
         # It has the second of the base's encoders.
         own = [replace(each, vectors=each.vectors[1:]) for each in inversions]
         self._prompts = DualPromptEncoder(pipeline, device, language, own)
-        self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
         self._scored = bool(pipeline.config.requires_aesthetics_score)
         most = int(pipeline.scheduler.config.num_train_timesteps)
         self._cutoff = round(most - switch * most)
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
         """What it reads of each sample's prompts, one row or two."""
-        requests = [sample.generation.request for sample in samples]
-        prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
-        negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
-        texts = prompts + [each for each in negatives if each.text or not self._zeros_for_none]
-        found = dict(zip(texts, self._prompts.encode(texts), strict=True))
-        return [
-            stacked(self._negative(negative, found, prompt), found[prompt])
-            if sample.rows == 2
-            else found[prompt]
-            for sample, prompt, negative in zip(samples, prompts, negatives, strict=True)
-        ]
-
-    def _negative(
-        self, negative: Wording, found: Mapping[Wording, Encoded], prompt: Wording
-    ) -> Encoded:
-        if negative.text or not self._zeros_for_none:
-            return found[negative]
-        there = found[prompt]
-        return Encoded(torch.zeros_like(there.embeddings), torch.zeros_like(there.pooled))
+        return [rows for rows, _ in self._prompts.encode_samples(samples)]
 
     def base_calls(self, table: Table) -> int:
         """How many of the base's calls come before the switch."""

@@ -8,7 +8,7 @@ the picture's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, reading_of, rescale_of, vae_factor
 from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
-from text2image.engine.models.prompts import DualPromptEncoder, Encoded, Wording, stacked
+from text2image.engine.models.prompts import DualPromptEncoder, Encoded
 from text2image.engine.models.refiner import Refiner
 from text2image.engine.prompts.chunks import Language
 from text2image.engine.prompts.inversions import Inversion
@@ -108,7 +108,6 @@ class StableDiffusionXL:
         self._latent_scale = vae_factor(pipeline.vae.config)
         self._tables = Tables(pipeline.scheduler.config)
         self._prompts = DualPromptEncoder(pipeline, device, language, inversions)
-        self._zeros_for_none = bool(pipeline.config.force_zeros_for_empty_prompt)
         self._channels = int(pipeline.vae.config.latent_channels)
         self._images = ImageEncoder(
             networks,
@@ -141,33 +140,15 @@ class StableDiffusionXL:
         return self.adapters.encode(samples, self._prompts, self._encode)
 
     def _encode(self, samples: Sequence[Sample], encoder: DualPromptEncoder) -> list[Unread]:
-        requests = [sample.generation.request for sample in samples]
-        prompts = [Wording(each.prompt, each.clip_skip) for each in requests]
-        negatives = [Wording(each.negative_prompt, each.clip_skip) for each in requests]
-        texts = prompts + [each for each in negatives if each.text or not self._zeros_for_none]
-        unread = []
         with devices.device_errors():
-            self._images.encode(requests)
-            encoded = dict(zip(texts, encoder.encode(texts), strict=True))
-            for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
-                sample.state, not_read = encoded[prompt], ""
-                if sample.rows == 2:
-                    without = self._negative(negative, encoded, prompt)
-                    sample.state, not_read = stacked(without, encoded[prompt]), without.unread
-                unread.append(Unread(encoded[prompt].unread, not_read))
+            self._images.encode([sample.generation.request for sample in samples])
+            read = encoder.encode_samples(samples)
+            for sample, (rows, _) in zip(samples, read, strict=True):
+                sample.state = rows
             if self._refiner:
                 for sample, refined in zip(samples, self._refiner.encode(samples), strict=True):
                     sample.state = (sample.state, refined)
-        return unread
-
-    def _negative(
-        self, negative: Wording, encoded: Mapping[Wording, Encoded], prompt: Wording
-    ) -> Encoded:
-        """Zeros in place of an empty text, if the model is made so: as diffusers has it without a negative prompt."""
-        if negative.text or not self._zeros_for_none:
-            return encoded[negative]
-        there = encoded[prompt]
-        return Encoded(torch.zeros_like(there.embeddings), torch.zeros_like(there.pooled))
+        return [unread for _, unread in read]
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
