@@ -13,11 +13,10 @@ the client's own certificate.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, cast
 
 import grpc
 
@@ -54,6 +53,7 @@ from text2image.core.messages import (
     Status,
 )
 from text2image.net import proxies, rpc_errors, wire
+from text2image.net.credentials import Authorities, Certificate, key_metadata, tls_credentials
 from text2image.v1 import image_generation_pb2 as pb
 
 __all__ = [
@@ -86,9 +86,6 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
 ]
-
-Authorities: TypeAlias = str | Path | bytes | bool
-Certificate: TypeAlias = tuple[str | Path, str | Path]
 
 _OPTIONS = [("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES)]
 # What a client waits before it tries a server again that did not answer at all, in seconds.
@@ -133,8 +130,8 @@ class Client:
         ca: Authorities | None = None,
         certificate: Certificate | None = None,
     ) -> None:
-        self._metadata = _metadata(api_key)
-        credentials = _credentials(ca, certificate)
+        self._metadata = key_metadata(api_key)
+        credentials = tls_credentials(ca, certificate)
         options = [*_OPTIONS, *proxies.channel_options(address)]
         self._address = address
         self._channel = (
@@ -253,8 +250,8 @@ class AsyncClient:
         ca: Authorities | None = None,
         certificate: Certificate | None = None,
     ) -> None:
-        self._metadata = _metadata(api_key)
-        credentials = _credentials(ca, certificate)
+        self._metadata = key_metadata(api_key)
+        credentials = tls_credentials(ca, certificate)
         options = [*_OPTIONS, *proxies.channel_options(address)]
         self._address = address
         self._channel = (
@@ -305,53 +302,6 @@ class AsyncClient:
             raise _ours(error, self._address) from error
         finally:
             call.cancel()
-
-
-def _metadata(api_key: str | None) -> wire.Metadata:
-    """The metadata that shows a key. What is wrong with one is told without it, unlike grpc would."""
-    key = os.environ.get("T2I_API_KEY", "") if api_key is None else api_key
-    if not key:
-        return ()
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("an API key is printable ASCII without spaces")
-    return (("authorization", f"Bearer {key}"),)
-
-
-def _credentials(
-    ca: Authorities | None, certificate: Certificate | None
-) -> grpc.ChannelCredentials | None:
-    """What TLS needs, or None for a plain connection."""
-    plain = ca is False
-    if ca is None:
-        named = os.environ.get("T2I_TLS_CA", "")
-        ca = True if named == "system" else named
-    chain, key = certificate or _named_certificate()
-    if not ca:
-        # Whoever has a certificate expects TLS, and a plain connection would show the key to everybody on the way.
-        if certificate or (chain and not plain):
-            raise ValueError(
-                "a client's certificate needs TLS: name who may vouch for the server too, "
-                "by ca or T2I_TLS_CA (a file, or the authorities that everybody knows)"
-            )
-        return None
-    return grpc.ssl_channel_credentials(
-        None if ca is True else _pem(ca),
-        private_key=_pem(key) if key else None,
-        certificate_chain=_pem(chain) if chain else None,
-    )
-
-
-def _named_certificate() -> Certificate:
-    return os.environ.get("T2I_TLS_CLIENT_CERT", ""), os.environ.get("T2I_TLS_CLIENT_KEY", "")
-
-
-def _pem(source: str | Path | bytes) -> bytes:
-    """Certificates or a key in PEM; grpc takes anything, and then never connects."""
-    pem = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if b"-----BEGIN " not in pem:
-        name = "it" if isinstance(source, bytes) else source
-        raise ValueError(f"not PEM, where certificates or a key in PEM are needed: {name}")
-    return pem
 
 
 def _request(

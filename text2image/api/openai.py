@@ -29,17 +29,15 @@ from text2image.api.asgi import (
     unless_gone,
 )
 from text2image.api.forms import read_form
-from text2image.api.openai_messages import (
+from text2image.api.openai_requests import EditRequest, ImagesRequest, VariationRequest
+from text2image.api.openai_responses import (
     EVENTS,
     Adapter,
-    EditRequest,
     ErrorEnvelope,
-    ImagesRequest,
     ImagesResponse,
     Model,
     ModelList,
     Net,
-    VariationRequest,
     error_body,
 )
 from text2image.api.pictures import PictureResponse

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from pydantic_core import from_json, to_json
 
-from text2image.api.openai_messages import Named
+from text2image.api.openai_requests import Named
 from text2image.core import validation
 from text2image.core.errors import Text2ImageError
 from text2image.core.messages import Request, RequestParams

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from text2image.api import openai, rest
 from text2image.api.asgi import is_json, timeout_in
 from text2image.api.headers import REQUEST_ID_HEADER, secured
-from text2image.api.openai_messages import ImagesRequest
+from text2image.api.openai_requests import ImagesRequest
 from text2image.api.shapes import Shapes
 from text2image.core.errors import Text2ImageError, Unavailable
 from text2image.gateway.auth import Credentials, key_in

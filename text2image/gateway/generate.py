@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Hashable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -41,8 +41,9 @@ from text2image.gateway.init_images import Limits, Reader
 from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
+from text2image.gateway.saving import Saver
 from text2image.gateway.singleflight import Flight, SingleFlight
-from text2image.gateway.store import NotSaved, Storage
+from text2image.gateway.store import Storage
 from text2image.gateway.urls import PictureUrls
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
     from text2image.gateway.shared.locks import DrawingLocks
 
 logger = logging.getLogger(__name__)
-
-# Digits of a picture's key that tell its file from others of the same prompt.
-MARK_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +102,9 @@ class Gateway:
         self.work = work
         self.urls = urls
         self.in_flight = InFlight()
-        self._store = store
         self._cache = cache
         self._finisher = finisher or Finisher(metrics)
+        self._saver = Saver(store, self._finisher, metrics)
         self._denied = denied
         self._overhead = Overhead()
         self._locks = locks
@@ -270,7 +268,7 @@ class Gateway:
         self._log("recalling", context.request)
         flight.emit(Queued(0.0))
         for picture in recalled.pictures:
-            flight.emit(await asyncio.to_thread(self._still_saved, context, picture))
+            flight.emit(await asyncio.to_thread(self._saver.still_saved, context, picture))
         flight.emit(recalled.completed)
         return True
 
@@ -304,7 +302,9 @@ class Gateway:
                         self._log("drawing", context.request)
                     if isinstance(event, GeneratedImage):
                         # Encoding and the disk take milliseconds that other requests need not wait for.
-                        picture = await asyncio.to_thread(self._finished, event, context, model)
+                        picture = await asyncio.to_thread(
+                            self._saver.finished, event, context, model
+                        )
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
@@ -319,50 +319,9 @@ class Gateway:
         flight.emit(completed)
         return drawn, completed
 
-    def _still_saved(self, context: RequestContext, picture: Picture) -> Picture:
-        """The picture as it is asked for, where it was saved, or saved again if this gateway has no such file.
-
-        A hit costs its caller nothing, so however many there are, and whatever their titles, they make one file.
-        """
-        picture = self._finisher.converted(picture, context.request, context.encoding)
-        store = self._store
-        if store is None:
-            return replace(picture, path="")
-        suffix = context.encoding.format.suffix
-        title = context.request.prompt
-        mark = key_of(context.request, picture.index, context.model)[:MARK_DIGITS]
-        for path in (picture.path, store.path_of(title, mark, suffix)):
-            if store.holds(path, picture.file):
-                return replace(picture, path=path)
-        path = self._save(lambda store: store.save_once(picture.file, title, mark, suffix))
-        return replace(picture, path=path)
-
-    def _finished(
-        self, image: GeneratedImage, context: RequestContext, model: ModelInfo
-    ) -> Picture:
-        picture = self._finisher.finish(image, context.request, model, context.encoding)
-        suffix = context.encoding.format.suffix
-        path = self._save(lambda store: store.save(picture.file, context.title, suffix))
-        return replace(picture, path=path)
-
-    def _save(self, save: Callable[[Storage], str]) -> str:
-        """Where the picture was saved, or nothing: a full disk is no reason to withhold it."""
-        if self._store is None:
-            self.metrics.pictures.labels("no").inc()
-            return ""
-        try:
-            with self.metrics.stage("storing"):
-                path = save(self._store)
-        except NotSaved:
-            self.metrics.pictures.labels("failed").inc()
-            return ""
-        self.metrics.pictures.labels("yes").inc()
-        return path
-
     def message(self, pictures: list[Picture], completed: Completed) -> str:
         """How it went, for people."""
-        lost = self._store is not None and not all(picture.path for picture in pictures)
-        return message_of(len(pictures), completed, lost=lost)
+        return message_of(len(pictures), completed, lost=self._saver.lost(pictures))
 
     def _log(self, what: str, request: Request) -> None:
         # Quoted, so that a prompt of many lines stays one line of the log.

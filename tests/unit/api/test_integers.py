@@ -5,7 +5,7 @@ from __future__ import annotations
 import pydantic
 import pytest
 
-from text2image.api.openai_messages import ImagesRequest
+from text2image.api.openai_requests import ImagesRequest
 from text2image.api.rest import GenerateRequest
 
 REST = ("width", "height", "steps", "seed", "n")

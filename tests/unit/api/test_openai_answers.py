@@ -24,7 +24,7 @@ from tests.unit.api.test_openai import Served
 from tests.unit.gateway.scripted import image
 from tests.unit.gateway.test_urls import urls
 from text2image.api import openai_answers
-from text2image.api.openai_messages import ImagesRequest
+from text2image.api.openai_requests import ImagesRequest
 from text2image.core.init_image import InitImage
 from text2image.core.messages import Completed, Pixels, Progress, Queued
 from text2image.core.settings import get_settings

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from text2image.api.app import http_app
-from text2image.api.openai_messages import error_body
+from text2image.api.openai_responses import error_body
 from text2image.core.errors import Internal
 from text2image.core.settings import get_settings
 

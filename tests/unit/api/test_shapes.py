@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from tests.samples import MODEL
-from text2image.api.openai_messages import ImagesRequest
+from text2image.api.openai_requests import ImagesRequest
 from text2image.api.rest import GenerateRequest
 from text2image.api.unread import DIALECTS
 from text2image.core import validation

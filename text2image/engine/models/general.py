@@ -7,20 +7,17 @@ batched, fair and can be left as in the other families, and a picture is the one
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from torch.utils import _pytree as pytree
 
 from text2image.core.errors import FieldViolation, InvalidRequest
@@ -29,6 +26,7 @@ from text2image.engine import devices
 from text2image.engine.layouts.folder import INDEX, NOT_DRAWING, parts_of, read_json
 from text2image.engine.layouts.opening import open_pipeline
 from text2image.engine.models.contract import DeviceLost, Unread
+from text2image.engine.models.copies import copied
 from text2image.engine.models.general_info import describe, guidance_of, networks_of
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.suspension import Call, Run, answers, suspend, whole
@@ -140,7 +138,7 @@ class General:
 
     def _begun(self, sample: Sample, texts: dict[Any, Any]) -> Run:
         request, seed = sample.generation.request, sample.seed
-        pipeline = _copied(self._pipeline, texts)
+        pipeline = copied(self._pipeline, texts)
 
         def draw() -> Any:
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -294,40 +292,6 @@ def _guided(request: Request) -> _Guided:
 
 def _key(request: Request, value: Any) -> BatchKey:
     return BatchKey((request.height, request.width, value), size=request.height * request.width)
-
-
-def _copied(pipeline: Any, texts: dict[Any, Any]) -> Any:
-    """A pipeline of one picture: what its `__call__` writes to is its own, and networks are shared.
-
-    Args:
-        texts: encoded prompts, which copies that are begun together share.
-    """
-    own = copy.copy(pipeline)
-    for name, part in vars(pipeline).items():
-        if isinstance(part, ConfigMixin) and not isinstance(part, torch.nn.Module):
-            # Schedulers count their steps, and guiders too.
-            own.__dict__[name] = copy.deepcopy(part)
-    own.set_progress_bar_config(disable=True)
-    if hasattr(own, "encode_prompt"):
-        own.__dict__["encode_prompt"] = _remembered(own.encode_prompt, texts)
-    return own
-
-
-def _remembered(encode: Callable[..., Any], texts: dict[Any, Any]) -> Callable[..., Any]:
-    """Encodes each distinct prompt once. What it gives is a copy, as pipelines may write to it."""
-
-    @wraps(encode)
-    def encoded(*args: Any, **kwargs: Any) -> Any:
-        key = repr((args, sorted(kwargs.items())))
-        if any(isinstance(each, torch.Tensor) for each in pytree.tree_leaves((args, kwargs))):
-            return encode(*args, **kwargs)
-        if key not in texts:
-            texts[key] = encode(*args, **kwargs)
-        return pytree.tree_map(
-            lambda each: each.clone() if isinstance(each, torch.Tensor) else each, texts[key]
-        )
-
-    return encoded
 
 
 def _latents(given: Any, request: Request) -> torch.Tensor:
