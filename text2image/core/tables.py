@@ -149,9 +149,9 @@ def _typed(given: Mapping[str, Any]) -> Fields:
     if text is not None and other is not None:
         violations.append(FieldViolation("text", "says the same as prompt; name one of both"))
     prompt = other if text is None else text
-    if prompt is None:
+    if prompt is None and not any(each.field in ("prompt", "text") for each in violations):
         violations.append(FieldViolation("prompt", "is missing"))
-    else:
+    elif prompt is not None:
         fields["prompt"] = compose_prompt(prompt, fields.pop("context", None))
     if violations:
         raise InvalidRequest(*violations)
