@@ -18,6 +18,7 @@ from tests.e2e.test_cli import SECONDS, command, environment, run
 from tests.e2e.test_pictures import assert_same
 from text2image.cli.manifest import NAME
 from text2image.gateway import metadata
+from text2image.gateway.sheets import SIDE
 
 CHEAP = ("--size", "64x64", "--steps", "2")
 
@@ -31,7 +32,7 @@ def test_a_table_is_drawn_with_all_that_is_varied_and_what_failed_is_told(
 ) -> None:
     table = tmp_path / "prompts.csv"
     table.write_text('prompt,guidance_scale,model\n"a fox, red",2,\na cat,,no-such-model\n')
-    words = (*command("batch", str(table), "--out", "out", "--seeds", "1-2"), *CHEAP)
+    words = (*command("batch", str(table), "--out", "out", "--seeds", "1-2", "--sheet"), *CHEAP)
     done = run(tmp_path, *words, "--server", server.address)
     assert done.returncode == 1, done.stderr
     paths = done.stdout.splitlines()
@@ -45,6 +46,8 @@ def test_a_table_is_drawn_with_all_that_is_varied_and_what_failed_is_told(
     assert Counter(record["status"] for record in told) == {"drawn": 2, "failed": 2}
     assert "no-such-model" in done.stderr
     assert "2 of 4 requests failed" in done.stderr.splitlines()[-1]
+    sheet = Image.open(tmp_path / "out" / "sheet.png")
+    assert min(sheet.size) > 2 * SIDE
     # What is drawn stays, and what failed is tried again.
     again = run(tmp_path, *words, "--server", server.address)
     assert (again.returncode, again.stdout) == (1, "")

@@ -6,12 +6,9 @@ What is drawn is not drawn again, so the same command goes on after whatever end
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,8 @@ from text2image.cli.drawing import CannotDraw
 from text2image.cli.manifest import FolderTaken, Manifest
 from text2image.cli.many import Artist, artist_of
 from text2image.cli.screen import Screen
+from text2image.cli.sheet import check_sheet, write_sheet
+from text2image.cli.tasks import Task, tasks_of
 from text2image.core.controls import parse_control
 from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError
 from text2image.core.loras import parse_lora
@@ -30,16 +29,6 @@ from text2image.core.tables import Row
 from text2image.gateway.store import Store
 
 SOME_FAILED = 1
-_KEY_DIGITS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One request of a batch: its place in all of them, from 1, and what its pictures are known by."""
-
-    number: int
-    key: str
-    row: Row
 
 
 def run(arguments: Sequence[str], screen: Screen) -> int:
@@ -56,12 +45,16 @@ def run(arguments: Sequence[str], screen: Screen) -> int:
     tasks = tasks_of(options.rows)
     for each in tasks:
         _check(each.row)
+    if options.sheet:
+        check_sheet(tasks)
     try:
         with Manifest(options.out) as manifest:
             left = [task for task in tasks if manifest.files_of(task.key) is None]
             if done := len(tasks) - len(left):
                 screen.say(f"{done} of {len(tasks)} requests are drawn already")
             failed = asyncio.run(_draw(left, options, manifest, screen)) if left else 0
+            if options.sheet:
+                write_sheet(tasks, options, manifest)
     except FolderTaken as error:
         raise CannotDraw(str(error)) from None
     screen.clear()
@@ -71,20 +64,6 @@ def run(arguments: Sequence[str], screen: Screen) -> int:
             "the same command tries them again"
         )
     return SOME_FAILED if failed else 0
-
-
-def tasks_of(rows: Sequence[Row]) -> list[Task]:
-    """The requests with their keys, which depend on what is asked for and not on where it stands among others."""
-    seen: Counter[str] = Counter()
-    tasks = []
-    for number, row in enumerate(rows, 1):
-        written = json.dumps(dict(row.fields), sort_keys=True)
-        seen[written] += 1
-        # The same once more without a seed is another picture.
-        named = f"{written} {seen[written]}".encode()
-        key = hashlib.sha256(named).hexdigest()[:_KEY_DIGITS]
-        tasks.append(Task(number, key, row))
-    return tasks
 
 
 def params_of(fields: Mapping[str, Any]) -> RequestParams:

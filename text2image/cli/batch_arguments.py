@@ -45,10 +45,15 @@ _LISTS = {"lora": "loras", "control": "controls"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """What the command line asks for; `timeout` is in seconds, of one request."""
+    """What the command line asks for: all requests, and what was varied to make them of the file's.
+
+    `timeout` is in seconds, of one request.
+    """
 
     rows: Sequence[Row]
+    axes: Sequence[Axis]
     out: Path
+    sheet: bool
     server: str | None
     local: bool
     api_key: str | None = field(repr=False)
@@ -73,10 +78,12 @@ def parse(arguments: Sequence[str]) -> BatchOptions:
         parser.error(f"--concurrency must be between 1 and {MAX_CONCURRENCY}")
     text = _read(given.prompts)
     form = Form(given.format) if given.format else tables.form_of(given.prompts, text)
-    rows = tables.crossed(tables.read_rows(text, form), _axes(given), _fields(given))
+    axes = _axes(given)
     return BatchOptions(
-        rows=rows,
+        rows=tables.crossed(tables.read_rows(text, form), axes, _fields(given)),
+        axes=axes,
         out=given.out.expanduser(),
+        sheet=given.sheet,
         server=given.server,
         local=given.local,
         api_key=given.api_key,
@@ -192,6 +199,11 @@ def _parser() -> Parser:
 def _add_doing(parser: argparse.ArgumentParser) -> None:
     doing = parser.add_argument_group("where they are drawn, and where they go")
     doing.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the pictures")
+    doing.add_argument(
+        "--sheet",
+        action="store_true",
+        help="put all pictures side by side into sheet.png there too, what is varied last from left to right",
+    )
     doing.add_argument("--server", metavar="ADDRESS", help="host and port of a server's gRPC")
     doing.add_argument(
         "--local", action="store_true", help="draw in this process, never on a server"

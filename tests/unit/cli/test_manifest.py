@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from text2image.cli.batch import tasks_of
 from text2image.cli.manifest import NAME, FolderTaken, Manifest
+from text2image.cli.tasks import tasks_of
 from text2image.core.tables import Row
 
 
