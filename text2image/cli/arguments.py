@@ -88,9 +88,7 @@ def parse(arguments: Sequence[str]) -> Options:
     try:
         check_context(text, given.context)
         params = _params(given, text)
-        # Which adapters and ControlNets there are only the model knows.
-        asked = replace(params, loras=None, controls=None)
-        resolve(read(asked, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
+        check(params)
     except InvalidRequest as error:
         raise as_typed(error) from None
     return Options(
@@ -103,6 +101,16 @@ def parse(arguments: Sequence[str]) -> Options:
         timeout=given.timeout,
         quiet=given.quiet,
     )
+
+
+def check(params: RequestParams) -> None:
+    """Does nothing if some model may draw this; which adapters and ControlNets there are only the model knows.
+
+    Raises:
+        InvalidRequest: none does.
+    """
+    asked = replace(params, loras=None, controls=None)
+    resolve(read(asked, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
 
 
 def as_typed(error: InvalidRequest) -> InvalidRequest:
@@ -163,7 +171,7 @@ def _refused(name: str, reason: str) -> InvalidRequest:
     return InvalidRequest(FieldViolation(name, reason))
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
     def error(self, message: str) -> NoReturn:
@@ -203,7 +211,7 @@ def _control(text: str) -> tuple[Control, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m text2image",
         description="Draws pictures from words and prints the path of each. The running server draws them if there is "
         "one, else this process does. What is left out takes the model's default.",

@@ -7,7 +7,8 @@ import math
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -33,6 +34,10 @@ from text2image.gateway import hires, metadata
 from text2image.gateway.init_images import Limits, read
 from text2image.net import rpc_errors
 
+if TYPE_CHECKING:
+    from text2image.engine.engine import Engine
+    from text2image.engine.manager import Source
+
 # Seconds that a server may take to accept a connection before it counts as not there.
 CONNECT_SECONDS = 2.0
 
@@ -51,14 +56,7 @@ def draw(options: Options, settings: Settings, screen: Screen, tell: Tell) -> No
         Text2ImageError: the request was refused or could not be finished.
         OSError, ValueError: the certificate or the key is of no use.
     """
-    named = options.server or settings.server
-    address = named or settings.server_address
-    absence = "" if options.local else _absence(address)
-    if named and absence:
-        raise CannotDraw(
-            f"no server listens at {address} ({absence}); `make serve` starts one, and --local "
-            "draws without"
-        )
+    address, absence = whereabouts(options.server, settings, local=options.local)
     if options.local or absence:
         screen.say(
             f"no server at {address}: this process draws" if absence else "this process draws"
@@ -66,6 +64,23 @@ def draw(options: Options, settings: Settings, screen: Screen, tell: Tell) -> No
         asyncio.run(_draw_here(options, settings, screen, tell))
     else:
         _draw_on_server(address, options, settings, screen, tell)
+
+
+def whereabouts(server: str | None, settings: Settings, *, local: bool) -> tuple[str, str]:
+    """Where the server is, and why nobody listens there; nothing where somebody may, or where that is not asked.
+
+    Raises:
+        CannotDraw: it was named, and nobody listens there.
+    """
+    named = server or settings.server
+    address = named or settings.server_address
+    absence = "" if local else _absence(address)
+    if named and absence:
+        raise CannotDraw(
+            f"no server listens at {address} ({absence}); `make serve` starts one, and --local "
+            "draws without"
+        )
+    return address, absence
 
 
 def _absence(address: str) -> str:
@@ -87,26 +102,42 @@ def _draw_on_server(
     address: str, options: Options, settings: Settings, screen: Screen, tell: Tell
 ) -> None:
     with Client(address, api_key=options.api_key) as client:
-        try:
-            patience = options.timeout or settings.request_timeout
-            model = _model_of(client, screen, patience, options.params.model)
-        except Text2ImageError as error:
-            if _is_of_server(error):
-                raise
-            raise CannotDraw(
-                f"{address} does not answer as a server of ours does ({error.message}); if it "
-                "serves TLS, T2I_TLS_CA must name who vouches for it"
-            ) from error
+        patience = options.timeout or settings.request_timeout
+        model = model_on(client, address, screen, patience, options.params.model)
         screen.say(f"drawing with {model.id} on the server at {address}")
-        fields = {name: getattr(options.params, name) for name in RequestParams.__slots__}
-        # The command's masks are white where they mark.
-        del fields["mask_by_alpha"]
-        given = {name: value for name, value in fields.items() if value is not None}
-        for event in client.stream(timeout=options.timeout, **given):
+        for event in client.stream(timeout=options.timeout, **fields_of(options.params)):
             tell(event)
 
 
-def _is_of_server(error: Text2ImageError) -> bool:
+def fields_of(params: RequestParams) -> dict[str, Any]:
+    """What a client takes of a request, prompt included."""
+    fields = {name: getattr(params, name) for name in RequestParams.__slots__}
+    # The command's masks are white where they mark.
+    del fields["mask_by_alpha"]
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def model_on(
+    client: Client, address: str, screen: Screen, patience: float, name: str | None = None
+) -> ModelInfo:
+    """What a server draws with, after waiting until it draws at all.
+
+    Raises:
+        CannotDraw: it never will, or is no server of ours.
+        Text2ImageError: it does not say.
+    """
+    try:
+        return _model_of(client, screen, patience, name)
+    except Text2ImageError as error:
+        if is_of_server(error):
+            raise
+        raise CannotDraw(
+            f"{address} does not answer as a server of ours does ({error.message}); if it "
+            "serves TLS, T2I_TLS_CA must name who vouches for it"
+        ) from error
+
+
+def is_of_server(error: Text2ImageError) -> bool:
     """Whether an error was written by a server, and not by grpc in this process."""
     cause = error.__cause__
     return not isinstance(cause, grpc.RpcError) or rpc_errors.error_from(cause) is not None
@@ -131,17 +162,40 @@ def _model_of(client: Client, screen: Screen, patience: float, name: str | None)
 
 async def _draw_here(options: Options, settings: Settings, screen: Screen, tell: Tell) -> None:
     """Loads the model and draws; what is still loading when this is cancelled ends with the process."""
+    if options.params.model:
+        settings = settings.model_copy(update={"model": options.params.model})
+    # No larger batches need to be measured.
+    rows = settings.max_batch_rows or 2 * (options.params.n or 1)
+    async with engine_here(settings, screen, rows) as engine:
+        model = engine.model
+        screen.say(f"drawing with {model.id} on {model.device}")
+        limit = math.inf if options.timeout is None else options.timeout
+        drawn = events_here(engine, model, options.params, settings, limit)
+        async with aclosing(drawn) as events:
+            async for event in events:
+                tell(event)
+
+
+@asynccontextmanager
+async def engine_here(
+    settings: Settings, screen: Screen, rows: int, source: Source | None = None
+) -> AsyncGenerator[Engine, None]:
+    """An engine in this process, with its default model loaded, that steps so many rows at once.
+
+    Raises:
+        CannotDraw: the model cannot be loaded.
+    """
     from text2image.engine.adapters.requests import Budgets
     from text2image.engine.engine import Engine
     from text2image.engine.lazy import loader
 
-    if options.params.model:
-        settings = settings.model_copy(update={"model": options.params.model})
-    # One request is all there will be: it is admitted, and no larger batches need to be measured.
     engine = Engine(
         loader(settings),
+        source=source,
+        model_memory=settings.model_memory,
         budgets=Budgets(settings.adapter_memory, settings.controlnet_memory),
-        max_batch_rows=settings.max_batch_rows or 2 * (options.params.n or 1),
+        max_batch_rows=rows,
+        # Whoever asked is the only one who waits.
         max_backlog_seconds=math.inf,
     )
     engine.start()
@@ -152,30 +206,36 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
             raise CannotDraw(status.detail)
         screen.note(status.detail)
     try:
-        model = engine.model
-        screen.say(f"drawing with {model.id} on {model.device}")
-        params = without_tags(options.params) if settings.prompt_loras else options.params
-        request = resolve(read(params, model, Limits.of(settings)), model)
-        limit = math.inf if options.timeout is None else options.timeout
-        ends = time.monotonic() + limit
-
-        async def generate(
-            request: Request,
-        ) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
-            each = StreamOptions(progress_every=1)
-            left = max(0.0, ends - time.monotonic())
-            async with aclosing(engine.generate(request, each, time_limit=left)) as events:
-                async for event in events:
-                    yield event, model
-
-        async with aclosing(hires.drawn(request, generate)) as events:
-            async for event, _ in events:
-                if isinstance(event, GeneratedImage):
-                    tell(_encoded(event, request, model))
-                else:
-                    tell(event)
+        yield engine
     finally:
         await engine.stop()
+
+
+async def events_here(
+    engine: Engine, model: ModelInfo, params: RequestParams, settings: Settings, limit: float
+) -> AsyncGenerator[ClientEvent, None]:
+    """What happens while an engine in this process draws, in at most `limit` seconds.
+
+    Raises:
+        Text2ImageError: the request is invalid or could not be finished.
+    """
+    params = without_tags(params) if settings.prompt_loras else params
+    request = resolve(read(params, model, Limits.of(settings)), model)
+    ends = time.monotonic() + limit
+
+    async def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+        each = StreamOptions(progress_every=1)
+        left = max(0.0, ends - time.monotonic())
+        async with aclosing(engine.generate(request, each, time_limit=left)) as events:
+            async for event in events:
+                yield event, model
+
+    async with aclosing(hires.drawn(request, generate)) as events:
+        async for event, _ in events:
+            if isinstance(event, GeneratedImage):
+                yield _encoded(event, request, model)
+            else:
+                yield event
 
 
 def _encoded(image: GeneratedImage, request: Request, model: ModelInfo) -> Picture:

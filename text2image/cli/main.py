@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from text2image.cli import batch
 from text2image.cli.arguments import BAD_USAGE, Options, as_typed, parse
 from text2image.cli.drawing import CannotDraw, draw
 from text2image.cli.output import Save, saver
@@ -16,8 +17,8 @@ from text2image.core.settings import get_settings
 from text2image.gateway.store import NotSaved
 from text2image.ops import check
 
-# As the first word it is a command; a picture of that word takes quotes around it and more.
-CHECK = "check"
+# As the first word each is a command; a picture of that word takes quotes around it and more.
+CHECK, BATCH = "check", "batch"
 FAILED = 1
 # As shells say it of a command that Ctrl-C has ended.
 INTERRUPTED = 130
@@ -31,15 +32,25 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: help was asked for, or the parser of the options has told what is wrong with them.
     """
-    return check.main(arguments[1:]) if arguments[:1] == [CHECK] else _draw(arguments)
+    if arguments[:1] == [CHECK]:
+        return check.main(arguments[1:])
+    if arguments[:1] == [BATCH]:
+        return _ended(lambda screen: batch.run(arguments[1:], screen))
+    return _ended(lambda screen: _draw(arguments, screen))
 
 
-def _draw(arguments: Sequence[str]) -> int:
+def _draw(arguments: Sequence[str], screen: Screen) -> int:
+    options = parse(arguments)
+    screen.quiet = options.quiet
+    _run(options, screen)
+    return 0
+
+
+def _ended(work: Callable[[Screen], int]) -> int:
+    """The status of a command, and what is told of one that did not end well."""
     screen = Screen(sys.stderr)
     try:
-        options = parse(arguments)
-        screen.quiet = options.quiet
-        _run(options, screen)
+        status = work(screen)
         sys.stdout.flush()
     except KeyboardInterrupt:
         screen.fail("cancelled")
@@ -69,7 +80,7 @@ def _draw(arguments: Sequence[str]) -> int:
             raise
         screen.fail(error.code.removeprefix("text2image: "))
         return BAD_USAGE
-    return 0
+    return status
 
 
 def _run(options: Options, screen: Screen) -> None:
