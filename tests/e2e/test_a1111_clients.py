@@ -98,12 +98,38 @@ def test_webuiapi_paints_into_a_picture(api: webuiapi.WebUIApi) -> None:
         "steps": 4,
     }
     inside, outside = np.asarray(mask) > 0, np.asarray(mask) == 0
-    plain = api.img2img(**asked, **SIZE)
-    assert any("inpaint_full_res" in note for note in plain.info["comments"])
-    inverted = api.img2img(**asked, inpainting_mask_invert=1, **SIZE)
+    plain = api.img2img(**asked, inpaint_full_res=False, mask_blur=0, **SIZE)
+    assert plain.info["extra_generation_params"] == {}
+    inverted = api.img2img(
+        **asked, inpaint_full_res=False, mask_blur=0, inpainting_mask_invert=1, **SIZE
+    )
     changed, other = apart(plain.image, begun), apart(inverted.image, begun)
-    assert changed[inside].mean() > changed[outside].mean()
-    assert other[inside].mean() < other[outside].mean()
+    # What is not masked stays as it was.
+    assert changed[inside].mean() > 5
+    assert changed[outside].max() == 0
+    assert other[inside].max() == 0
+    soft = api.img2img(**asked, inpaint_full_res=False, mask_blur=4, **SIZE)
+    edge = apart(soft.image, begun)
+    assert edge[outside].max() > 0
+    assert edge[0].max() == 0
+
+
+def test_webuiapi_draws_what_is_masked_at_full_size(api: webuiapi.WebUIApi) -> None:
+    begun = picture((192, 160))
+    mask = Image.new("L", begun.size)
+    mask.paste(255, (40, 32, 72, 64))
+    drawn = api.img2img(
+        images=[begun], mask_image=mask, prompt="a fox", cfg_scale=5, seed=5, steps=4,
+        mask_blur=0, inpaint_full_res=True, inpaint_full_res_padding=8, **SIZE
+    )  # fmt: skip
+    assert drawn.image.size == begun.size
+    assert drawn.info["extra_generation_params"] == {
+        "Inpaint area": "Only masked",
+        "Masked area padding": 8,
+    }
+    changed, inside = apart(drawn.image, begun), np.asarray(mask) > 0
+    assert changed[~inside].max() == 0
+    assert changed[inside].mean() > 5
 
 
 def test_webuiapi_enlarges_what_it_draws(api: webuiapi.WebUIApi) -> None:
@@ -271,7 +297,10 @@ _FIELDS = {
     "override_settings": [{}, {"sd_model_checkpoint": [1]}, {"a.b": 1}, {"CLIP_stop_at_last_layers": 99}, []],
     "alwayson_scripts": [{}, {"x.y": {"args": [1]}}, {"ControlNet": None}, 3],
     "init_images": [["aGk="], ["#"], [], [None], "aGk="],
-    "mask": ["", "aGk=", "#"],
+    "mask": ["", "aGk=", "#", encoded(hole((64, 64)))],
+    "mask_blur": [0, 4, 65, -1, 10**30, "x"],
+    "inpaint_full_res": [True, False, "maybe"],
+    "inpaint_full_res_padding": [0, 32, 257, -1],
     "eta": [0, 1, -1],
     "cfg": [1],
 }  # fmt: skip

@@ -8,13 +8,29 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
+class Overlay:
+    """What stays of a picture that is painted into, for whoever finishes what was drawn; runners know nothing of it.
+
+    Attributes:
+        rgba: 8 bit a channel, rows from the top, as transparent as what is drawn is to be seen.
+        box: left, top, right and bottom of where that lies; None where it is all of it.
+    """
+
+    width: int
+    height: int
+    rgba: bytes = field(repr=False)
+    box: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InitImage:
     """The picture that drawing begins from, at the size of what is drawn; equal ones have equal pixels and masks.
 
     Attributes:
         rgb: as `Pixels` has it.
         mask: what is drawn anew, a byte for each pixel, 255 or else 0; None where that is all.
-        digest: of both, in hex digits.
+        overlay: what is laid over what is drawn.
+        digest: of all three, in hex digits.
     """
 
     width: int
@@ -22,9 +38,17 @@ class InitImage:
     digest: str
     rgb: bytes = field(repr=False, compare=False)
     mask: bytes | None = field(default=None, repr=False, compare=False)
+    overlay: Overlay | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, width: int, height: int, rgb: bytes, mask: bytes | None = None) -> Self:
+    def of(
+        cls,
+        width: int,
+        height: int,
+        rgb: bytes,
+        mask: bytes | None = None,
+        overlay: Overlay | None = None,
+    ) -> Self:
         """One of these pixels.
 
         Raises:
@@ -38,4 +62,7 @@ class InitImage:
                 )
         digest = hashlib.sha256(rgb)
         digest.update(mask or b"")
-        return cls(width, height, digest.hexdigest(), rgb, mask)
+        if overlay is not None:
+            digest.update(f"{overlay.width}x{overlay.height} {overlay.box}".encode())
+            digest.update(overlay.rgba)
+        return cls(width, height, digest.hexdigest(), rgb, mask, overlay)

@@ -14,6 +14,7 @@ from text2image.core.formats import PNG, Encoding, FileFormat, Metadata
 from text2image.core.messages import GeneratedImage, ModelInfo, Picture, Request
 from text2image.gateway import encoding as forms
 from text2image.gateway import metadata
+from text2image.gateway.painting import composed
 from text2image.gateway.provenance import Signer, source_of
 from text2image.gateway.safety import Classifier
 from text2image.observe.metrics import GatewayMetrics
@@ -64,6 +65,9 @@ class Finisher:
             ContentBlocked: it is not to be given out.
         """
         self._look(image)
+        overlay = request.image and request.image.overlay
+        if overlay:
+            image = replace(image, pixels=composed(image.pixels, overlay))
         with self._metrics.stage("png"):
             png = metadata.png_of(image, request, model, self._told)
         picture = Picture(

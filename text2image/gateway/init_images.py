@@ -6,6 +6,7 @@ A file is read here, once, and nowhere else: runners get pixels. How a picture i
   that the model draws. With one side the other follows from the picture's own.
 - It is scaled until it covers that size, and what is too much is cut off evenly at both ends.
 - What is transparent is drawn anew, unless there is a mask. So a picture with a transparent border is drawn on.
+- With a soft mask it is fitted as `painting.py` has it.
 
 Control pictures are fitted in the same way to the size that is drawn, whatever theirs is; what is transparent in them
 is black.
@@ -35,6 +36,7 @@ from text2image.core.messages import Control, ModelInfo, RequestParams
 from text2image.core.settings import Settings
 from text2image.core.validation import check_inputs, check_size
 from text2image.gateway.edges import edges
+from text2image.gateway.painting import painted, size_of_region
 
 # Pictures that are read at once.
 _AT_ONCE = 2
@@ -140,6 +142,12 @@ def _begun(params: RequestParams, file: bytes, model: ModelInfo, limits: Limits)
     """A request with the pixels of the picture that it begins from, and the size that it is drawn in."""
     image = opened("image", file, limits)
     mask = None if params.mask is None else opened("mask", params.mask, limits)
+    if mask is not None and params.mask_blur is not None:
+        if mask.size != image.size:
+            raise _other_size(mask, image)
+        whole = params.mask_padding is None
+        size = _size(params, model, *image.size) if whole else size_of_region(params, model)
+        return painted(params, image, mask, size)
     width, height = _size(params, model, *image.size)
     marked = (
         _alpha_mask(image) if mask is None else _mask(mask, image, by_alpha=params.mask_by_alpha)
@@ -268,8 +276,7 @@ def _alpha_mask(image: Image.Image) -> Image.Image | None:
 def _mask(mask: Image.Image, image: Image.Image, *, by_alpha: bool) -> Image.Image:
     """What a mask marks, white."""
     if mask.size != image.size:
-        sizes = f"{mask.width}x{mask.height} pixels and the image {image.width}x{image.height}"
-        raise _refused("mask", f"has {sizes}; both must have one size")
+        raise _other_size(mask, image)
     if by_alpha:
         if not has_alpha(mask):
             raise _refused("mask", "has no transparent part; that is what is drawn anew")
@@ -279,6 +286,11 @@ def _mask(mask: Image.Image, image: Image.Image, *, by_alpha: bool) -> Image.Ima
         # What is not there is not white.
         gray = Image.composite(gray, Image.new("L", mask.size), _alpha(mask))
     return _binary(gray)
+
+
+def _other_size(mask: Image.Image, image: Image.Image) -> InvalidRequest:
+    sizes = f"{mask.width}x{mask.height} pixels and the image {image.width}x{image.height}"
+    return _refused("mask", f"has {sizes}; both must have one size")
 
 
 def _binary(mask: Image.Image) -> Image.Image:

@@ -219,7 +219,9 @@ def test_what_would_change_the_picture_is_refused_by_name(
         ({"init_images": ["aGk=", "aGk="]}, "init_images"),
         ({"init_images": ["#"]}, "init_images"),
         ({"mask": "#"}, "mask"),
-        ({"mask_blur": 8}, "mask_blur"),
+        ({"mask_blur": 65}, "mask_blur"),
+        ({"mask_blur_y": -1}, "mask_blur_y"),
+        ({"inpaint_full_res_padding": 257}, "inpaint_full_res_padding"),
         ({"inpainting_fill": 2}, "inpainting_fill"),
         ({"resize_mode": 3}, "resize_mode"),
         ({"initial_noise_multiplier": 1.5}, "initial_noise_multiplier"),
@@ -295,7 +297,7 @@ def test_so_is_what_a_unit_cannot_have_here(changes: dict[str, Any]) -> None:
 def test_what_is_not_done_as_a1111_does_it_is_told() -> None:
     body = {"prompt": "", "init_images": ["aGk="]}
     assert not ImageToImage.model_validate(body).notes()
-    exact = {"inpaint_full_res": False, "inpainting_fill": 1, "mask_blur": 0}
+    exact = {"inpainting_fill": 1}
     assert not ImageToImage.model_validate({**body, "mask": "aGk=", **exact}).notes()
     assert len(ImageToImage.model_validate({**body, "mask": "aGk="}).notes()) == len(exact)
 
@@ -363,3 +365,21 @@ def test_whatever_is_sent_is_understood_or_refused_by_names_that_it_has(kind: ty
             assert place["loc"][1:2] == [] or place["loc"][1] in {*names, *sent, "request"}, place
 
     ask()
+
+
+@pytest.mark.parametrize(
+    ("asked", "blur", "padding"),
+    [
+        ({}, (4, 4), 0),
+        ({"mask_blur": 7, "mask_blur_x": 1, "inpaint_full_res_padding": 32}, (7, 7), 32),
+        ({"mask_blur_y": 0, "inpaint_full_res": False}, (4, 0), None),
+    ],
+)
+def test_a_masks_edge_and_surroundings_are_a1111s(
+    asked: dict[str, Any], blur: tuple[int, int], padding: int | None
+) -> None:
+    body = {"init_images": ["aGk="], "mask": "aGk=", **asked}
+    read = ImageToImage.model_validate(body).params(named)
+    assert (read.mask_blur, read.mask_padding) == (blur, padding)
+    without = ImageToImage.model_validate({**body, "mask": None}).params(named)
+    assert (without.mask_blur, without.mask_padding) == (None, None)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from text2image.api import fields
-from text2image.api.a1111 import controlnet, refusals
+from text2image.api.a1111 import controlnet, masks, refusals
 from text2image.api.a1111.overrides import Named, Overrides
 from text2image.api.forms import decoded
 from text2image.core import validation
@@ -171,6 +171,11 @@ class Asked(BaseModel):
         scripts = dict.fromkeys(self.alwayson_scripts or {})
         return self.model_copy(update={"alwayson_scripts": scripts})
 
+    @property
+    def generation_params(self) -> dict[str, Any]:
+        """What A1111 tells besides of how a picture was drawn, in its own words."""
+        return {}
+
     def notes(self) -> list[str]:
         """What is not done as A1111 does it, and changes the picture."""
         return []
@@ -317,9 +322,12 @@ class ImageToImage(Asked):
     resize_mode: int | None = _only(
         0, 1, description="0 scales to the size that is drawn, 1 keeps proportions and cuts off."
     )
-    mask_blur: int | None = _only(0, 4, description="The mask's edge is hard.")
-    mask_blur_x: int | None = _only(0, 4)
-    mask_blur_y: int | None = _only(0, 4)
+    mask_blur: int | None = fields.documented(
+        description=f"Pixels by which the mask's edge is soft; {masks.DEFAULT_BLUR} if left out.",
+        **masks.BLUR,
+    )
+    mask_blur_x: int | None = fields.documented(description="The same across.", **masks.BLUR)
+    mask_blur_y: int | None = fields.documented(description="The same down.", **masks.BLUR)
     mask_round: bool | None = _unused()
     inpainting_fill: int | None = _only(
         0, 1, description="Drawing begins from what is there, which is 1; 0 is taken as that."
@@ -328,9 +336,12 @@ class ImageToImage(Asked):
         0, 1, description="1 draws anew what is black in the mask."
     )
     inpaint_full_res: bool | None = Field(
-        None, description="All of the picture is drawn, which is `false`."
+        None,
+        description="Draw only what is masked, at the size that is drawn, and paste it in; `true` if left out.",
     )
-    inpaint_full_res_padding: int | None = _unused()
+    inpaint_full_res_padding: int | None = fields.documented(
+        description="Pixels around it that are drawn with it; 0 if left out.", **masks.PADDING
+    )
     initial_noise_multiplier: float | None = _only(1)
     image_cfg_scale: float | None = _unused()
     latent_mask: str | None = _only("")
@@ -356,13 +367,16 @@ class ImageToImage(Asked):
         shown: dict[str, Any] = {"init_images": [], "mask": "given" if self.mask else None}
         return super().without_pictures().model_copy(update=shown)
 
+    @property
+    def generation_params(self) -> dict[str, Any]:
+        return masks.told(self) if self.mask else {}
+
     def notes(self) -> list[str]:
         if not self.mask:
             return []
         differing = {
-            "inpaint_full_res: all of the picture was drawn": self.inpaint_full_res is not False,
             "inpainting_fill: drawing began from what was there": not self.inpainting_fill,
-            "mask_blur: the mask's edge was hard": self.mask_blur != 0,
+            "mask_round: what is drawn anew was rounded": self.mask_round is False,
         }
         return [note for note, differs in differing.items() if differs]
 
@@ -374,5 +388,7 @@ class ImageToImage(Asked):
             mask=decoded("mask", self.mask or None),
             mask_inverted=bool(self.inpainting_mask_invert),
             stretched=not self.resize_mode,
+            mask_blur=masks.blur(self) if self.mask else None,
+            mask_padding=masks.padding(self) if self.mask else None,
             strength=DENOISING_STRENGTH if strength is None else strength,
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from text2image.api.a1111 import controlnet
+from text2image.api.a1111 import controlnet, masks
 from text2image.api.a1111.overrides import Named
 from text2image.core import validation
 from text2image.core.errors import FieldViolation, ModelNotFound
@@ -56,6 +56,7 @@ def of(body: Asked, named: Named, chosen: str | None) -> Iterator[FieldViolation
     yield from body.overrides.violations(named)
     yield from _scripts(body.alwayson_scripts or {})
     yield from _counts(body)
+    yield from masks.violations(body)
     if body.styles:
         yield FieldViolation("styles", "must be empty: there are none here")
     if body.force_task_id and len(body.force_task_id) > MAX_TASK_ID:

@@ -52,6 +52,10 @@ class RequestParams:
         mask_by_alpha: whether the mask's transparent part is what is drawn anew, and not its white one.
         mask_inverted: whether what the mask does not mark is drawn anew.
         stretched: whether the image is scaled to the size that is drawn without regard to its proportions.
+        mask_blur: standard deviations across and down, in pixels, of a mask's soft edge; what is not masked stays as it
+            is then, to the pixel. None: masks are hard, and all of the picture is decoded anew.
+        mask_padding: pixels around what is masked that are drawn with it, and all else is not; None draws all of it. It
+            goes with a `mask_blur`.
     """
 
     prompt: str
@@ -73,6 +77,8 @@ class RequestParams:
     mask_by_alpha: bool = False
     mask_inverted: bool | None = None
     stretched: bool | None = None
+    mask_blur: tuple[int, int] | None = None
+    mask_padding: int | None = None
     controls: tuple[Control, ...] | None = None
     clip_skip: int | None = None
     hires_scale: float | None = None
