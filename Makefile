@@ -30,7 +30,7 @@ EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_END
 CONVERTED := .venv/.converted
 
 .DEFAULT_GOAL := help
-.PHONY: help serve ui test test-fast clients lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
+.PHONY: help serve ui test test-fast clients ray lint audit debian format load compare bench scaling coldstart bento container train model eval docs samples screenshots proto lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test-fast: .venv/.dev $(CONVERTED) ## Run the unit tests, and one client against
 
 clients: .venv/.dev .venv/.clients .venv/.clients-debian tests/clients/node/node_modules $(CONVERTED) ## Run other people's clients against a real server
 	$(PYTEST) -m clients tests/clients
+
+ray: .venv/.dev .venv/.ray $(CONVERTED) ## Run the example with Ray Data on a Ray of this machine
+	$(PYTEST) -m ray tests/e2e/test_ray_data.py
 
 lint: .venv/.dev ## Check format, style, types, import boundaries and protos
 	$(BIN)/ruff format --check .

@@ -9,7 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 # What a reader of the product reads, the README first.
-DOCUMENTS = [README, *sorted(ROOT.glob("docs/**/*.md")), ROOT / "deploy" / "README.md"]
+DOCUMENTS = [
+    README,
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "deploy" / "README.md",
+    ROOT / "examples" / "README.md",
+]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
