@@ -181,6 +181,7 @@ class ModelInfo:
     `clip_skip` is the default of requests, 0 for the model's own layer, and `max_clip_skip` the most they may ask for,
     0 where nothing is taken. `inputs` are what a request may give it. `loras` are the adapters in its folder, and
     `controls` its ControlNets, those that it cannot be drawn with among them.
+    `upscale` is what it enlarges the sides of a picture by, in place of drawing; 0 for models that draw.
     `quantization` is what its weights are in where that is fewer bits than `dtype` has, as "int8"; pictures of more
     pixels than `tiled_above` are decoded in tiles, none if it is 0.
     """
@@ -216,6 +217,7 @@ class ModelInfo:
     prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
     quantization: str = ""
     tiled_above: int = 0
+    upscale: int = 0
 
 
 class ModelState(_Open):
@@ -281,6 +283,7 @@ class RequestParams:
     hires_scale: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
+    hires_upscaler: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +296,8 @@ class Request:
     with as much noise as the `strength` says, 0 to 1; without one there is no strength either. `clip_skip` is the
     layer of the text encoder that prompts are taken from, counted from the last, which is 1; 0 is the one that the
     model was made with. With a `hires_scale` its pictures are enlarged, by that of a side, and drawn on from there in
-    so many steps and with that strength. `loras` are ordered by their names, each
+    so many steps and with that strength; a `hires_upscaler`, by name and hash, enlarges them, or else Lanczos' filter.
+    `loras` are ordered by their names, each
     once, with its hash; `controls` steer it, each by a picture of its size, and their outputs are added in their order.
     """
 
@@ -317,6 +321,7 @@ class Request:
     hires_scale: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
+    hires_upscaler: str = ""
 
     @property
     def final_size(self) -> tuple[int, int]:

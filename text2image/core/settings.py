@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Bytes of ControlNets that are kept in memory, as in `6GiB`; those used least recently leave.",
     )
+    upscalers: Path | None = Field(
+        None,
+        description="Folder of upscalers (ESRGAN and its like) in `.safetensors` and `.pth`, which requests name as the "
+        "files are without suffix; none if unset.",
+    )
     default_steps: int | None = Field(
         None, ge=1, le=150, description="Steps when a request names none; the model's own if unset."
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from text2image.core import controls, loras, prompt_syntax
+from text2image.core import controls, loras, prompt_syntax, upscalers
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
@@ -71,10 +72,14 @@ def check_context(text: str, context: str | None) -> None:
         raise InvalidRequest(*checks.violations)
 
 
-def resolve(params: RequestParams, model: ModelInfo) -> Request:
+def resolve(
+    params: RequestParams, model: ModelInfo, enlarging: Sequence[ModelInfo] = ()
+) -> Request:
     """Checks what a client wrote, and fills what it left out; a missing seed is drawn at random.
 
-    `model` is the one that was named, or the default.
+    Args:
+        model: the one that was named, or the default.
+        enlarging: the upscalers that there are to enlarge pictures by.
 
     Raises:
         InvalidRequest: with one violation for each bad field.
@@ -104,6 +109,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         clip_skip=checks.clip_skip(_or(params.clip_skip, model.clip_skip), model),
     )
     request = checks.enlarged(request, params, model)
+    request = replace(request, hires_upscaler=checks.upscaler(params, enlarging))
     checks.steps_drawn("strength", request.strength, request.steps)
     if checks.violations:
         raise InvalidRequest(*checks.violations)
@@ -283,7 +289,7 @@ class _Checks:
         """The request with what it says of a second pass, if it asks for one."""
         scale, steps = params.hires_scale, _or(params.hires_steps, request.steps)
         if scale is None:
-            for name in ("hires_strength", "hires_steps"):
+            for name in ("hires_strength", "hires_steps", "hires_upscaler"):
                 if getattr(params, name) is not None:
                     self.refuse(name, "is of no use without hires_scale")
             return request
@@ -310,6 +316,15 @@ class _Checks:
                 f"{model.max_side} pixels that are multiples of {model.side_multiple}",
             )
         return enlarged
+
+    def upscaler(self, params: RequestParams, there: Sequence[ModelInfo]) -> str:
+        if params.hires_scale is None:
+            return ""
+        try:
+            return upscalers.chosen("hires_upscaler", params.hires_upscaler, there)
+        except InvalidRequest as error:
+            self.violations += error.violations
+            return ""
 
     def strength(self, field: str, value: float) -> float:
         if math.isfinite(value) and 0 <= value <= 1:

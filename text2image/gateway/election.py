@@ -24,7 +24,7 @@ class Elected:
 
     Attributes:
         default: that of requests that name none; None until a runner was ready.
-        served: all, by name.
+        served: all, upscalers among them, by name.
         able: by name, runners that draw the same pictures with that model; working: those of any name.
         odd: runners with another default model.
     """
@@ -37,9 +37,15 @@ class Elected:
 
     @property
     def models(self) -> list[ModelInfo]:
-        """All, the default one first."""
+        """All that draw, the default one first."""
         default = self.default.id if self.default else ""
-        return sorted(self.served.values(), key=lambda model: model.id != default)
+        drawing = [model for model in self.served.values() if not model.upscale]
+        return sorted(drawing, key=lambda model: model.id != default)
+
+    @property
+    def upscalers(self) -> list[ModelInfo]:
+        """Those that enlarge pictures, which requests name otherwise."""
+        return [model for model in self.served.values() if model.upscale]
 
     def named(self, name: str) -> ModelInfo:
         """The model of this name or alias.
@@ -47,7 +53,7 @@ class Elected:
         Raises:
             ModelNotFound: none is called so.
         """
-        if model := self.served.get(name):
+        if (model := self.served.get(name)) and not model.upscale:
             return model
         for model in self.models:
             if name in model.aliases:

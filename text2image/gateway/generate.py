@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from text2image.core import loras, validation
 from text2image.core.errors import ContentBlocked, Unavailable
 from text2image.core.keys import Scope
@@ -33,8 +35,9 @@ from text2image.core.settings import get_settings
 from text2image.gateway import hires
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
-from text2image.gateway.context import RequestContext
+from text2image.gateway.context import Enlarging, RequestContext
 from text2image.gateway.denylist import DenyList
+from text2image.gateway.enlarging import enlarged
 from text2image.gateway.finishing import Finisher
 from text2image.gateway.in_flight import InFlight
 from text2image.gateway.init_images import Limits, Reader
@@ -209,7 +212,28 @@ class Gateway:
             InvalidRequest: with one violation for each bad field.
         """
         params = loras.without_tags(params) if self._prompt_loras else params
-        return validation.resolve(params, model)
+        return validation.resolve(params, model, self.runners.upscalers)
+
+    async def enlarge(
+        self, image: Image.Image, size: tuple[int, int], upscaler: str, order: Enlarging
+    ) -> Image.Image:
+        """An RGB picture in another size, by an upscaler as `upscalers.chosen` writes it; a pixel of it is a step's.
+
+        Raises:
+            Text2ImageError: it is refused or could not be finished.
+        """
+        deadline = asyncio.get_running_loop().time() + order.timeout
+
+        def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+            share = order.caller.share
+            return self.runners.generate(
+                request, StreamOptions(), deadline, share, patience=order.timeout
+            )
+
+        async with self._quotas.reserved(order.caller, size[0] * size[1], order) as reservation:
+            large = await enlarged(image, size, upscaler, generate)
+            reservation.taken = True
+            return large
 
     def _check_prompt(self, prompt: str) -> None:
         line = self._denied.line_of(prompt) if self._denied else None

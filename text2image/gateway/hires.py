@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from PIL import Image
 
-from text2image.core.errors import Unavailable
 from text2image.core.hires import passes
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
@@ -17,19 +16,14 @@ from text2image.core.messages import (
     Control,
     Event,
     GeneratedImage,
-    ModelInfo,
     Pixels,
     Progress,
     Request,
     Timings,
 )
-
-Drawn = tuple[Event, ModelInfo]
-Generate = Callable[[Request], AsyncGenerator[Drawn, None]]
+from text2image.gateway.enlarging import Drawn, Generate, enlarged, until_there_is_room
 
 _SAMPLING = Image.Resampling.LANCZOS
-# What a second pass waits for room, if the runner does not say how long that takes, in seconds.
-_PAUSE = 1.0
 
 
 async def drawn(request: Request, generate: Generate) -> AsyncGenerator[Drawn, None]:
@@ -71,27 +65,23 @@ async def _second(
     request: Request, small: GeneratedImage, generate: Generate
 ) -> AsyncGenerator[Drawn, None]:
     """Progress and picture of the second pass of one picture; what else there is was told of the first."""
-    enlarged = await asyncio.to_thread(_enlarged, small.pixels, *request.final_size)
-    first, second = passes(request, enlarged)
+    pixels = small.pixels
+    picture = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
+    large = await enlarged(picture, request.final_size, request.hires_upscaler, generate)
+    begun = InitImage.of(*request.final_size, await asyncio.to_thread(large.tobytes))
+    first, second = passes(request, begun)
     assert second is not None
     before = first.steps_drawn
     controls = await asyncio.to_thread(_enlarged_controls, request)
     alone = replace(second, n=1, seed=small.seed, controls=controls)
-    while True:
-        try:
-            async with aclosing(generate(alone)) as events:
-                async for event, model in events:
-                    if isinstance(event, GeneratedImage):
-                        timings = _sum(small.timings, event.timings)
-                        yield replace(event, index=small.index, timings=timings), model
-                    elif isinstance(event, Progress):
-                        own = replace(event, index=small.index)
-                        yield _as_part(own, before, before + second.steps_drawn), model
-            return
-        except Unavailable as refusal:
-            if refusal.reason != Unavailable.FULL:
-                raise
-            await asyncio.sleep(refusal.retry_after or _PAUSE)
+    async with aclosing(until_there_is_room(alone, generate)) as events:
+        async for event, model in events:
+            if isinstance(event, GeneratedImage):
+                timings = _sum(small.timings, event.timings)
+                yield replace(event, index=small.index, timings=timings), model
+            elif isinstance(event, Progress):
+                own = replace(event, index=small.index)
+                yield _as_part(own, before, before + second.steps_drawn), model
 
 
 def _as_part(event: Event, before: int, in_all: int) -> Event:

@@ -219,6 +219,11 @@ class Runners:
         self.named(None)
         return self._elected.models
 
+    @property
+    def upscalers(self) -> list[ModelInfo]:
+        """What enlarges pictures."""
+        return self._elected.upscalers
+
     def named(self, name: str | None) -> ModelInfo:
         """The model of this name or alias; the default one if there is none.
 

@@ -65,7 +65,7 @@ _STATES = {
 _STATES_BACK = {number: state for state, number in _STATES.items()}
 
 # For gateways, which draw in two passes then.
-_HIRES = ("hires_scale", "hires_strength", "hires_steps")
+_HIRES = ("hires_scale", "hires_strength", "hires_steps", "hires_upscaler")
 _OPTIONAL_FIELDS = (
     "negative_prompt",
     "width",

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from text2image.api import schema
 from text2image.api.a1111 import answers
 from text2image.api.a1111.routes import PREFIX, TRANSPORT, told
-from text2image.api.asgi import answer, caller_of, read_json, timeout_of, unless_gone
+from text2image.api.asgi import answer, caller_of, gateway_of, read_json, timeout_of, unless_gone
 from text2image.api.forms import decoded
 from text2image.api.pictures import PictureResponse
 from text2image.core.errors import (
@@ -24,13 +25,14 @@ from text2image.core.errors import (
 )
 from text2image.core.settings import get_settings
 from text2image.core.validation import MAX_HIRES_SCALE
+from text2image.core.upscalers import LANCZOS, chosen
 from text2image.gateway import metadata
+from text2image.gateway.context import Enlarging
 from text2image.gateway.init_images import Limits
 from text2image.gateway.upscaling import Target, enlarged
 
 router = APIRouter(prefix=PREFIX)
 
-_UPSCALERS = ("None", "Lanczos")
 _IMAGE: dict[str, Any] = {"contentEncoding": "base64"}
 # Letters of a text, and of its last line, beyond which what they say is not taken apart.
 _MAX_INFO, _MAX_LINE = 1 << 16, 1 << 12
@@ -74,8 +76,7 @@ class ExtraRequest(BaseModel):
     upscaling_crop: bool = Field(True, description="Cut off what is beyond that size.")
     upscaler_1: str = Field(
         "None",
-        description="`Lanczos`, or `None`, which leaves the size as it is.",
-        json_schema_extra={"enum": [*_UPSCALERS]},
+        description="`Lanczos`, the name of an upscaler, or `None`, which leaves the size as it is.",
     )
     upscaler_2: str = Field("None", json_schema_extra={"enum": ["None"]})
     extras_upscaler_2_visibility: float = Field(0, json_schema_extra={"enum": [0]})
@@ -190,18 +191,27 @@ def _info_of(image: str) -> PngInfo:
     },
 )
 async def extra_single_image(request: Request) -> Response:
-    """Enlarges a picture by Lanczos' filter; no model draws in it."""
+    """Enlarges a picture by Lanczos' filter, or by an upscaler, whose work counts as a step of its size does."""
 
     async def work() -> Response:
-        caller_of(request)
+        caller = caller_of(request)
         timeout = timeout_of(request)
         body = await read_json(request, ExtraRequest, pictures=True)
         body.check()
         file = await asyncio.to_thread(decoded, "image", body.image)
-        limits = Limits.of(get_settings())
+        limits, gateway = Limits.of(get_settings()), gateway_of(request)
+        upscaler = chosen("upscaler_1", body.upscaler_1, gateway.runners.upscalers)
+        order = Enlarging(caller, timeout)
+
+        async def network(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+            return await gateway.enlarge(image, size, upscaler, order)
+
+        made = enlarged(
+            file or b"", body.target, limits, network if upscaler else None, upscaler or LANCZOS
+        )
         try:
             async with asyncio.timeout(timeout):
-                png = await unless_gone(request, enlarged(file or b"", body.target, limits))
+                png = await unless_gone(request, made)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the image was enlarged") from None
         return PictureResponse({"html_info": "", "image": png})

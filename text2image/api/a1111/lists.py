@@ -17,6 +17,7 @@ from text2image.api.asgi import caller_of, gateway_of
 from text2image.core.errors import ModelNotFound
 from text2image.core.messages import ModelInfo, Sampler, Schedule
 from text2image.core.samplers import ALIASES, SCHEDULE_TITLES, TITLES
+from text2image.core.upscalers import name_of
 from text2image.core.validation import MAX_HIRES_SCALE
 from text2image.gateway.runners import Runners
 
@@ -234,6 +235,13 @@ _UPSCALERS = [
     UpscalerItem(name="None", scale=MAX_HIRES_SCALE),
     UpscalerItem(name="Lanczos", scale=MAX_HIRES_SCALE),
 ]
+
+
+def _upscalers(request: Request) -> list[UpscalerItem]:
+    own = gateway_of(request).runners.upscalers
+    return _UPSCALERS + [UpscalerItem(name=name_of(each), scale=each.upscale) for each in own]
+
+
 _SHOWN_MODEL = ModelItem(
     title="embedded [dcfec67f3c]", model_name="embedded", hash="dcfec67f3c", filename="embedded"
 )
@@ -278,7 +286,7 @@ _listing(
     "Upscalers",
     list[UpscalerItem],
     _UPSCALERS,
-    lambda _: _UPSCALERS,
+    _upscalers,
 )
 for _path, _name, _what in (
     ("/latent-upscale-modes", "latent_upscale_modes", "Upscalers of latents"),
