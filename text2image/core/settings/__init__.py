@@ -21,6 +21,7 @@ from text2image.core.settings.content import Content
 from text2image.core.settings.device import Device
 from text2image.core.settings.drawing import MAX_CLIP_SKIP, Drawing
 from text2image.core.settings.group import MAX_SIDE
+from text2image.core.settings.jobs_api import JobsApi
 from text2image.core.settings.models import EMBEDDED_MODEL, MODELS, Models, brought_model
 from text2image.core.settings.processes import Processes
 from text2image.core.settings.serving import Serving
@@ -47,6 +48,7 @@ _USER = re.compile(r"^(\w+://)?.*@")
 class Settings(
     Watching,
     Content,
+    JobsApi,
     Storage,
     Callers,
     Bounds,
@@ -125,6 +127,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    secret = name == "url_key"
+    secret = name in ("url_key", "webhook_secret")
     shown = "***" if secret else _USER.sub(r"\1***@", str(problem["input"]))
     return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"
