@@ -21,12 +21,12 @@ from text2image.core.settings.content import Content
 from text2image.core.settings.device import Device
 from text2image.core.settings.drawing import MAX_CLIP_SKIP, Drawing
 from text2image.core.settings.group import MAX_SIDE
-from text2image.core.settings.jobs_api import JobsApi
 from text2image.core.settings.models import EMBEDDED_MODEL, MODELS, Models, brought_model
 from text2image.core.settings.processes import Processes
 from text2image.core.settings.serving import Serving
 from text2image.core.settings.storage import Storage
 from text2image.core.settings.watching import Watching
+from text2image.core.settings.webhooks import Webhooks
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -48,7 +48,7 @@ _USER = re.compile(r"^(\w+://)?.*@")
 class Settings(
     Watching,
     Content,
-    JobsApi,
+    Webhooks,
     Storage,
     Callers,
     Bounds,

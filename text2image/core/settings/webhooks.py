@@ -1,4 +1,4 @@
-"""How jobs are taken in, and whom the server tells of their ends."""
+"""How the server tells others of what has ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import binascii
 
 from pydantic import Field, SecretStr, field_validator
 
-from text2image.core.limits import parse_bytes
 from text2image.core.settings.group import Group
 
 _PREFIX = "whsec_"
@@ -15,14 +14,9 @@ _PREFIX = "whsec_"
 _LEAST_BYTES, _MOST_BYTES = 24, 64
 
 
-class JobsApi(Group):
-    """Bodies of jobs, and webhooks."""
+class Webhooks(Group):
+    """Webhooks of jobs."""
 
-    job_body_bytes: int = Field(
-        256 << 20,
-        gt=0,
-        description="Largest body of a job in JSON Lines, the pictures in it included; in JSON at most 16 MiB of it.",
-    )
     webhook_secret: SecretStr | None = Field(
         None,
         description="Secret that signs webhooks by the Standard Webhooks scheme: `whsec_` and 24 to 64 bytes in "
@@ -46,11 +40,6 @@ class JobsApi(Group):
         False,
         description="Whether webhooks may go to addresses of private networks and of this machine.",
     )
-
-    @field_validator("job_body_bytes", mode="before")
-    @classmethod
-    def _check_job_body_bytes(cls, value: str | int) -> int:
-        return value if isinstance(value, int) else parse_bytes(value)
 
     @field_validator("webhook_secret")
     @classmethod
