@@ -425,6 +425,16 @@ class Settings(BaseSettings):
         description="Secret that signs the URLs; several gateways without a common Redis need the same. A random one "
         "if unset.",
     )
+    batch_file_bytes: int = Field(
+        100 << 20,
+        gt=0,
+        description="Largest file that may be uploaded for a batch (`POST /v1/files`), as in `100MiB`.",
+    )
+    batch_files_bytes: int = Field(
+        1 << 30,
+        gt=0,
+        description="Size of all files that one caller has uploaded for batches.",
+    )
     public_url: str | None = Field(
         None,
         description="Where clients reach HTTP, as in `https://pictures.example`, for the URLs of pictures; the host "
@@ -503,9 +513,9 @@ class Settings(BaseSettings):
         parse_aliases(value or "")
         return value
 
-    @field_validator("url_bytes", mode="before")
+    @field_validator("url_bytes", "batch_file_bytes", "batch_files_bytes", mode="before")
     @classmethod
-    def _check_url_bytes(cls, value: str | int) -> int:
+    def _check_bytes(cls, value: str | int) -> int:
         return value if isinstance(value, int) else parse_bytes(value)
 
     @field_validator("public_url")
