@@ -27,6 +27,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from PIL import Image
 
+from tests import web
 from tests.e2e.harness import Server, eventually
 from tests.e2e.hostile import bodies, prompts, wires
 from tests.e2e.test_bad_input import GENERATE_IMAGE, call_seed
@@ -89,6 +90,36 @@ def attack_messages(server: Server, count: int, random: Random) -> Outcomes:
     random.shuffle(cases)
     with grpc.insecure_channel(server.address) as channel:
         return _all(lambda case: _call(channel, *case), cases[:count])
+
+
+def attack_web(server: Server, count: int, random: Random) -> Outcomes:
+    """Messages as pages send them, whole, cut off, doubled and with odd frames, as bytes and as base64."""
+    kinds = {"Generate": v1.GenerateRequest, "GetModel": v1.GetModelRequest}
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+
+    def body(data: bytes) -> bytes:
+        whole = web.framed(data)
+        return random.choice(
+            [
+                whole,
+                whole[: random.randrange(len(whole))],
+                whole * 2,
+                web.framed(data, flag=random.randrange(256)),
+                data,
+            ]
+        )
+
+    cases = [
+        (method, body(data), bool(random.randrange(2)))
+        for method, kind in kinds.items()
+        for data in bodies.messages(kind, count // 2, random)
+    ]
+
+    def send(case: tuple[str, bytes, bool]) -> grpc.StatusCode:
+        method, content, text = case
+        return codes[web.call(server.url, method, content, text=text)[1].status]
+
+    return _all(send, cases)
 
 
 def attack_methods(server: Server, count: int, random: Random) -> Outcomes:
@@ -161,6 +192,7 @@ def attack_prompts(server: Server, count: int, random: Random) -> Outcomes:
 ATTACKS: dict[str, tuple[Attack, int]] = {
     "json": (attack_json, 2600),
     "messages": (attack_messages, 2600),
+    "web": (attack_web, 1000),
     "methods": (attack_methods, 2000),
     "http": (attack_http, 2600),
     "http2": (attack_http2, 2600),
