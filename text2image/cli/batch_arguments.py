@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from text2image.cli.arguments import Parser
 from text2image.core import tables
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.tables import Axis, Form, Row
+
+_Read = TypeVar("_Read")
 
 CONCURRENCY = 8
 MAX_CONCURRENCY = 256
@@ -121,25 +123,16 @@ def _read(path: str) -> str:
         raise InvalidRequest(FieldViolation("prompts", f"{path} is no text in UTF-8")) from None
 
 
-def _typed(name: str, text: str) -> dict[str, Any]:
+def _told(read: Callable[..., _Read], *given: Any) -> _Read:
+    """What is read of an option; argparse shows people the texts of its own errors alone."""
     try:
-        return tables.typed(name, text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _seeds(text: str) -> Axis:
-    try:
-        return tables.parse_seeds(text)
+        return read(*given)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _axis(name: str, text: str) -> Axis:
-    try:
-        return tables.parse_axis(name, text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return _told(tables.parse_axis, name, text.split(","))
 
 
 def _varied(text: str) -> Axis:
@@ -169,7 +162,10 @@ def _parser() -> Parser:
         "--format", choices=list(Form), help="how it is written, if its name does not say it"
     )
     what.add_argument(
-        "--seeds", type=_seeds, metavar="SEEDS", help="each row with each of these, as in 1-4,10"
+        "--seeds",
+        type=partial(_told, tables.parse_seeds),
+        metavar="SEEDS",
+        help="each row with each of these, as in 1-4,10",
     )
     what.add_argument(
         "--models",
@@ -187,10 +183,12 @@ def _parser() -> Parser:
     fields = parser.add_argument_group("fields of rows that do not name them")
     for name in _PLAIN:
         option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
-        fields.add_argument(option, dest=name, type=partial(_typed, name), metavar="VALUE")
+        fields.add_argument(
+            option, dest=name, type=partial(_told, tables.typed, name), metavar="VALUE"
+        )
     for option, name in _LISTS.items():
         fields.add_argument(
-            f"--{option}", type=partial(_typed, name), action="append", metavar="VALUE"
+            f"--{option}", type=partial(_told, tables.typed, name), action="append", metavar="VALUE"
         )
     _add_doing(parser)
     return parser

@@ -56,18 +56,17 @@ def draw(options: Options, settings: Settings, screen: Screen, tell: Tell) -> No
         Text2ImageError: the request was refused or could not be finished.
         OSError, ValueError: the certificate or the key is of no use.
     """
-    address, absence = whereabouts(options.server, settings, local=options.local)
-    if options.local or absence:
-        screen.say(
-            f"no server at {address}: this process draws" if absence else "this process draws"
-        )
+    address = whereabouts(options.server, settings, screen, local=options.local)
+    if address is None:
         asyncio.run(_draw_here(options, settings, screen, tell))
     else:
         _draw_on_server(address, options, settings, screen, tell)
 
 
-def whereabouts(server: str | None, settings: Settings, *, local: bool) -> tuple[str, str]:
-    """Where the server is, and why nobody listens there; nothing where somebody may, or where that is not asked.
+def whereabouts(
+    server: str | None, settings: Settings, screen: Screen, *, local: bool
+) -> str | None:
+    """Where a server listens; None where this process draws, which is told.
 
     Raises:
         CannotDraw: it was named, and nobody listens there.
@@ -80,7 +79,10 @@ def whereabouts(server: str | None, settings: Settings, *, local: bool) -> tuple
             f"no server listens at {address} ({absence}); `make serve` starts one, and --local "
             "draws without"
         )
-    return address, absence
+    if not local and not absence:
+        return address
+    screen.say(f"no server at {address}: this process draws" if absence else "this process draws")
+    return None
 
 
 def _absence(address: str) -> str:

@@ -60,10 +60,8 @@ async def artist_of(
         CannotDraw: the server that was named does not answer, or the model cannot be loaded.
         OSError, ValueError: the certificate or the key is of no use.
     """
-    address, absence = whereabouts(options.server, settings, local=options.local)
-    if options.local or absence:
-        there = f"no server at {address}: this process draws" if absence else "this process draws"
-        screen.say(there)
+    address = whereabouts(options.server, settings, screen, local=options.local)
+    if address is None:
         async with _artist_here(options, settings, screen) as artist:
             yield artist
         return
