@@ -18,7 +18,7 @@ from tests.faults.times import TIMES
 # A thread for each runner, since they share their cores with the tests; no picture comes from an earlier test.
 ALONE = {"T2I_THREADS": "1", "T2I_CACHE_BYTES": "0"}
 # Pixels; a picture of this side takes more memory than lies about in a process.
-LARGEST = 512
+LARGEST = 1024
 # Room for a few pictures.
 DISK_MEGABYTES = 16
 Timed = Callable[[str], AbstractContextManager[None]]
