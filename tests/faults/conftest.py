@@ -42,7 +42,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
     """A server with two processes of each kind, and room for hundreds of requests."""
     settings = {
         **ALONE,
-        "T2I_MAX_SIDE": str(LARGEST),
         "T2I_RUNNER_WORKERS": "2",
         "T2I_GATEWAY_WORKERS": "2",
         "T2I_MAX_BACKLOG_SECONDS": "3600",
