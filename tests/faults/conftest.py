@@ -42,10 +42,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
     """A server with two processes of each kind, and room for hundreds of requests."""
     settings = {
         **ALONE,
+        "T2I_MAX_SIDE": "512",
         "T2I_RUNNER_WORKERS": "2",
         "T2I_GATEWAY_WORKERS": "2",
-        "T2I_MAX_BACKLOG_SECONDS": "3600",
-        "T2I_REQUEST_TIMEOUT": "3600",
+        "T2I_MAX_BACKLOG_SECONDS": "36000",
+        "T2I_REQUEST_TIMEOUT": "36000",
     }
     with serving(Server(tmp_path_factory.mktemp("pairs"), **settings)) as server:
         yield Normality(server, runners=2, gateways=2)
