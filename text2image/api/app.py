@@ -14,7 +14,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import a1111, grpc_web, huggingface, openai, probes, rest, schema, v1_grpc
+from text2image.api import (
+    a1111,
+    grpc_web,
+    huggingface,
+    openai,
+    openai_batches,
+    openai_files,
+    probes,
+    rest,
+    schema,
+    v1_grpc,
+)
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
@@ -53,7 +64,15 @@ async def _metrics(request: Request) -> Response:
 def _routers() -> list[APIRouter]:
     """Those of the dialects that the settings want."""
     others = a1111.ROUTERS if get_settings().a1111 else ()
-    return [rest.router, openai.router, huggingface.router, *others, _operations]
+    return [
+        rest.router,
+        openai.router,
+        openai_files.router,
+        openai_batches.router,
+        huggingface.router,
+        *others,
+        _operations,
+    ]
 
 
 def http_app() -> FastAPI:

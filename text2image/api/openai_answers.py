@@ -35,7 +35,7 @@ FILES = "/v1/images/files/"
 BYTES_PER_TOKEN = 4
 TOKEN_SIDE = 32
 # In its words, of which strict clients know no others.
-_QUALITIES = {Quality.EXACT: "high", Quality.FAST: "low"}
+QUALITIES = {Quality.EXACT: "high", Quality.FAST: "low"}
 _NOT_HOSTED = "; it could be kept nowhere, so it comes whole in place of its URL"
 
 
@@ -114,9 +114,9 @@ def failure(error: Text2ImageError, body: dict[str, Any]) -> str:
 
 def usage_of(request: Request) -> dict[str, Any]:
     """The tokens of a request: those of its prompts are estimated, those of its pictures are counted by their size."""
-    text = _tokens(request.prompt) + _tokens(request.negative_prompt)
-    begun = _pixel_tokens(request.image.width, request.image.height) if request.image else 0
-    drawn = _pixel_tokens(*request.final_size) * request.n
+    text = tokens_of(request.prompt) + tokens_of(request.negative_prompt)
+    begun = pixel_tokens(request.image.width, request.image.height) if request.image else 0
+    drawn = pixel_tokens(*request.final_size) * request.n
     return {
         "input_tokens": text + begun,
         "input_tokens_details": {"text_tokens": text, "image_tokens": begun},
@@ -126,11 +126,11 @@ def usage_of(request: Request) -> dict[str, Any]:
     }
 
 
-def _tokens(text: str) -> int:
+def tokens_of(text: str) -> int:
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
-def _pixel_tokens(width: int, height: int) -> int:
+def pixel_tokens(width: int, height: int) -> int:
     return math.ceil(width / TOKEN_SIDE) * math.ceil(height / TOKEN_SIDE)
 
 
@@ -140,7 +140,7 @@ def _told(context: RequestContext) -> dict[str, str]:
     return {
         "output_format": context.encoding.format.value,
         "background": "opaque",
-        "quality": _QUALITIES.get(context.request.quality, "auto"),
+        "quality": QUALITIES.get(context.request.quality, "auto"),
         "size": f"{width}x{height}",
     }
 
