@@ -43,8 +43,10 @@ def params_of(text: str, files: bytes | None = None) -> RequestParams:
     begin = 0
     for name, size in sizes:
         file, begin = files[begin : begin + size], begin + size
-        if name in ("image", "mask"):
-            params = replace(params, **{name: file})
+        if name == "image":
+            params = replace(params, image=file)
+        elif name == "mask":
+            params = replace(params, mask=file)
         else:
             controls[int(name)] = replace(controls[int(name)], image=file)
     return replace(params, controls=tuple(controls) if params.controls is not None else None)

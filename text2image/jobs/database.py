@@ -72,7 +72,9 @@ class Database:
             Unavailable: the database, or its disk, is out of reach; nothing of the transaction is kept.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: self.run_here(work, *args, **kwargs))
+        return await loop.run_in_executor(
+            self._thread, lambda: self.run_here(work, *args, **kwargs)
+        )
 
     def run_here(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
