@@ -33,6 +33,7 @@ from text2image.api.paths import Forgiving
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
 from text2image.core.settings import Settings, get_settings
+from text2image.jobs.files import FileStore
 from text2image.observe import fleet, metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -76,12 +77,13 @@ def _routers() -> list[APIRouter]:
 
 
 def http_app() -> FastAPI:
-    """An application whose `state.gateway` must be set before its first request."""
+    """An application whose `state.gateway` and `state.jobs` must be set before its first request."""
     # The routes of `schema` show the description, not FastAPI's own.
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
     routers = _routers()
     app.openapi = lambda: schema.document(app, (*routers, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
     # Pages speak gRPC by its own description.
+    app.state.files = _files(get_settings())
     app.state.a1111, app.state.routers = a1111.State(), [*routers, grpc_web.router]
     for router in (*app.state.routers, schema.router):
         app.include_router(router)
@@ -92,6 +94,18 @@ def http_app() -> FastAPI:
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+def _files(settings: Settings) -> FileStore | None:
+    """What keeps uploads for batches; None where no jobs are taken."""
+    if not settings.jobs:
+        return None
+    return FileStore(
+        settings.data_root / "files",
+        owner_bytes=settings.batch_files_bytes,
+        all_bytes=settings.batch_all_files_bytes,
+        max_age=settings.jobs_keep_seconds,
+    )
 
 
 def middlewares(

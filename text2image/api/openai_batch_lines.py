@@ -22,6 +22,8 @@ from text2image.jobs.records import Item, ItemState, NewItem
 
 # Lines that a batch names that has failed for them.
 MAX_ERRORS = 50
+# Letters of what is said of a line, which may have any number of wrong fields.
+_MAX_MESSAGE = 300
 _BLANK = b" \t\r\n"
 _EXPIRED = "DEADLINE_EXCEEDED"
 
@@ -92,7 +94,7 @@ def _error(number: int, error: InvalidRequest) -> BatchError:
     malformed = first.field == "body" and len(error.violations) == 1
     return BatchError(
         code="invalid_json_line" if malformed else "invalid_line",
-        message=f"line {number}: {error.message}",
+        message=f"line {number}: {error.message[:_MAX_MESSAGE]}",
         param=None if malformed else first.field,
         line=number,
     )

@@ -153,7 +153,8 @@ class Line(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    custom_id: str = Field(min_length=1, max_length=512)
+    # PostgreSQL keeps no NUL.
+    custom_id: str = Field(min_length=1, max_length=512, pattern=r"^[^\x00]*$")
     method: Literal["POST"]
     url: str
     body: dict[str, Any]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -28,8 +27,6 @@ from text2image.api.openai_batch_messages import (
     CreateBatchRequest,
     RequestCounts,
 )
-from text2image.api.openai_requests import Named
-from text2image.api.openai_responses import ErrorEnvelope, error_body
 from text2image.api.openai_outputs import (
     ERRORS,
     KIND,
@@ -38,6 +35,8 @@ from text2image.api.openai_outputs import (
     job_id_of,
     outputs_of,
 )
+from text2image.api.openai_requests import Named
+from text2image.api.openai_responses import ErrorEnvelope, error_body
 from text2image.core.errors import (
     FieldViolation,
     FileNotFound,
@@ -52,6 +51,8 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 router = APIRouter(prefix="/v1")
 # Lines that are read at once, in a thread.
 _CHUNK = 64
+# Seconds by which a deadline and the clock may differ.
+_CLOCKS_APART = 5.0
 
 _EXAMPLE = Batch(
     id="batch_0f3a9c1b7d60e5f1a2b3c4d5",
@@ -73,13 +74,29 @@ _BATCH_ID = {
     "schema": {"type": "string", "minLength": 1},
     "example": _EXAMPLE.id,
 }
-AFTER = {
-    "name": "after",
-    "in": "query",
-    "description": "The id of the last one of the page before.",
-    "schema": {"type": "string"},
-    "example": _EXAMPLE.id,
-}
+
+
+def after_parameter(example: str) -> dict[str, object]:
+    """The description of where a page begins."""
+    return {
+        "name": "after",
+        "in": "query",
+        "description": "The id of the last one of the page before.",
+        "schema": {"type": "string"},
+        "example": example,
+    }
+
+
+def choice_parameter(name: str, description: str, choices: Sequence[str]) -> dict[str, object]:
+    """The description of one of several words, of which the first is the default."""
+    schema = {"type": "string", "enum": [*choices], "default": choices[0]}
+    return {
+        "name": name,
+        "in": "query",
+        "description": description,
+        "schema": schema,
+        "example": choices[0],
+    }
 
 
 def limit_parameter(most: int, default: int) -> dict[str, object]:
@@ -98,7 +115,15 @@ def jobs_of(request: Request) -> Jobs:
 
 
 def files_of(request: Request) -> FileStore:
-    return cast(FileStore, request.app.state.files)
+    """The uploads.
+
+    Raises:
+        JobNotFound: none are taken, and neither are jobs.
+    """
+    files = cast(FileStore | None, request.app.state.files)
+    if files is None:
+        raise JobNotFound("this server takes no files and no batches; T2I_JOBS=1 has it take them")
+    return files
 
 
 def limit_of(request: Request, most: int, default: int) -> int:
@@ -115,6 +140,19 @@ def limit_of(request: Request, most: int, default: int) -> int:
             FieldViolation("limit", f"is {named[:20]!r}; it must be between 1 and {most}")
         )
     return int(named)
+
+
+def choice_of(request: Request, name: str, choices: Sequence[str]) -> str:
+    """One of several words, the first if none is named.
+
+    Raises:
+        InvalidRequest: it is another one.
+    """
+    named = request.query_params.get(name, choices[0])
+    if named not in choices:
+        reason = f"is {named[:80]!r}; it must be one of {', '.join(choices)}"
+        raise InvalidRequest(FieldViolation(name, reason))
+    return named
 
 
 def batch_of(job: Job) -> Batch:
@@ -134,8 +172,9 @@ def batch_of(job: Job) -> Batch:
         output_file_id=names.get(OUTPUT),
         error_file_id=names.get(ERRORS),
         created_at=int(job.created_at),
-        in_progress_at=None if errors or job.started_at is None else int(job.started_at),
-        expires_at=None if job.deadline_at is None else int(job.deadline_at),
+        # The file was read before the answer, and there is nothing left to be validated.
+        in_progress_at=None if errors else int(job.created_at),
+        expires_at=int(job.deadline_at or job.created_at + WINDOW_SECONDS),
         finalizing_at=ended if status in ("completed", "expired") else None,
         completed_at=ended if status == "completed" else None,
         failed_at=ended if status == "failed" else None,
@@ -155,9 +194,9 @@ def _status(job: Job, *, failed: bool) -> str:
     if job.state is JobState.CANCELLED:
         return "cancelled"
     if job.state is JobState.COMPLETED:
-        late = job.deadline_at is not None and (job.ended_at or 0.0) >= job.deadline_at
+        late = (job.ended_at or 0.0) - job.created_at >= WINDOW_SECONDS - _CLOCKS_APART
         return "expired" if late and job.counts.failed else "completed"
-    return "validating" if job.state is JobState.QUEUED else "in_progress"
+    return "in_progress"
 
 
 @router.post(
@@ -189,39 +228,34 @@ async def create_batch(request: Request) -> Response:
     async def work() -> Response:
         caller = caller_of(request)
         body = await read_json(request, CreateBatchRequest)
-        path = await _input(files_of(request), caller.name, body.input_file_id)
-        errors = await asyncio.to_thread(_errors, path, body.endpoint)
-        named = gateway_of(request).runners.named
-        key = request.headers.get(IDEMPOTENCY_HEADER, "")
-        job = await jobs_of(request).submit(
-            caller,
-            _failed(errors) if errors else _items(path, named),
-            kind=KIND,
-            metadata=body.metadata,
-            extra={
-                "endpoint": body.endpoint,
-                "input_file_id": body.input_file_id,
-                "errors": [error.model_dump() for error in errors],
-            },
-            idempotency_key=f"{KIND} {key}" if key else "",
-            seconds=WINDOW_SECONDS,
-        )
+        with await _input(files_of(request), caller.name, body.input_file_id) as file:
+            errors = await asyncio.to_thread(errors_in, file, body.endpoint, MAX_ITEMS)
+            named = gateway_of(request).runners.named
+            key = request.headers.get(IDEMPOTENCY_HEADER, "")
+            job = await jobs_of(request).submit(
+                caller,
+                _failed(errors) if errors else _items(file, named),
+                kind=KIND,
+                metadata=body.metadata,
+                extra={
+                    "endpoint": body.endpoint,
+                    "input_file_id": body.input_file_id,
+                    "errors": [error.model_dump() for error in errors],
+                },
+                idempotency_key=f"{KIND} {key}" if key else "",
+                seconds=WINDOW_SECONDS,
+            )
         return JSONResponse(batch_of(job).model_dump())
 
     return await answer(request, TRANSPORT, work, error_response)
 
 
-async def _input(files: FileStore, owner: str, file_id: str) -> Path:
+async def _input(files: FileStore, owner: str, file_id: str) -> BinaryIO:
     try:
-        return await asyncio.to_thread(files.path_of, owner, file_id)
+        return await asyncio.to_thread(files.open, owner, file_id)
     except FileNotFound as error:
         reason = f"is no file to begin from: {error.message}"
         raise InvalidRequest(FieldViolation("input_file_id", reason)) from None
-
-
-def _errors(path: Path, endpoint: str) -> list[BatchError]:
-    with path.open("rb") as file:
-        return errors_in(file, endpoint, MAX_ITEMS)
 
 
 def _failed(errors: Sequence[BatchError]) -> list[NewItem]:
@@ -229,16 +263,16 @@ def _failed(errors: Sequence[BatchError]) -> list[NewItem]:
     return [NewItem(params=InvalidRequest(FieldViolation("input_file_id", errors[0].message)))]
 
 
-async def _items(path: Path, named: Named) -> AsyncGenerator[NewItem, None]:
-    with await asyncio.to_thread(path.open, "rb") as file:
-        lines = lines_of(file)
+async def _items(file: BinaryIO, named: Named) -> AsyncGenerator[NewItem, None]:
+    file.seek(0)
+    lines = lines_of(file)
 
-        def some() -> list[NewItem]:
-            return [item_of(text, named) for _, text in islice(lines, _CHUNK)]
+    def some() -> list[NewItem]:
+        return [item_of(text, named) for _, text in islice(lines, _CHUNK)]
 
-        while items := await asyncio.to_thread(some):
-            for item in items:
-                yield item
+    while items := await asyncio.to_thread(some):
+        for item in items:
+            yield item
 
 
 @router.get(
@@ -257,7 +291,12 @@ async def _items(path: Path, named: Named) -> AsyncGenerator[NewItem, None]:
             error_body,
         ),
     },
-    openapi_extra={"parameters": [AFTER, limit_parameter(MAX_BATCHES_PAGE, BATCHES_PAGE)]},
+    openapi_extra={
+        "parameters": [
+            after_parameter(_EXAMPLE.id),
+            limit_parameter(MAX_BATCHES_PAGE, BATCHES_PAGE),
+        ]
+    },
 )
 async def list_batches(request: Request) -> Response:
     """Lists the caller's batches, a page at a time."""

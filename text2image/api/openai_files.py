@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import BinaryIO
 
 import pydantic
 from fastapi import APIRouter
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -19,14 +19,25 @@ from text2image.api.forms import KIND as FORM
 from text2image.api.forms import is_form
 from text2image.api.openai import TRANSPORT, error_response
 from text2image.api.openai_batch_messages import (
+    LONGEST_LIFE,
     MAX_FILES_PAGE,
+    OUTPUT_PURPOSE,
     PURPOSE,
+    SHORTEST_LIFE,
     ExpiresAfter,
     FileDeleted,
     FileList,
     FileObject,
 )
-from text2image.api.openai_batches import AFTER, files_of, jobs_of, limit_of, limit_parameter
+from text2image.api.openai_batches import (
+    after_parameter,
+    choice_of,
+    choice_parameter,
+    files_of,
+    jobs_of,
+    limit_of,
+    limit_parameter,
+)
 from text2image.api.openai_responses import ErrorEnvelope, error_body
 from text2image.core.errors import (
     FieldViolation,
@@ -37,15 +48,19 @@ from text2image.core.errors import (
     UnsupportedMediaType,
 )
 from text2image.core.settings import get_settings
-from text2image.jobs.files import FileStore, StoredFile
+from text2image.jobs.files import StoredFile, storage
 
 router = APIRouter(prefix="/v1")
 MEDIA_TYPE = "application/jsonl"
-MAX_NAME = 255
+_MAX_NAME = 255
 # Of a form around its file, in bytes.
 _FORM_BYTES = 64 << 10
+# How much of a file that is too large is still read, in multiples of the limit.
+_DISCARD_FACTOR = 2
 _PIECE = 1 << 18
-_MOST_FIELDS = 8
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+_FIELDS = {"file", "purpose", _ANCHOR, _SECONDS}
+_NO_FIELD = "is not a field of this request"
 
 _EXAMPLE = FileObject(
     id="file-5d1c0e9f8a7b6c5d4e3f2a1b",
@@ -76,9 +91,17 @@ _FORM = {
                     "file": {
                         "type": "string",
                         "format": "binary",
+                        "minLength": 1,
                         "description": "A request a line, as JSON, with custom_id, method, url and body.",
                     },
                     "purpose": {"type": "string", "enum": [PURPOSE]},
+                    _ANCHOR: {"type": "string", "enum": ["created_at"]},
+                    _SECONDS: {
+                        "type": "integer",
+                        "description": "For how long it is kept, where that is less than the server does.",
+                        "minimum": SHORTEST_LIFE,
+                        "maximum": LONGEST_LIFE,
+                    },
                 },
             },
             "example": {
@@ -128,21 +151,11 @@ async def _uploaded(request: Request, owner: str) -> FileObject:
     if not is_form(request):
         said = request.headers.get("Content-Type", "")[:80]
         raise UnsupportedMediaType(f"send a form, as {FORM}, and not {said!r}")
-    most = get_settings().batch_file_bytes
-    parser = MultiPartParser(
-        request.headers, _bounded(request, most), max_files=1, max_fields=_MOST_FIELDS
-    )
-    seconds = BODY_TIMEOUT + most / PICTURE_RATE
-    try:
-        async with asyncio.timeout(seconds):
-            form = await parser.parse()
-    except TimeoutError:
-        raise RequestTimeout(f"the file did not arrive within {seconds:.0f} s") from None
-    except (MultiPartException, ValueError, LookupError) as error:
-        reason = f"is no form that can be read: {str(error)[:120]}"
-        raise InvalidRequest(FieldViolation("body", reason)) from None
+    store, form = files_of(request), await _parsed(request)
     try:
         fields = dict(form.multi_items())
+        if unknown := fields.keys() - _FIELDS:
+            raise InvalidRequest(*(FieldViolation(each[:80], _NO_FIELD) for each in unknown))
         file = fields.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidRequest(FieldViolation("file", "is missing; send it as a file"))
@@ -151,19 +164,44 @@ async def _uploaded(request: Request, owner: str) -> FileObject:
         life = _life(fields)
         if not file.size:
             raise InvalidRequest(FieldViolation("file", "is empty"))
-        name = (file.filename or "")[:MAX_NAME] or "prompts.jsonl"
-        store = files_of(request)
-        return shown(await asyncio.to_thread(_kept, store, owner, file.file, name, life))
+        most = get_settings().batch_file_bytes
+        if file.size > most:
+            raise _too_large(most)
+        name = (file.filename or "")[:_MAX_NAME]
+        return shown(await asyncio.to_thread(store.add, owner, file.file, name, life))
     finally:
         await form.close()
+
+
+async def _parsed(request: Request) -> FormData:
+    """The form, whose file is on the disk if it is large.
+
+    Raises:
+        InvalidRequest: it is none.
+        PayloadTooLarge, RequestTimeout: its file is too large, or too slow.
+        Unavailable: the disk is full.
+    """
+    most = get_settings().batch_file_bytes
+    body = _bounded(request, most)
+    parser = MultiPartParser(request.headers, body, max_files=1, max_fields=len(_FIELDS))
+    seconds = BODY_TIMEOUT + most / PICTURE_RATE
+    try:
+        async with asyncio.timeout(seconds):
+            with storage():
+                return await parser.parse()
+    except TimeoutError:
+        raise RequestTimeout(f"the file did not arrive within {seconds:.0f} s") from None
+    except (MultiPartException, ValueError, LookupError) as error:
+        reason = f"is no form that can be read: {str(error)[:120]}"
+        raise InvalidRequest(FieldViolation("body", reason)) from None
 
 
 def _life(fields: dict[str, UploadFile | str]) -> float | None:
     """Seconds that the client wants the file to be kept; None if it does not say."""
     given = {
-        name.removeprefix("expires_after[").removesuffix("]"): value
-        for name, value in fields.items()
-        if name.startswith("expires_after[")
+        name: fields[field]
+        for name, field in (("anchor", _ANCHOR), ("seconds", _SECONDS))
+        if field in fields
     }
     if not given:
         return None
@@ -173,29 +211,23 @@ def _life(fields: dict[str, UploadFile | str]) -> float | None:
         raise invalid(error) from None
 
 
-def _kept(
-    store: FileStore, owner: str, source: BinaryIO, name: str, life: float | None
-) -> StoredFile:
-    draft = store.begin(owner)
-    try:
-        source.seek(0)
-        while piece := source.read(_PIECE):
-            draft.write(piece)
-        return store.keep(owner, draft, name, life)
-    except BaseException:
-        store.discard(draft)
-        raise
-
-
 async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
-        if received > most + _FORM_BYTES:
-            raise PayloadTooLarge(
-                f"the file is larger than {most} bytes (T2I_BATCH_FILE_BYTES); send it as several"
-            )
-        yield chunk
+        if received <= most + _FORM_BYTES:
+            yield chunk
+        # A client that is cut off while it sends would see a broken connection in place of the answer.
+        elif received > most * _DISCARD_FACTOR:
+            break
+    if received > most + _FORM_BYTES:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the file is larger than {most} bytes (T2I_BATCH_FILE_BYTES); send it as several"
+    )
 
 
 @router.get(
@@ -211,22 +243,31 @@ async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:
             error_body,
         ),
     },
-    openapi_extra={"parameters": [AFTER, limit_parameter(MAX_FILES_PAGE, MAX_FILES_PAGE)]},
+    openapi_extra={
+        "parameters": [
+            after_parameter(_EXAMPLE.id),
+            limit_parameter(MAX_FILES_PAGE, MAX_FILES_PAGE),
+            choice_parameter("order", "By when they were made.", ("desc", "asc")),
+            choice_parameter("purpose", "Of these alone.", (PURPOSE, OUTPUT_PURPOSE)),
+        ]
+    },
 )
 async def list_files(request: Request) -> Response:
-    """Lists what the caller has uploaded; what comes of a batch, that names itself."""
+    """Lists what the caller has uploaded. What comes of a batch is named by the batch alone."""
 
     async def work() -> Response:
         owner = caller_of(request).name
         limit = limit_of(request, MAX_FILES_PAGE, MAX_FILES_PAGE)
         asked = request.query_params
+        purpose = choice_of(request, "purpose", (PURPOSE, OUTPUT_PURPOSE))
+        order = choice_of(request, "order", ("desc", "asc"))
         files = await asyncio.to_thread(files_of(request).all_of, owner)
-        if asked.get("purpose", PURPOSE) != PURPOSE:
+        if purpose != PURPOSE:
             files = []
-        if asked.get("order") == "asc":
-            files = files[::-1]
-        ids = [file.id for file in files]
+        if order == "asc":
+            files.reverse()
         if after := asked.get("after"):
+            ids = [file.id for file in files]
             if after not in ids:
                 reason = f"is {after[:80]!r}, and there is no such file of yours"
                 raise InvalidRequest(FieldViolation("after", reason))
@@ -284,10 +325,8 @@ async def get_file_content(request: Request) -> Response:
         owner, file_id = caller_of(request).name, request.path_params["file_id"]
         output = openai_outputs.output_named(file_id)
         if output is None:
-            path = await asyncio.to_thread(files_of(request).path_of, owner, file_id)
-            return StreamingResponse(
-                _pieces(await asyncio.to_thread(path.open, "rb")), media_type=MEDIA_TYPE
-            )
+            file = await asyncio.to_thread(files_of(request).open, owner, file_id)
+            return StreamingResponse(_pieces(file), media_type=MEDIA_TYPE)
         job = await openai_outputs.job_of(jobs_of(request), files_of(request), owner, output)
         lines = openai_outputs.content(jobs_of(request), job, output)
         return StreamingResponse(lines, media_type=MEDIA_TYPE)
@@ -295,7 +334,7 @@ async def get_file_content(request: Request) -> Response:
     return await answer(request, TRANSPORT, work, error_response)
 
 
-async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _pieces(file: BinaryIO) -> AsyncGenerator[bytes, None]:
     with file:
         while piece := await asyncio.to_thread(file.read, _PIECE):
             yield piece
