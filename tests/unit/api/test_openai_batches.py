@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai.types
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types import FileObject
 
 from tests.unit.api.test_openai import Served
-from text2image.core.errors import JobNotFound, Text2ImageError
-from text2image.core.formats import FileFormat
+from tests.unit.jobs.conftest import jobs_in, started
+from tests.unit.jobs.drawers import TestDrawer, drawn
+from text2image.api.openai_batch_lines import errors_in, item_of, lines_of
 from text2image.core.settings import get_settings
-from text2image.gateway.auth import Caller
+from text2image.jobs.claims import Claim
 from text2image.jobs.files import FileStore
-from text2image.jobs.records import (
-    Counts,
-    Item,
-    ItemError,
-    ItemPage,
-    ItemState,
-    Job,
-    JobPage,
-    JobState,
-    NewItem,
-    PictureFile,
-)
+from text2image.jobs.worker import Drawn
 
+ENDPOINT = "/v1/images/generations"
 PNG = b"\x89PNG the picture"
 DAY = 24 * 3600.0
+ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 def line(custom_id: str, **body: Any) -> dict[str, Any]:
@@ -42,7 +37,7 @@ def line(custom_id: str, **body: Any) -> dict[str, Any]:
     return {
         "custom_id": custom_id,
         "method": "POST",
-        "url": "/v1/images/generations",
+        "url": ENDPOINT,
         "body": asked,
     }
 
@@ -51,116 +46,20 @@ def written(*lines: Any) -> bytes:
     return b"".join(json.dumps(each).encode() + b"\n" for each in lines)
 
 
-class KeptJobs:
-    """Jobs in memory, which draw when a test says so."""
-
-    def __init__(self, folder: Path) -> None:
-        self._picture = folder / "picture.png"
-        self._picture.write_bytes(PNG)
-        self.jobs: dict[str, Job] = {}
-        self.of: dict[str, list[Item]] = {}
-
-    async def submit(self, caller: Caller, items: Any, **told: Any) -> Job:
-        given = [each async for each in items] if hasattr(items, "__aiter__") else list(items)
-        told.pop("idempotency_key")
-        seconds = told.pop("seconds")
-        job = Job(
-            id=f"job_{len(self.jobs):024x}",
-            owner=caller.name,
-            created_at=1000.0,
-            deadline_at=1000.0 + seconds,
-            **{**told, "metadata": told["metadata"] or {}},
-        )
-        self.of[job.id] = [_taken(index, item) for index, item in enumerate(given)]
-        self.jobs[job.id] = job
-        return self._counted(job.id)
-
-    def _counted(self, job_id: str) -> Job:
-        states = [item.state.value for item in self.of[job_id]]
-        counts = Counts(**{state.value: states.count(state) for state in ItemState})
-        self.jobs[job_id] = replace(self.jobs[job_id], counts=counts)
-        if counts.total == counts.ended and not self.jobs[job_id].state.has_ended:
-            self.end(job_id, JobState.COMPLETED, 2000.0)
-        return self.jobs[job_id]
-
-    def end(self, job_id: str, state: JobState, at: float) -> None:
-        self.jobs[job_id] = replace(
-            self.jobs[job_id], state=state, ended_at=at, expires_at=at + DAY, started_at=1001.0
-        )
-
-    def draw(self, job_id: str) -> None:
-        """Finishes all that is queued."""
-        picture = PictureFile(0, "a.png", "image/png", len(PNG), 7, 64, 64)
-        for index, item in enumerate(self.of[job_id]):
-            if item.state is ItemState.QUEUED:
-                self.of[job_id][index] = replace(
-                    item,
-                    state=ItemState.SUCCEEDED,
-                    pictures=(picture, replace(picture, index=1, seed=8)),
-                    message="2 images generated successfully",
-                    finished_at=1999.5,
-                )
-        self._counted(job_id)
-
-    async def get(self, owner: str, job_id: str) -> Job:
-        if job_id not in self.jobs or self.jobs[job_id].owner != owner:
-            raise JobNotFound("no")
-        return self.jobs[job_id]
-
-    async def list(self, owner: str, *, after: str, limit: int, kind: str) -> JobPage:
-        mine = [job for job in reversed(self.jobs.values()) if job.owner == owner]
-        assert all(job.kind == kind for job in mine)
-        ids = [job.id for job in mine]
-        mine = mine[ids.index(after) + 1 :] if after else mine
-        return JobPage(tuple(mine[:limit]), mine[limit - 1].id if len(mine) > limit else None)
-
-    async def items(
-        self, owner: str, job_id: str, *, after: int, limit: int, state: ItemState | None
-    ) -> ItemPage:
-        await self.get(owner, job_id)
-        found = [
-            item
-            for item in self.of[job_id]
-            if item.index > after and (state is None or item.state is state)
-        ]
-        return ItemPage(tuple(found[:limit]), found[limit - 1].index if found[limit:] else None)
-
-    async def picture(
-        self, owner: str, job_id: str, index: int, picture: int
-    ) -> tuple[PictureFile, Path]:
-        return self.of[job_id][index].pictures[picture], self._picture
-
-    async def cancel(self, owner: str, job_id: str) -> Job:
-        await self.get(owner, job_id)
-        self.of[job_id] = [
-            replace(item, state=ItemState.CANCELLED) if item.state is ItemState.QUEUED else item
-            for item in self.of[job_id]
-        ]
-        self.end(job_id, JobState.CANCELLED, 1500.0)
-        return self._counted(job_id)
-
-
-def _taken(index: int, item: NewItem) -> Item:
-    if isinstance(item.params, Text2ImageError):
-        violations = getattr(item.params, "violations", ())
-        error = ItemError(
-            code=item.params.reason,
-            message=item.params.message,
-            http_status=item.params.http_status,
-            violations=violations,
-        )
-        return Item(index=index, custom_id=item.custom_id, state=ItemState.FAILED, error=error)
-    return Item(index=index, custom_id=item.custom_id, params=item.params, encoding=item.encoding)
-
-
 class Api:
-    """The application, with a client who shows what it is told to."""
+    """The application with jobs of its own, which are drawn when `may_draw` is set."""
 
     def __init__(self, served: Served, folder: Path) -> None:
-        self.jobs = KeptJobs(folder)
-        self.files = FileStore(folder / "files", max_bytes=4000, max_age=DAY)
-        served.app.state.jobs, served.app.state.files = self.jobs, self.files
+        self.may_draw = asyncio.Event()
+        self.drawer = TestDrawer(self._draw)
+        self.jobs = jobs_in(folder / "jobs", self.drawer)
+        files = FileStore(folder / "files", owner_bytes=4000, all_bytes=6000, max_age=DAY)
+        served.app.state.jobs, served.app.state.files = self.jobs, files
         self._app = served.app
+
+    async def _draw(self, item: Claim) -> Drawn:
+        await self.may_draw.wait()
+        return drawn(item, PNG)
 
     async def ask(self, method: str, path: str, address: str = "10.0.0.1", **more: Any) -> Any:
         transport = httpx.ASGITransport(self._app, client=(address, 1))
@@ -177,10 +76,25 @@ class Api:
 
     async def create(self, content: bytes, **more: Any) -> dict[str, Any]:
         file_id = (await self.upload(content)).json()["id"]
-        asked = {"endpoint": "/v1/images/generations", "completion_window": "24h", **more}
+        asked = {"endpoint": ENDPOINT, "completion_window": "24h", **more}
         answer = await self.ask("POST", "/batches", json={"input_file_id": file_id, **asked})
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
+
+    async def batch(self, batch_id: str) -> dict[str, Any]:
+        return dict((await self.ask("GET", f"/batches/{batch_id}")).json())
+
+    async def ended(self, batch_id: str) -> dict[str, Any]:
+        """The batch once it has ended."""
+        async with asyncio.timeout(30):
+            while (batch := await self.batch(batch_id))["status"] not in ENDED:
+                await asyncio.sleep(0.02)
+        openai.types.Batch.model_validate(batch, strict=True)
+        return batch
+
+    async def drawn(self, *lines: Any) -> dict[str, Any]:
+        self.may_draw.set()
+        return await self.ended((await self.create(written(*lines)))["id"])
 
     async def lines(self, file_id: str) -> list[dict[str, Any]]:
         told = await self.ask("GET", f"/files/{file_id}")
@@ -193,36 +107,38 @@ class Api:
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with Served(tmp_path) as served:
-        yield Api(served, tmp_path)
+        api = Api(served, tmp_path)
+        async with started(api.jobs):
+            yield api
 
 
 async def test_a_batch_is_drawn_and_its_lines_are_answers_of_their_own(api: Api) -> None:
-    content = written(line("one", n=2, size="64x64", output_format="webp"), line("two", steps=0.5))
+    content = written(
+        line("one", n=2, size="64x64", output_format="webp", seed=7), line("two", steps=0.5)
+    )
     created = await api.create(content, metadata={"by": "me"})
     assert openai.types.Batch.model_validate(created, strict=True).metadata == {"by": "me"}
-    assert created["status"] in ("validating", "in_progress")
+    assert created["status"] == "in_progress"
     assert created["request_counts"] == {"total": 2, "completed": 0, "failed": 1}
     assert created["output_file_id"] is created["error_file_id"] is None
-    job_id = created["id"].replace("batch_", "job_")
-    asked = api.jobs.of[job_id][0]
-    assert asked.params
-    assert (asked.params.n, asked.params.width, asked.encoding.format) == (2, 64, FileFormat.WEBP)
-
-    api.jobs.draw(job_id)
-    ended = (await api.ask("GET", f"/batches/{created['id']}")).json()
-    assert openai.types.Batch.model_validate(ended, strict=True).status == "completed"
-    assert ended["completed_at"] == 2000
-    (drawn,) = await api.lines(ended["output_file_id"])
-    assert (drawn["custom_id"], drawn["error"]) == ("one", None)
-    assert drawn["response"]["status_code"] == 200
-    body = drawn["response"]["body"]
+    api.may_draw.set()
+    ended = await api.ended(created["id"])
+    assert ended["status"] == "completed"
+    assert ended["completed_at"] >= ended["created_at"]
+    (asked,) = api.drawer.begun
+    assert (asked.params.n, asked.params.width, asked.encoding.format) == (2, 64, "webp")
+    (told,) = await api.lines(ended["output_file_id"])
+    assert (told["custom_id"], told["error"]) == ("one", None)
+    assert told["response"]["status_code"] == 200
+    assert told["response"]["request_id"]
+    body = told["response"]["body"]
     openai.types.ImagesResponse.model_validate(
         {name: value for name, value in body.items() if name not in ("message", "cached")}
     )
     assert [base64.b64decode(each["b64_json"]) for each in body["data"]] == [PNG, PNG]
     assert [each["seed"] for each in body["data"]] == [7, 8]
-    assert (body["size"], body["output_format"], body["created"]) == ("64x64", "webp", 1999)
-    assert body["usage"]["output_tokens"] == 8
+    assert (body["size"], body["output_format"]) == ("1x1", "webp")
+    assert body["usage"]["output_tokens"] == 2
     (failed,) = await api.lines(ended["error_file_id"])
     assert (failed["custom_id"], failed["response"]["status_code"]) == ("two", 400)
     assert failed["response"]["body"]["error"]["param"] == "steps"
@@ -256,38 +172,32 @@ async def test_a_file_whose_lines_cannot_be_told_apart_fails_with_their_numbers(
     assert empty["errors"]["data"][0]["code"] == "empty_file"
 
 
-async def test_what_is_cancelled_or_too_late_is_told_by_line(api: Api) -> None:
+async def test_what_is_cancelled_is_told_by_line(api: Api) -> None:
     created = await api.create(written(line("one")))
     cancelled = (await api.ask("POST", f"/batches/{created['id']}/cancel")).json()
     assert openai.types.Batch.model_validate(cancelled, strict=True).status == "cancelled"
     (told,) = await api.lines(cancelled["error_file_id"])
     assert (told["response"], told["error"]["code"]) == (None, "batch_cancelled")
 
-    late = await api.create(written(line("one")))
-    job_id = late["id"].replace("batch_", "job_")
-    error = ItemError(code="DEADLINE_EXCEEDED", message="too late", http_status=504)
-    (item,) = api.jobs.of[job_id]
-    api.jobs.of[job_id] = [replace(item, state=ItemState.FAILED, error=error)]
-    api.jobs._counted(job_id)
-    api.jobs.end(job_id, JobState.COMPLETED, 1000.0 + DAY)
-    expired = (await api.ask("GET", f"/batches/{late['id']}")).json()
-    assert (expired["status"], expired["expired_at"]) == ("expired", 87400)
+
+async def test_what_is_too_late_has_expired(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text2image.api.openai_batches.WINDOW_SECONDS", 0.1)
+    expired = await api.ended((await api.create(written(line("one"))))["id"])
+    assert expired["status"] == "expired"
+    assert expired["expired_at"] >= expired["created_at"]
     (told,) = await api.lines(expired["error_file_id"])
     assert (told["response"], told["error"]["code"]) == (None, "batch_expired")
 
 
 async def test_nobody_sees_uses_or_deletes_what_is_anothers(api: Api) -> None:
-    created = await api.create(written(line("one")))
-    job_id = created["id"].replace("batch_", "job_")
-    api.jobs.draw(job_id)
-    ended = (await api.ask("GET", f"/batches/{created['id']}")).json()
+    ended = await api.drawn(line("one"))
     other = {"address": "10.0.0.2"}
     for method, path in (
-        ("GET", f"/batches/{created['id']}"),
-        ("POST", f"/batches/{created['id']}/cancel"),
+        ("GET", f"/batches/{ended['id']}"),
+        ("POST", f"/batches/{ended['id']}/cancel"),
         *(
             (method, f"/files/{file_id}{more}")
-            for file_id in (created["input_file_id"], ended["output_file_id"])
+            for file_id in (ended["input_file_id"], ended["output_file_id"])
             for method, more in (("GET", ""), ("GET", "/content"), ("DELETE", ""))
         ),
     ):
@@ -297,12 +207,31 @@ async def test_nobody_sees_uses_or_deletes_what_is_anothers(api: Api) -> None:
     assert (await api.ask("GET", "/files", **other)).json()["data"] == []
     assert (await api.ask("GET", "/batches", **other)).json()["data"] == []
     asked = {
-        "input_file_id": created["input_file_id"],
-        "endpoint": "/v1/images/generations",
+        "input_file_id": ended["input_file_id"],
+        "endpoint": ENDPOINT,
         "completion_window": "24h",
     }
     refused = await api.ask("POST", "/batches", json=asked, **other)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input_file_id")
+
+
+@pytest.mark.parametrize("field", ["endpoint", "completion_window", "input_file_id"])
+async def test_what_is_no_batch_is_refused_by_its_field(api: Api, field: str) -> None:
+    file_id = (await api.upload(written(line("one")))).json()["id"]
+    asked = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
+    refused = await api.ask("POST", "/batches", json={**asked, field: "other"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+
+
+async def test_the_same_idempotency_key_makes_one_batch(api: Api) -> None:
+    file_id = (await api.upload(written(line("one")))).json()["id"]
+    asked = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
+    headers = {"Idempotency-Key": "a key"}
+    ids = [
+        (await api.ask("POST", "/batches", json=asked, headers=headers)).json()["id"]
+        for _ in range(2)
+    ]
+    assert ids[0] == ids[1]
 
 
 async def test_files_are_listed_by_page_read_and_deleted(api: Api) -> None:
@@ -320,13 +249,11 @@ async def test_files_are_listed_by_page_read_and_deleted(api: Api) -> None:
 
 
 async def test_what_comes_of_a_batch_can_be_deleted_and_the_batch_stays(api: Api) -> None:
-    created = await api.create(written(line("one")))
-    api.jobs.draw(created["id"].replace("batch_", "job_"))
-    ended = (await api.ask("GET", f"/batches/{created['id']}")).json()
+    ended = await api.drawn(line("one"))
     path = f"/files/{ended['output_file_id']}"
     assert (await api.ask("DELETE", path)).status_code == 200
     assert (await api.ask("GET", path)).status_code == 404
-    assert (await api.ask("GET", f"/batches/{created['id']}")).status_code == 200
+    assert (await api.ask("GET", f"/batches/{ended['id']}")).status_code == 200
 
 
 async def test_batches_are_listed_newest_first_by_page(api: Api) -> None:
@@ -342,22 +269,26 @@ async def test_batches_are_listed_newest_first_by_page(api: Api) -> None:
 async def test_what_is_too_large_is_refused_and_leaves_nothing(
     api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    settings = get_settings().model_copy(update={"batch_file_bytes": 1000})
-    monkeypatch.setattr("text2image.api.openai_files.get_settings", lambda: settings)
+    changed = get_settings().model_copy(update={"batch_file_bytes": 2000})
+    monkeypatch.setattr("text2image.api.openai_files.get_settings", lambda: changed)
     answer = await api.upload(bytes(200_000))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
     # Each is small, and all of them are not.
     statuses = [(await api.upload(b"x" * 1500)).status_code for _ in range(3)]
     assert statuses == [200, 200, 413]
-    left = [path for path in (tmp_path / "files").rglob("*") if path.suffix == ".part"]
-    assert left == []
+    # And neither is what everybody has.
+    other = {"files": {"file": ("a", b"x" * 3500)}, "data": {"purpose": "batch"}}
+    refused = await api.ask("POST", "/files", address="10.0.0.2", **other)
+    assert (refused.status_code, "all callers" in refused.text) == (413, True)
+    kept = [path.stat().st_size for path in (tmp_path / "files").rglob("*.data")]
+    assert kept == [1500, 1500]
 
 
 @pytest.mark.parametrize(
     ("sent", "param"),
     [
         ({"data": {"purpose": "fine-tune"}, "files": {"file": ("a", b"x")}}, "purpose"),
-        ({"data": {"purpose": "batch"}, "files": {"other": ("a", b"x")}}, "file"),
+        ({"data": {"purpose": "batch"}, "files": {"other": ("a", b"x")}}, "other"),
         ({"data": {"purpose": "batch"}, "files": {"file": ("a", b"")}}, "file"),
         (
             {
@@ -383,12 +314,12 @@ async def test_a_file_is_kept_as_long_as_its_owner_wants_and_no_longer_than_the_
     tmp_path: Path,
 ) -> None:
     now = 1000.0
-    store = FileStore(tmp_path / "files", max_bytes=100, max_age=50.0, clock=lambda: now)
+    store = FileStore(
+        tmp_path / "files", owner_bytes=100, all_bytes=100, max_age=50.0, clock=lambda: now
+    )
 
     def kept(seconds: float | None) -> str:
-        draft = store.begin("me")
-        draft.write(b"x")
-        return store.keep("me", draft, "a", seconds).id
+        return store.add("me", BytesIO(b"x"), "../../a", seconds).id
 
     short, long = kept(10.0), kept(1e6)
     now = 1011.0
@@ -396,6 +327,39 @@ async def test_a_file_is_kept_as_long_as_its_owner_wants_and_no_longer_than_the_
     now = 1051.0
     assert store.all_of("me") == []
     # What has expired goes when the next one comes.
-    kept(None)
-    assert not list((tmp_path / "files").rglob(f"{short}*"))
-    assert not list((tmp_path / "files").rglob(f"{long}*"))
+    last = kept(None)
+    names = {path.name for path in (tmp_path / "files").glob("*/*")}
+    assert names == {f"{last}.json", f"{last}.data"}, (short, long)
+
+
+LINES = st.lists(
+    st.one_of(
+        st.binary(max_size=60).map(lambda text: text.replace(b"\n", b"")),
+        st.recursive(st.none() | st.text() | st.integers() | st.floats(), st.lists).map(
+            lambda value: json.dumps(value).encode()
+        ),
+        st.fixed_dictionaries(
+            {"custom_id": st.text(min_size=1, max_size=3)},
+            optional={
+                "method": st.sampled_from(["POST", "GET"]),
+                "url": st.just(ENDPOINT) | st.text(),
+                "body": st.dictionaries(st.sampled_from(["prompt", "n", "size"]), st.text()),
+            },
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LINES)
+def test_a_file_fails_by_its_lines_or_each_of_them_is_an_item(lines: list[bytes]) -> None:
+    file = BytesIO(b"\n".join(lines))
+    errors = errors_in(file, ENDPOINT, 6)
+    assert all(error.line is None or 1 <= error.line <= len(lines) for error in errors)
+    if not errors:
+        file.seek(0)
+        items = [
+            item_of(text, lambda _: pytest.fail("no model is named")) for _, text in lines_of(file)
+        ]
+        assert len({item.custom_id for item in items}) == len(items) <= 6
