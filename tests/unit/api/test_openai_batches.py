@@ -277,11 +277,12 @@ async def test_what_is_too_large_is_refused_and_leaves_nothing(
     statuses = [(await api.upload(b"x" * 1500)).status_code for _ in range(3)]
     assert statuses == [200, 200, 413]
     # And neither is what everybody has.
-    other = {"files": {"file": ("a", b"x" * 3500)}, "data": {"purpose": "batch"}}
-    refused = await api.ask("POST", "/files", address="10.0.0.2", **other)
-    assert (refused.status_code, "all callers" in refused.text) == (413, True)
+    other = {"files": {"file": ("a", b"x" * 1900)}, "data": {"purpose": "batch"}}
+    answers = [await api.ask("POST", "/files", address="10.0.0.2", **other) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 413]
+    assert "all callers" in answers[1].text
     kept = [path.stat().st_size for path in (tmp_path / "files").rglob("*.data")]
-    assert kept == [1500, 1500]
+    assert sorted(kept) == [1500, 1500, 1900]
 
 
 @pytest.mark.parametrize(
