@@ -15,6 +15,7 @@ from openai.types import Batch
 from PIL import Image
 
 from tests.e2e.harness import Server, eventually
+from tests.init_images import file_of, picture
 from text2image.gateway import metadata
 
 ENDPOINT = "/v1/images/generations"
@@ -31,14 +32,14 @@ def line(custom_id: str, **body: Any) -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": asked}
 
 
-def begun(official: OpenAI, *lines: Any) -> Batch:
+def begun(official: OpenAI, *lines: Any, endpoint: Any = ENDPOINT) -> Batch:
     content = "\n".join(json.dumps(each) for each in lines).encode()
     file = official.files.create(file=("prompts.jsonl", content), purpose="batch")
     assert (file.bytes, file.filename, file.purpose) == (len(content), "prompts.jsonl", "batch")
     assert official.files.content(file.id).content == content
     return official.batches.create(
         input_file_id=file.id,
-        endpoint=ENDPOINT,
+        endpoint=endpoint,
         completion_window="24h",
         metadata={"made_by": "a test"},
     )
@@ -89,6 +90,17 @@ def test_openais_client_uploads_creates_polls_and_downloads(official: OpenAI) ->
     assert failed["three"]["response"]["status_code"] == 400
     assert failed["three"]["response"]["body"]["error"]["param"] == "size"
     assert batch.id in [each.id for each in official.batches.list(limit=1)]
+
+
+def test_openais_client_edits_pictures_by_batch(official: OpenAI) -> None:
+    url = "/v1/images/edits"
+    picture_url = f"data:image/png;base64,{base64.b64encode(file_of(picture((64, 64)))).decode()}"
+    asked = {**line("one", images=[{"image_url": picture_url}], strength=0.5), "url": url}
+    done = ended(official, begun(official, asked, endpoint=url))
+    assert done.status == "completed"
+    (answer,) = lines_of(official, done.output_file_id).values()
+    (each,) = answer["response"]["body"]["data"]
+    assert Image.open(io.BytesIO(base64.b64decode(each["b64_json"]))).size == (64, 64)
 
 
 def test_a_file_that_cannot_be_read_fails_with_the_numbers_of_its_lines(official: OpenAI) -> None:

@@ -14,7 +14,7 @@ import pydantic
 from text2image.api.asgi import invalid
 from text2image.api.openai_answers import QUALITIES, pixel_tokens, tokens_of
 from text2image.api.openai_batch_messages import BatchError, Line
-from text2image.api.openai_requests import ImagesRequest, Named
+from text2image.api.openai_requests import ImagesRequest, JsonEditRequest, Named
 from text2image.api.openai_responses import error_body
 from text2image.core.errors import FieldViolation, InvalidRequest, Text2ImageError
 from text2image.core.messages import Quality
@@ -24,6 +24,11 @@ from text2image.jobs.records import Item, ItemState, NewItem
 MAX_ERRORS = 50
 # Letters of what is said of a line, which may have any number of wrong fields.
 _MAX_MESSAGE = 300
+# What lines hold, by their endpoints.
+_BODIES: dict[str, type[ImagesRequest]] = {
+    "/v1/images/generations": ImagesRequest,
+    "/v1/images/edits": JsonEditRequest,
+}
 _BLANK = b" \t\r\n"
 _EXPIRED = "DEADLINE_EXCEEDED"
 
@@ -108,7 +113,7 @@ def item_of(text: bytes, named: Named) -> NewItem:
     """
     line = read_line(text)
     try:
-        body = ImagesRequest.model_validate(line.body)
+        body = _BODIES[line.url.rstrip("/")].model_validate(line.body)
         if body.stream:
             raise InvalidRequest(FieldViolation("stream", "must be left out; batches are not"))
         if body.response_format == "url":

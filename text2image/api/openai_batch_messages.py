@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from text2image.api import fields
 
-ENDPOINT = "/v1/images/generations"
 WINDOW = "24h"
 WINDOW_SECONDS = 24 * 3600
 PURPOSE, OUTPUT_PURPOSE = "batch", "batch_output"
@@ -36,7 +35,9 @@ class CreateBatchRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     input_file_id: str = Field(description="A file that was uploaded with the purpose `batch`.")
-    endpoint: Literal["/v1/images/generations"] = Field(description="What each line asks for.")
+    endpoint: Literal["/v1/images/generations", "/v1/images/edits"] = Field(
+        description="What each line asks for."
+    )
     completion_window: Literal["24h"] = Field(description="What is not drawn by then expires.")
     metadata: dict[Key, Value] | None = Field(
         None, description="The client's own notes.", max_length=MAX_METADATA

@@ -144,6 +144,30 @@ async def test_a_batch_is_drawn_and_its_lines_are_answers_of_their_own(api: Api)
     assert failed["response"]["body"]["error"]["param"] == "steps"
 
 
+async def test_edits_begin_from_the_pictures_of_their_lines(api: Api) -> None:
+    url, own = "/v1/images/edits", {"prompt": "a fox", "n": 1}
+    picture = {"image_url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}
+    bodies: dict[str, dict[str, Any]] = {
+        "drawn": {**own, "images": [picture], "mask": picture, "strength": 0.5},
+        "elsewhere": {**own, "images": [{"image_url": "http://localhost/a.png"}]},
+        "none": own,
+    }
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": body}
+        for name, body in bodies.items()
+    ]
+    api.may_draw.set()
+    ended = await api.ended((await api.create(written(*lines), endpoint=url))["id"])
+    (asked,) = api.drawer.begun
+    assert (asked.params.image, asked.params.mask, asked.params.strength) == (PNG, PNG, 0.5)
+    assert [each["custom_id"] for each in await api.lines(ended["output_file_id"])] == ["drawn"]
+    failed = await api.lines(ended["error_file_id"])
+    assert [(each["custom_id"], each["response"]["body"]["error"]["param"]) for each in failed] == [
+        ("elsewhere", "images.0.image_url"),
+        ("none", "images"),
+    ]
+
+
 async def test_a_file_whose_lines_cannot_be_told_apart_fails_with_their_numbers(api: Api) -> None:
     bad = [
         json.dumps(line("one")),
