@@ -18,7 +18,7 @@ from text2image.jobs.records import Counts, NewItem
 from text2image.jobs.worker import Drawn
 
 ROUNDS = 55
-ITEMS = 40
+ITEMS = 12
 PLACES = 3
 
 
@@ -60,7 +60,10 @@ async def test_each_prompt_has_exactly_one_result_whatever_is_killed(tmp_path: P
         there.close()
         try:
             assert await asyncio.to_thread(here.recv) == "started"
-            time.sleep(chance.uniform(0, 0.3))  # noqa: ASYNC251 # any moment will do
+            if round_ % 2:
+                # Killed while it draws, and else while it takes in a job.
+                promised[await asyncio.to_thread(here.recv)] = str(round_)
+            time.sleep(chance.uniform(0, 0.25))  # noqa: ASYNC251 # any moment will do
         finally:
             process.kill()
             await asyncio.to_thread(process.join)
