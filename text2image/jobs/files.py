@@ -27,6 +27,8 @@ _SETTING = "T2I_DATA_DIR"
 _ID = re.compile(r"file-[0-9a-z_-]{8,80}", re.ASCII)
 _TOLD, _CONTENT, _PART, _GONE = ".json", ".data", ".part", ".gone"
 _LOCK = "lock"
+# Of one owner, however small they are.
+_MOST_FILES = 10_000
 _STORAGE_RETRY_SECONDS = 30.0
 
 
@@ -166,7 +168,10 @@ class FileStore:
             yield
 
     def _require_room(self, owner: str, size: int) -> None:
-        own = sum(file.bytes for file in self.all_of(owner)) + size
+        files = self.all_of(owner)
+        if len(files) >= _MOST_FILES:
+            raise PayloadTooLarge(f"you have {len(files)} files, and no more are kept; delete some")
+        own = sum(file.bytes for file in files) + size
         if own > self._owner_bytes:
             raise PayloadTooLarge(
                 f"with this one of {size} bytes your files would have {own}; at most {self._owner_bytes} are kept "

@@ -305,6 +305,9 @@ async def test_what_is_too_large_is_refused_and_leaves_nothing(
     answers = [await api.ask("POST", "/files", address="10.0.0.2", **other) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 413]
     assert "all callers" in answers[1].text
+    monkeypatch.setattr("text2image.jobs.files._MOST_FILES", 1)
+    refused = await api.ask("POST", "/files", address="10.0.0.2", **other)
+    assert "no more are kept" in refused.text
     kept = [path.stat().st_size for path in (tmp_path / "files").rglob("*.data")]
     assert sorted(kept) == [1500, 1500, 1900]
 
