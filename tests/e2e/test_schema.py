@@ -39,6 +39,7 @@ PATHS = {
     "/v1/images/generations": "POST",
     "/v1/images/edits": "POST",
     "/v1/images/variations": "POST",
+    "/v1/responses": "POST",
     "/sdapi/v1/txt2img": "POST",
     "/sdapi/v1/img2img": "POST",
     "/sdapi/v1/png-info": "POST",
@@ -136,6 +137,10 @@ KNOWN: dict[str, dict[str, Any]] = {
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
 }
+_TOOL = {"type": "image_generation", "size": "64x64", "steps": 1}
+# What only a text model could do is refused.
+_NO_TEXT_MODEL = ("tool_choice", "previous_response_id", "conversation", "background", "stream")
+KNOWN["/v1/responses"] = {"input": "a fox", "tools": [_TOOL], **dict.fromkeys(_NO_TEXT_MODEL)}
 # The same of what is no drawing.
 _ENCODED = {"image": b64encode(_FILE).decode()}
 OTHERS = {

@@ -54,7 +54,7 @@ async def images(
     return {
         "created": int(time.time()),
         "data": data,
-        **_told(context),
+        **told(context),
         "usage": usage_of(context.request),
         "message": message,
         "cached": drawing.cached,
@@ -93,7 +93,7 @@ async def events(
     async with aclosing(stream) as events:
         async for event in events:
             if isinstance(event, Progress) and event.preview and sent < partial_images:
-                file = await asyncio.to_thread(_preview, event.preview, context)
+                file = await asyncio.to_thread(preview, event.preview, context)
                 yield _event(f"{kind}.partial_image", file, context, partial_image_index=sent)
                 sent += 1
             elif isinstance(event, Picture):
@@ -109,7 +109,7 @@ async def events(
 
 def failure(error: Text2ImageError, body: dict[str, Any]) -> str:
     """The event of an error, with the body that an answer would have."""
-    return _line("error", {"type": "error", **body})
+    return line("error", {"type": "error", **body})
 
 
 def usage_of(request: Request) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def pixel_tokens(width: int, height: int) -> int:
     return math.ceil(width / TOKEN_SIDE) * math.ceil(height / TOKEN_SIDE)
 
 
-def _told(context: RequestContext) -> dict[str, str]:
+def told(context: RequestContext) -> dict[str, str]:
     """What is said of the pictures of a request, alike in answers and events."""
     width, height = context.request.final_size
     return {
@@ -145,7 +145,7 @@ def _told(context: RequestContext) -> dict[str, str]:
     }
 
 
-def _preview(pixels: Pixels, context: RequestContext) -> bytes:
+def preview(pixels: Pixels, context: RequestContext) -> bytes:
     return encoding.preview(pixels, *context.request.final_size, context.encoding)
 
 
@@ -154,10 +154,10 @@ def _event(kind: str, file: bytes, context: RequestContext, **more: Any) -> str:
         "type": kind,
         "b64_json": base64.b64encode(file).decode(),
         "created_at": int(time.time()),
-        **_told(context),
+        **told(context),
     }
-    return _line(kind, body | more)
+    return line(kind, body | more)
 
 
-def _line(kind: str, body: dict[str, Any]) -> str:
+def line(kind: str, body: dict[str, Any]) -> str:
     return f"event: {kind}\ndata: {json.dumps(body)}\n\n"
