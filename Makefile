@@ -24,7 +24,7 @@ export CPU UV
 # The optional parts that the settings in the environment need; requirements/ has a file for each.
 EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_ENDPOINT),otlp) \
 	$(if $(T2I_TRANSFORMER),gguf) $(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3) \
-	$(if $(filter int8 fp8 nf4,$(T2I_QUANTIZE)),quantize) $(if $(T2I_C2PA_CERT),c2pa) \
+	$(if $(filter int8 fp8 nf4,$(T2I_QUANTIZE)),quantize) $(if $(T2I_C2PA_CERT),c2pa) $(if $(T2I_UPSCALERS),upscale) \
 	$(if $(filter-out 0 off false no,$(T2I_SAFETY)),$(if $(T2I_SAFETY_MODEL),,safety))
 # The embedded model as OpenVINO reads it, by what is installed.
 CONVERTED := .venv/.converted
@@ -136,6 +136,11 @@ clean: ## Remove the virtual environment and all caches
 # A stamp says that the requirements of this name are installed as they stand now.
 .venv/.%: requirements/%.txt requirements/constraints.txt
 	@$(PYTHON) tools/install.py .venv $<
+	@touch $@
+
+# Without what they name themselves: see the file.
+.venv/.upscale: requirements/upscale.txt .venv/.serve
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-compile --no-deps -r $<
 	@touch $@
 
 # Beside the others, not among them: see the file.

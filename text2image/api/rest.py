@@ -73,6 +73,7 @@ class GenerateRequest(BaseModel):
     hires_scale: float | None = fields.HIRES_SCALE
     hires_strength: float | None = fields.HIRES_STRENGTH
     hires_steps: fields.Integer | None = fields.HIRES_STEPS
+    hires_upscaler: str | None = fields.HIRES_UPSCALER
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from text2image.core import loras, validation
 from text2image.core.errors import ContentBlocked, Unavailable
 from text2image.core.keys import Scope
@@ -28,13 +30,15 @@ from text2image.core.messages import (
     State,
     Status,
     StreamOptions,
+    UpscalerInfo,
 )
 from text2image.core.settings import get_settings
 from text2image.gateway import hires
 from text2image.gateway.auth import Authenticator, Caller, Credentials
 from text2image.gateway.cache import PictureCache, key_of
-from text2image.gateway.context import RequestContext
+from text2image.gateway.context import Enlarging, RequestContext
 from text2image.gateway.denylist import DenyList
+from text2image.gateway.enlarging import enlarged
 from text2image.gateway.finishing import Finisher
 from text2image.gateway.in_flight import InFlight
 from text2image.gateway.init_images import Limits, Reader
@@ -209,6 +213,34 @@ class Gateway:
         params = loras.without_tags(params) if self._prompt_loras else params
         return validation.resolve(params, model)
 
+    async def enlarge(
+        self, image: Image.Image, size: tuple[int, int], upscaler: UpscalerInfo, order: Enlarging
+    ) -> Image.Image:
+        """An RGB picture in another size, by an upscaler; it costs a step of that size.
+
+        Raises:
+            Text2ImageError: it is refused or could not be finished.
+        """
+        deadline = asyncio.get_running_loop().time() + order.timeout
+
+        def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+            share = order.caller.share
+            told = StreamOptions(progress_every=1)
+            return self.runners.generate(request, told, deadline, share, patience=order.timeout)
+
+        work = size[0] * size[1]
+        with self.work.admit(lambda: None):
+            async with (
+                self._quotas.reserved(order.caller, work, order) as reservation,
+                aclosing(enlarged(image, size, upscaler, generate)) as parts,
+            ):
+                async for part in parts:
+                    # A runner has admitted it.
+                    reservation.taken = True
+                    if isinstance(part, Image.Image):
+                        image = part
+        return image
+
     def _check_prompt(self, prompt: str) -> None:
         line = self._denied.line_of(prompt) if self._denied else None
         if line is not None:
@@ -293,7 +325,9 @@ class Gateway:
                     patience=context.timeout,
                 )
 
-            async with aclosing(hires.drawn(context.request, generate)) as events:
+            async with aclosing(
+                hires.drawn(context.request, generate, context.model.upscalers)
+            ) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
