@@ -164,8 +164,10 @@ def load_pickle(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[s
         raise Unreadable(
             "holds code beside its weights, which is not run here; save it as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise Unreadable(f"is damaged ({str(error).splitlines()[0]}); fetch it again") from None
+    except Exception as error:
+        # Those who read zip files, pickles and tensors have errors of their own, some of which say nothing.
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Unreadable(f"is damaged ({why}); fetch it again") from None
     while isinstance(content, dict):
         inner = [content[name] for name in wrappers if isinstance(content.get(name), dict)]
         if not inner:

@@ -28,7 +28,7 @@ _WRAPPERS = ("state_dict", "params_ema", "params-ema", "params", "model", "net")
 _NEED_TORCHVISION = ("LaMa", "RestoreFormer")
 # Beyond these a file is none of an upscaler's, and its network would take for ever to build.
 _MOST_TENSORS, _MOST_SIDE, _MOST_NUMBER, _MOST_SCALE = 20_000, 4096, 1024, 16
-_MOST_CHARS = 160
+_MOST_CHARS = 240
 _NUMBER = re.compile(r"\d+")
 # Sides of the picture that a network is tried with.
 _TRIED = 32
@@ -58,7 +58,7 @@ def read(path: Path) -> Any:
         _check_bounds(state, path.stat().st_size)
         descriptor = _built(state)
     except Unreadable as error:
-        raise NotAnUpscaler(str(error)) from error
+        raise NotAnUpscaler(_shortened(error)) from error
     except SafetensorError as error:
         raise NotAnUpscaler(f"is damaged: {_shortened(error)}") from error
     _check_kind(descriptor)
@@ -107,8 +107,8 @@ def _built(state: dict[str, torch.Tensor]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with init_empty_weights():
-                _registry().load(dict(state))
-            return _registry().load(dict(state)).eval()
+                registry().load(dict(state))
+            return registry().load(dict(state)).eval()
     except Exception as error:
         # Of names and shapes that spandrel knows no network by.
         why = _shortened(error)
@@ -133,12 +133,13 @@ def _check_kind(descriptor: Any) -> None:
 
 
 def _shortened(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return " ".join(line.strip() for line in lines)[:_MOST_CHARS]
+    """What an error says, in one line; of a damaged file it may quote anything."""
+    shown = "".join(each if each.isprintable() else " " for each in str(error))
+    return " ".join(shown.split())[:_MOST_CHARS]
 
 
 @cache
-def _registry() -> Any:
+def registry() -> Any:
     """spandrel's architectures; without torchvision, all but those that need it.
 
     spandrel imports all of them at once, and torchvision must be of the very build of torch that is here. In the

@@ -258,9 +258,13 @@ def tiles_of(width: int, height: int, side: int) -> Iterator[Tile]:
 
 
 def _ramp(over: int, length: int) -> torch.Tensor:
-    """How much of a tile is taken along one side: from little to all over what lies on the one before."""
+    """How much of a tile is taken along one side: from nothing to all over what lies on the one before.
+
+    A quarter at either end is left to the other tile alone, since networks know least at their pictures' edges.
+    """
     share = torch.ones(length)
-    share[:over] = torch.arange(1, over + 1) / (over + 1)
+    edge = over // 4
+    share[:over] = ((torch.arange(over) - edge + 0.5) / max(1, over - 2 * edge)).clamp(0, 1)
     return share
 
 
