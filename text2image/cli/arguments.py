@@ -104,12 +104,14 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def check(params: RequestParams) -> None:
-    """Does nothing if some model may draw this; which adapters and ControlNets there are only the model knows.
+    """Does nothing if some model may draw this; which adapters, ControlNets and upscalers there are only servers know.
 
     Raises:
         InvalidRequest: none does.
     """
     asked = replace(params, loras=None, controls=None)
+    if asked.hires_scale is not None:
+        asked = replace(asked, hires_upscaler=None)
     resolve(read(asked, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
 
 

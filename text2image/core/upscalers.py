@@ -64,19 +64,31 @@ def chosen(field: str, named: str | None, there: Sequence[UpscalerInfo]) -> str:
     name, pinned = _split((named or "").strip())
     if not name or name.lower() in ("none", LANCZOS.lower()):
         return ""
-    found = [each for each in there if each.name == name]
-    found = found or [each for each in there if each.name.lower() == name.lower()]
-    if not found:
+    by_name = {each.name: each for each in there}
+    found = _alike(name, by_name)
+    if found is None:
         names = [LANCZOS, *(each.name for each in there)]
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         reason = f"is {name[:40]!r}; there are {', '.join(names[:_MOST_NAMED])}{more}"
         raise InvalidRequest(FieldViolation(field, reason))
-    if pinned and not found[0].hash.startswith(pinned[:HASH_DIGITS]):
-        reason = (
-            f"names {name!r} with the hash {pinned[:HASH_DIGITS]}, and here it has {found[0].hash}"
-        )
+    info = by_name[found]
+    if pinned and not info.hash.startswith(pinned[:HASH_DIGITS]):
+        reason = f"names {name!r} with the hash {pinned[:HASH_DIGITS]}, and here it has {info.hash}"
         raise InvalidRequest(FieldViolation(field, reason))
-    return written(found[0])
+    return written(info)
+
+
+def named_in(named: str, entries: Iterable[str]) -> str | None:
+    """Which of these models of the catalogue a request means, if any; `named` as `chosen` has it."""
+    there = {each.removeprefix(PREFIX): each for each in entries}
+    found = _alike(_split(named.strip())[0], there)
+    return None if found is None else there[found]
+
+
+def _alike(name: str, there: Iterable[str]) -> str | None:
+    """The name that is the same, or else the first that is but for the case of its letters."""
+    alike = [each for each in there if each.lower() == name.lower()]
+    return name if name in alike else next(iter(alike), None)
 
 
 def named(upscaler: str, there: Sequence[UpscalerInfo]) -> UpscalerInfo | None:
