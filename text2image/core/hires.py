@@ -19,7 +19,7 @@ def passes(request: Request, enlarged: InitImage | None = None) -> tuple[Request
         enlarged: what the second begins from; without it, it has no pixels.
     """
     first = replace(
-        request, hires_scale=None, hires_strength=None, hires_steps=None, hires_upscaler=""
+        request, hires_scale=None, hires_strength=None, hires_steps=None, hires_upscaler=None
     )
     if request.hires_scale is None:
         return first, None

@@ -52,8 +52,8 @@ def written(info: UpscalerInfo) -> str:
     return f"{info.name} [{info.hash}]"
 
 
-def chosen(field: str, named: str | None, there: Sequence[UpscalerInfo]) -> str:
-    """The upscaler that a request means, as `written` has it; empty for Lanczos' filter, the default.
+def chosen(field: str, named: str | None, there: Sequence[UpscalerInfo]) -> str | None:
+    """The upscaler that a request means, as `written` has it; None for Lanczos' filter, the default.
 
     Args:
         named: its name, in any case of letters, and behind it in brackets the hash that it must have.
@@ -63,7 +63,7 @@ def chosen(field: str, named: str | None, there: Sequence[UpscalerInfo]) -> str:
     """
     name, pinned = _split((named or "").strip())
     if not name or name.lower() in ("none", LANCZOS.lower()):
-        return ""
+        return None
     by_name = {each.name: each for each in there}
     found = _alike(name, by_name)
     if found is None:
@@ -91,7 +91,7 @@ def _alike(name: str, there: Iterable[str]) -> str | None:
     return name if name in alike else next(iter(alike), None)
 
 
-def named(upscaler: str, there: Sequence[UpscalerInfo]) -> UpscalerInfo | None:
+def named(upscaler: str | None, there: Sequence[UpscalerInfo]) -> UpscalerInfo | None:
     """The upscaler that `chosen` wrote so; None for Lanczos' filter.
 
     Raises:

@@ -315,12 +315,12 @@ class _Checks:
             )
         return enlarged
 
-    def upscaler(self, named: str | None, model: ModelInfo) -> str:
+    def upscaler(self, named: str | None, model: ModelInfo) -> str | None:
         try:
             return upscalers.chosen("hires_upscaler", named, model.upscalers)
         except InvalidRequest as error:
             self.violations += error.violations
-            return ""
+            return None
 
     def strength(self, field: str, value: float) -> float:
         if math.isfinite(value) and 0 <= value <= 1:

@@ -122,7 +122,7 @@ class Request:
     hires_scale: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
-    hires_upscaler: str = ""
+    hires_upscaler: str | None = None
 
     @property
     def final_size(self) -> tuple[int, int]:
