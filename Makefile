@@ -43,10 +43,10 @@ ui: .venv/.serve .venv/.page ## Show the page on UI_PORT; it draws with the serv
 
 test: ## Run everything that CI runs
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line build/debian.tar .venv/.baselines lint audit
-	@$(MAKE) --no-print-directory $(CONVERTED)
+	@$(MAKE) --no-print-directory $(CONVERTED) .venv/.upscale
 	$(PYTEST) $(SIDE_BY_SIDE)
 
-test-fast: .venv/.dev $(CONVERTED) ## Run the unit tests, and one client against a real server
+test-fast: .venv/.dev $(CONVERTED) .venv/.upscale ## Run the unit tests, and one client against a real server
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 	$(PYTEST) tests/e2e/test_first_contract.py
 
