@@ -284,23 +284,28 @@ class _Enlarger:
         """
         body.check()
         upscaler = self._chosen(body.upscaler_1)
-        pngs: list[bytes] = []
         try:
             async with asyncio.timeout(self._order.timeout):
-                for field, image in images.items():
-                    made = self._one(body, image, upscaler)
-                    pngs.append(await unless_gone(self._request, made))
-        except InvalidRequest as error:
-            raise error.renamed({"image": field}) from None
+                return [
+                    await unless_gone(self._request, self._one(body, field, image, upscaler))
+                    for field, image in images.items()
+                ]
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the image was enlarged") from None
-        return pngs
 
     def _chosen(self, name: str) -> UpscalerInfo | None:
         there = self._gateway.runners.upscalers
         return named(chosen("upscaler_1", name, there), there)
 
-    async def _one(self, body: Extras, image: str, upscaler: UpscalerInfo | None) -> bytes:
+    async def _one(
+        self, body: Extras, field: str, image: str, upscaler: UpscalerInfo | None
+    ) -> bytes:
+        try:
+            return await self._enlarged(body, image, upscaler)
+        except InvalidRequest as error:
+            raise error.renamed({"image": field}) from None
+
+    async def _enlarged(self, body: Extras, image: str, upscaler: UpscalerInfo | None) -> bytes:
         file = await asyncio.to_thread(decoded, "image", image) or b""
         limits = Limits.of(get_settings())
         if upscaler is None:
