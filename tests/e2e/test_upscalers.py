@@ -157,12 +157,14 @@ def test_the_command_draws_with_it_on_a_server_and_without(
 ) -> None:
     words = ["a cat", "--size", "64x64", "--steps", "3", "--seed", "5", "--hires-scale", "2"]
     words += ["--hires-strength", "0.7", "--hires-upscaler", UPSCALER]
-    there = run(tmp_path, *command(*words, "-o", "there.png"), GRPC_PORT=str(upscaling.grpc_port))
+    there = run(
+        tmp_path, *command(*words, "--output", "there.png"), GRPC_PORT=str(upscaling.grpc_port)
+    )
     assert there.returncode == 0, there.stderr
     folder = tmp_path / "upscalers"
     folder.mkdir()
     make_upscaler(folder / f"{UPSCALER}.pth")
-    asked = command(*words, "--local", "-o", "here.png")
+    asked = command(*words, "--local", "--output", "here.png")
     here = run(tmp_path, *asked, T2I_UPSCALERS=str(folder))
     assert here.returncode == 0, here.stderr
     pictures = (Image.open(tmp_path / f"{name}.png") for name in ("there", "here"))
