@@ -29,7 +29,7 @@ from text2image.api.asgi import (
     unless_gone,
 )
 from text2image.api.forms import read_form
-from text2image.api.openai_requests import EditRequest, ImagesRequest, VariationRequest
+from text2image.api.openai_requests import FLEX, EditRequest, ImagesRequest, VariationRequest
 from text2image.api.openai_responses import (
     EVENTS,
     Adapter,
@@ -167,6 +167,7 @@ def _context(
         timeout=timeout,
         options=_options(body, gateway_of(request).runners.named(params.model)),
         encoding=body.encoding,
+        background=body.service_tier == FLEX,
     )
 
 

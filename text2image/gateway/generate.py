@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -35,6 +36,7 @@ from text2image.core.messages import (
 from text2image.core.settings import get_settings
 from text2image.gateway import hires
 from text2image.gateway.auth import Authenticator, Caller, Credentials
+from text2image.gateway.background import BackgroundLine
 from text2image.gateway.cache import PictureCache, key_of
 from text2image.gateway.context import Enlarging, RequestContext
 from text2image.gateway.denylist import DenyList
@@ -111,6 +113,7 @@ class Gateway:
         self._saver = Saver(store, self._finisher, metrics)
         self._denied = denied
         self._overhead = Overhead()
+        self._line = BackgroundLine()
         self._locks = locks
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
@@ -189,6 +192,7 @@ class Gateway:
         with self.work.admit(lambda: context.put(draining())):
             if (
                 context.params.seed is None
+                and not context.background
                 and self.may_refuse_unread
                 and (refusal := self.refusal(context.caller, context.timeout))
             ):
@@ -287,7 +291,9 @@ class Gateway:
         async with AsyncExitStack() as lock:
             # Progress comes from whoever draws, so a client who wants it does not wait for another gateway.
             if self._locks and context.options == StreamOptions():
-                name = f"{key_of(context.request, 0, context.model)} {context.request.n} {context.caller.name}"
+                # What is drawn in the background may take long, and nobody else is to wait for it.
+                drawing = f"{key_of(context.request, 0, context.model)} {context.request.n}"
+                name = f"{drawing} {context.caller.name}{' background' * context.background}"
                 waited = await lock.enter_async_context(self._locks.held(name))
                 if waited and await self._recall(cache, flight):
                     self.metrics.cache.labels("shared").inc()
@@ -325,13 +331,15 @@ class Gateway:
             deadline = flight.deadline - self._overhead.of(context.timeout)
 
             def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
-                return self.runners.generate(
+                draw = partial(
+                    self.runners.generate,
                     request,
                     context.options,
                     deadline,
-                    context.caller.share,
+                    context.share,
                     patience=context.timeout,
                 )
+                return self._line.drawn(request.model, draw) if context.background else draw()
 
             async with aclosing(
                 hires.drawn(context.request, generate, context.model.upscalers)
@@ -350,7 +358,7 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        if context.request.hires_scale is None:
+                        if context.request.hires_scale is None and not context.background:
                             self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
@@ -389,7 +397,14 @@ def _identity(context: RequestContext) -> Hashable:
     # The request says which of its adapters it means, of which there may be a thousand.
     model = replace(context.model, loras=(), controls=())
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-    return model, context.request, context.options, context.encoding, context.caller
+    return (
+        model,
+        context.request,
+        context.options,
+        context.encoding,
+        context.caller,
+        context.background,
+    )
 
 
 def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:

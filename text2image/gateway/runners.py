@@ -261,7 +261,7 @@ class Runners:
         anything = Kind.shaped(None, patience, share)
         kinds = [anything]
         if shape:
-            kinds.append(Kind(shape, anything.owner, anything.patience))
+            kinds.append(anything._replace(shape=shape))
         refusal: Unavailable | None = None
         for link in self._able(shape.model) if shape else self._working:
             for kind in kinds:

@@ -161,7 +161,11 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Whose work a request counts as, and how much of the device its owner gets against others who wait too."""
+    """Whose work a request counts as, and how much of the device its owner gets against others who wait too.
+
+    Work in the background has what nobody else can use, and its owner's share against others in the background.
+    """
 
     owner: str = ""
     weight: int = 1
+    background: bool = False
