@@ -44,6 +44,7 @@ PATHS = {
     "/sdapi/v1/img2img": "POST",
     "/sdapi/v1/png-info": "POST",
     "/sdapi/v1/extra-single-image": "POST",
+    "/sdapi/v1/extra-batch-images": "POST",
     "/sdapi/v1/interrupt": "POST",
     "/sdapi/v1/skip": "POST",
     "/internal/progress": "POST",
@@ -114,6 +115,7 @@ _ALONE = dict.fromkeys(
         "hires_scale",
         "hires_strength",
         "hires_steps",
+        "hires_upscaler",
         "loras",
     )
 )
@@ -143,13 +145,11 @@ _NO_TEXT_MODEL = ("tool_choice", "previous_response_id", "conversation", "backgr
 KNOWN["/v1/responses"] = {"input": "a fox", "tools": [_TOOL], **dict.fromkeys(_NO_TEXT_MODEL)}
 # The same of what is no drawing.
 _ENCODED = {"image": b64encode(_FILE).decode()}
+_EXTRAS = {"upscaler_1": "Lanczos", "upscaling_resize_w": 96, "upscaling_resize_h": 96}
 OTHERS = {
     "/sdapi/v1/png-info": _ENCODED,
-    "/sdapi/v1/extra-single-image": {
-        **_ENCODED,
-        "upscaling_resize_w": 96,
-        "upscaling_resize_h": 96,
-    },
+    "/sdapi/v1/extra-single-image": {**_ENCODED, **_EXTRAS},
+    "/sdapi/v1/extra-batch-images": {"imageList": [{"data": _ENCODED["image"]}], **_EXTRAS},
 }
 FORMS = {"/v1/images/edits", "/v1/images/variations"}
 
