@@ -117,7 +117,12 @@ class Worker:
         now = time.monotonic()
         self._held = {owner: held for owner, held in self._held.items() if held[0] > now}
         reasons = {owner: why for owner, (_, why) in self._held.items()}
-        if await self._database.run(claims.wait_for, reasons, "" if places else _NO_RUNNER):
+        if places:
+            news = await self._database.run(claims.wait_for, reasons)
+        else:
+            # Another process may have a runner.
+            news = await self._database.run(claims.wait_for_all, _NO_RUNNER)
+        if news:
             self._changed()
         free = -(-places // self._liveness.count) - len(self._tasks)
         if free <= 0 or not self._liveness.id:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -505,3 +506,26 @@ async def test_a_server_without_jobs_says_so(tmp_path: Path) -> None:
             with pytest.raises(JobNotFound, match="takes no jobs"):
                 await question
     assert not [*tmp_path.iterdir()]  # noqa: ASYNC240
+
+
+async def test_clocks_that_are_set_end_no_job_and_keep_none(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await start(keep_seconds=3600)
+    old = await ended(jobs, await jobs.submit(ALICE, prompts(1)))
+    job = await jobs.submit(BOB, prompts(2), seconds=3600, paused=True)
+    now = time.time
+    for days in (2, -2):
+        monkeypatch.setattr(time, "time", lambda days=days: now() + days * 86400)
+        # The keeper has looked since.
+        seen = await jobs.get(BOB.name, job.id)
+        await when(jobs, job, lambda job, seen=seen: left(job) < left(seen) - 1)
+        assert (await jobs.get(ALICE.name, old.id)).state is JobState.COMPLETED
+    await jobs.resume(BOB.name, job.id)
+    assert (await ended(jobs, job)).counts == Counts(succeeded=2)
+
+
+def left(job: Job) -> float:
+    """Seconds to the deadline."""
+    assert job.deadline_at
+    return job.deadline_at - time.time()
