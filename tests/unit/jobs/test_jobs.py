@@ -518,8 +518,8 @@ async def test_clocks_that_are_set_end_no_job_and_keep_none(
     for days in (2, -2):
         monkeypatch.setattr(time, "time", lambda days=days: now() + days * 86400)
         # The keeper has looked since.
-        seen = await jobs.get(BOB.name, job.id)
-        await when(jobs, job, lambda job, seen=seen: left(job) < left(seen) - 1)
+        seconds = left(await jobs.get(BOB.name, job.id))
+        await when(jobs, job, lambda job, seconds=seconds: left(job) < seconds - 0.5)
         assert (await jobs.get(ALICE.name, old.id)).state is JobState.COMPLETED
     await jobs.resume(BOB.name, job.id)
     assert (await ended(jobs, job)).counts == Counts(succeeded=2)
