@@ -37,6 +37,7 @@ class GatewayDrawer:
             title=item.title or item.params.prompt,
             timeout=_LONGEST if item.patience is None else min(_LONGEST, item.patience + 1.0),
             encoding=item.encoding,
+            background=True,
         )
         drawing = await self._gateway.draw(context)
         return Drawn(drawing.pictures, drawing.message)
