@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from text2image.core.errors import (
     Cancelled,
+    DeadlineExceeded,
     Internal,
     QuotaExceeded,
     Text2ImageError,
@@ -201,6 +202,9 @@ class Worker:
                     await self._release(claim)
                     return
                 await asyncio.sleep(min(error.retry_after or 1.0, _LONGEST_PAUSE))
+            except DeadlineExceeded:
+                # Others came first for as long as one request may wait; its job's own deadline the keeper looks after.
+                await asyncio.sleep(1.0)
             except Exception as problem:
                 losses += 1
                 told = _told(problem)

@@ -14,6 +14,7 @@ import pytest
 from tests.unit.jobs.conftest import ALICE, BOB, ended, jobs_in, prompts, started, when
 from tests.unit.jobs.drawers import TestDrawer, drawn
 from text2image.core.errors import (
+    DeadlineExceeded,
     FieldViolation,
     Internal,
     InvalidRequest,
@@ -296,16 +297,18 @@ async def test_failed_items_alone_are_drawn_again(start: Start) -> None:
 
 
 async def test_a_full_server_is_asked_again_and_fails_nothing(start: Start) -> None:
-    refusals = iter(range(20))
+    full = Unavailable("full", reason=Unavailable.FULL, retry_after=0.01)
+    refusals: Iterator[Text2ImageError] = iter([DeadlineExceeded("late"), *20 * [full]])
 
     async def draw(item: Claim) -> Drawn:
-        if next(refusals, None) is not None:
-            raise Unavailable("full", reason=Unavailable.FULL, retry_after=0.01)
+        if refusal := next(refusals, None):
+            raise refusal
         return drawn(item)
 
     jobs = await start(TestDrawer(draw))
     job = await ended(jobs, await jobs.submit(ALICE, prompts(3)))
     assert job.counts == Counts(succeeded=3)
+    assert next(refusals, None) is None
 
 
 async def test_a_used_up_quota_is_waited_for_and_holds_up_nobody_else(start: Start) -> None:
