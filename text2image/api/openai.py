@@ -38,6 +38,7 @@ from text2image.api.openai_responses import (
     Model,
     ModelList,
     Net,
+    Upscaler,
     error_body,
 )
 from text2image.api.pictures import PictureResponse
@@ -324,6 +325,9 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
             Net(name=each.name, hash=each.hash, base=each.base)
             for each in model.controls
             if not each.fault
+        ],
+        upscalers=[
+            Upscaler(name=each.name, hash=each.hash, scale=each.scale) for each in model.upscalers
         ],
         embeddings=[each.name for each in model.embeddings],
     )

@@ -73,6 +73,7 @@ class GenerateRequest(BaseModel):
     hires_scale: float | None = fields.HIRES_SCALE
     hires_strength: float | None = fields.HIRES_STRENGTH
     hires_steps: fields.Integer | None = fields.HIRES_STEPS
+    hires_upscaler: str | None = fields.HIRES_UPSCALER
     background: bool | None = Field(
         None, description="Draw when nobody else waits, within the deadline."
     )

@@ -25,6 +25,15 @@ from text2image.gateway.rate_limits import Spending
 MAX_PROGRESS = 16
 
 
+@dataclass(slots=True, eq=False)
+class Enlarging:
+    """A picture that is enlarged for a caller within so many seconds; `standing` as `RequestContext` has it."""
+
+    caller: Caller
+    timeout: float
+    standing: tuple[Spending, ...] | None = None
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestContext:
     """What a client asked for, what the gateway made of it, and the events that the client has yet to read.

@@ -31,7 +31,7 @@ _BACKGROUND = "text2image-background"
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 # For gateways, which draw in two passes then.
-_HIRES = ("hires_scale", "hires_strength", "hires_steps")
+_HIRES = ("hires_scale", "hires_strength", "hires_steps", "hires_upscaler")
 _OPTIONAL_FIELDS = (
     "negative_prompt",
     "width",
