@@ -331,8 +331,8 @@ class Gateway:
             deadline = flight.deadline - self._overhead.of(context.timeout)
 
             def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
-                asked = partial(self.runners.generate, patience=context.timeout)
-                draw = partial(asked, request, context.options, deadline, context.share)
+                patient = partial(self.runners.generate, patience=context.timeout)
+                draw = partial(patient, request, context.options, deadline, context.share)
                 return self._line.drawn(request.model, draw) if context.background else draw()
 
             async with aclosing(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtests import drivers
 from tests.doubles import TimedModel, make_request
 from tests.harness import Harness
 from text2image.core.errors import DeadlineExceeded, Unavailable
@@ -210,3 +211,54 @@ def test_no_row_that_an_interactive_request_waits_for_goes_to_the_background() -
     harness.loop.tick()
     assert harness.backlog.waiting() == 1
     assert [sample.background for sample in harness.model.batches[-1]] == [False] * 4
+
+
+def simulated(rate: float, *, background: bool, seconds: float = 60.0) -> tuple[float, float]:
+    """Of Poisson arrivals on the double's clock the 95th percentile of the latency, and pictures per second in the
+    background beside them."""
+    harness = Harness(TimedModel(overhead=0.004, row_seconds=0.006, decode_time=0.01))
+    arrivals = [due for due, _ in drivers.arrivals(rate=rate, seconds=seconds, steps=(20,), seed=3)]
+    sent: dict[Generation, float] = {}
+    latencies: list[float] = []
+    behind: list[Generation] = []
+
+    def ended() -> None:
+        for each in [each for each in sent if each.ended]:
+            latencies.append(harness.clock() - sent.pop(each))
+
+    for due in arrivals:
+        while harness.clock() < due:
+            if background and harness.backlog.classes.background.waiting() < 8:
+                behind += crowd(harness, steps=20)
+            if harness.loop.idle:
+                break
+            harness.loop.tick()
+            ended()
+        harness.clock.now = max(harness.clock(), due)
+        sent[asked(harness, background=False, steps=20)] = due
+    while sent:
+        harness.loop.tick()
+        ended()
+    latencies.sort()
+    drawn = sum(each.ended for each in behind) / harness.clock()
+    return latencies[int(0.95 * len(latencies))], drawn
+
+
+def test_a_crowd_in_the_background_costs_interactive_requests_little() -> None:
+    without, _ = simulated(1.5, background=False)
+    beside, drawn = simulated(1.5, background=True)
+    assert beside <= 1.25 * without
+    assert drawn > 1.0, "nothing was drawn in the gaps"
+
+
+def test_alone_the_background_draws_as_much_as_a_crowd_of_others() -> None:
+    rates = []
+    for background in (False, True):
+        harness = Harness()
+        drawn: list[Generation] = []
+        while harness.clock() < 100.0:
+            while harness.backlog.samples() < 32:
+                drawn.append(asked(harness, background=background, steps=20))
+            harness.loop.tick()
+        rates.append(sum(each.ended for each in drawn) / harness.clock())
+    assert rates[1] >= 0.95 * rates[0]
