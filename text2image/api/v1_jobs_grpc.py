@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -175,6 +176,14 @@ class JobsService:
 
 
 def _options_in(job: pb.NewJob) -> dict[str, Any]:
+    """What a job is submitted with.
+
+    Raises:
+        InvalidRequest: it is to be drawn within no time.
+    """
+    if job.HasField("seconds") and not 0 < job.seconds < math.inf:
+        reason = f"is {job.seconds}; it must be a number of seconds above 0"
+        raise InvalidRequest(FieldViolation("job.seconds", reason))
     return {
         "name": job.name,
         "metadata": dict(job.metadata),

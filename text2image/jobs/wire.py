@@ -37,7 +37,7 @@ def job_to(job: Job) -> pb.Job:
     return pb.Job(
         id=job.id,
         name=job.name,
-        state=pb.JobState.Value(f"JOB_STATE_{job.state.name}"),
+        state=f"JOB_STATE_{job.state.name}",
         counts=pb.JobCounts(**{name: getattr(job.counts, name) for name in _COUNTS}),
         **{name: _timestamp(getattr(job, name)) for name in _TIMES},
         waiting_for=job.waiting_for,
@@ -49,7 +49,7 @@ def job_to(job: Job) -> pb.Job:
 
 def job_from(message: pb.Job) -> Job:
     """A job as its owner is told of it, who needs not be told who that is."""
-    times = {name: _seconds(message, name) for name in _TIMES}
+    times: dict[str, Any] = {name: _seconds(message, name) for name in _TIMES}
     created_at = times.pop("created_at")
     return Job(
         id=message.id,
@@ -117,8 +117,9 @@ def items_from(message: pb.ListResultsResponse) -> ItemPage:
     return ItemPage(tuple(map(item_from, message.items)), after)
 
 
-def item_state_to(state: ItemState) -> pb.JobItemState:
-    return pb.JobItemState.Value(f"JOB_ITEM_STATE_{state.name}")
+def item_state_to(state: ItemState) -> str:
+    """The name of the state, by which a message takes it."""
+    return f"JOB_ITEM_STATE_{state.name}"
 
 
 def item_state_from(number: int) -> ItemState | None:
