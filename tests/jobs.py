@@ -60,9 +60,7 @@ class JobsInMemory(Jobs):
         paused: bool = False,
         **others: Any,
     ) -> Job:
-        taken = (
-            [item async for item in items] if isinstance(items, AsyncIterable) else list(items)
-        )
+        taken = [item async for item in items] if isinstance(items, AsyncIterable) else list(items)
         for kept in self.kept.values():
             if idempotency_key and (kept.job.owner, kept.key) == (caller.name, idempotency_key):
                 return kept.job
@@ -127,7 +125,7 @@ class JobsInMemory(Jobs):
         return self._folder / f"{job_id}_{index}.png"
 
     def _change(self, kept: _Kept, state: JobState | None = None) -> Job:
-        by_state = {each: 0 for each in ItemState}
+        by_state = dict.fromkeys(ItemState, 0)
         for item in kept.items:
             by_state[item.state] += 1
         counts = Counts(**{each.value: count for each, count in by_state.items()})
@@ -213,8 +211,8 @@ class JobsInMemory(Jobs):
     async def watch(self, owner: str, job_id: str) -> AsyncGenerator[Job, None]:
         while True:
             kept = self._find(owner, job_id)
-            changed = kept.changed
-            yield kept.job
-            if kept.job.state.has_ended:
+            changed, job = kept.changed, kept.job
+            yield job
+            if job.state.has_ended:
                 return
             await changed.wait()
