@@ -28,9 +28,9 @@ _SERVICES = tuple(each.SERVICE.full_name for each in (v1_grpc, v1_jobs_grpc, see
 
 
 class GrpcServer:
-    """Serves a gateway, and its jobs if it keeps any, over gRPC, from `start` to `stop`."""
+    """Serves a gateway and its jobs over gRPC, from `start` to `stop`."""
 
-    def __init__(self, gateway: Gateway, settings: Settings, jobs: Jobs | None = None) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, jobs: Jobs) -> None:
         self._gateway = gateway
         self._jobs = jobs
         self._settings = settings

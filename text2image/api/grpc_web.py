@@ -158,8 +158,7 @@ async def _answers(
 def _handlers(request: Request, service: ServiceDescriptor) -> dict[str, Handler]:
     gateway = gateway_of(request)
     if service is v1_jobs_grpc.SERVICE:
-        jobs = getattr(request.app.state, "jobs", None)
-        return v1_jobs_grpc.JobsService(gateway, jobs, over_http=True).methods
+        return v1_jobs_grpc.JobsService(gateway, request.app.state.jobs, over_http=True).methods
     return v1_grpc.ImageGeneration(gateway, get_settings(), over_http=True).methods
 
 

@@ -29,8 +29,8 @@ _Asked = Callable[[str, str], Awaitable[Job]]
 class JobsService:
     """The servicer. Every method asks first who is calling, and acts for that caller alone."""
 
-    def __init__(self, gateway: Gateway, jobs: Jobs | None, *, over_http: bool = False) -> None:
-        """`jobs` is None where the server keeps none; `over_http` as `ImageGeneration` has it."""
+    def __init__(self, gateway: Gateway, jobs: Jobs, *, over_http: bool = False) -> None:
+        """`over_http` as `ImageGeneration` has it."""
         self._gateway = gateway
         self._jobs = jobs
         self._over_http = over_http
@@ -40,13 +40,13 @@ class JobsService:
         return {
             "SubmitJob": self.submit_job,
             "UploadJob": self.upload_job,
-            "GetJob": self._of_one(lambda jobs: jobs.get, pb.GetJobResponse),
+            "GetJob": self._of_one(self._jobs.get, pb.GetJobResponse),
             "ListJobs": self.list_jobs,
             "WatchJob": self.watch_job,
-            "CancelJob": self._of_one(lambda jobs: jobs.cancel, pb.CancelJobResponse),
-            "PauseJob": self._of_one(lambda jobs: jobs.pause, pb.PauseJobResponse),
-            "ResumeJob": self._of_one(lambda jobs: jobs.resume, pb.ResumeJobResponse),
-            "RetryJob": self._of_one(lambda jobs: jobs.retry_failed, pb.RetryJobResponse),
+            "CancelJob": self._of_one(self._jobs.cancel, pb.CancelJobResponse),
+            "PauseJob": self._of_one(self._jobs.pause, pb.PauseJobResponse),
+            "ResumeJob": self._of_one(self._jobs.resume, pb.ResumeJobResponse),
+            "RetryJob": self._of_one(self._jobs.retry_failed, pb.RetryJobResponse),
             "DeleteJob": self.delete_job,
             "ListResults": self.list_results,
             "GetPicture": self.get_picture,
@@ -56,10 +56,10 @@ class JobsService:
         self, request: pb.SubmitJobRequest | Malformed, context: Context
     ) -> pb.SubmitJobResponse:
         try:
-            jobs, caller = await self._begin(context)
+            caller = await self._begin(context)
             message = checked(request)
             items = map(wire.new_item_from, message.requests)
-            job = await jobs.submit(caller, items, **_options_in(message.job))
+            job = await self._jobs.submit(caller, items, **_options_in(message.job))
             return pb.SubmitJobResponse(job=wire.job_to(job))
         except Exception as error:
             await abort(context, error)
@@ -68,10 +68,10 @@ class JobsService:
         self, requests: AsyncIterator[pb.UploadJobRequest | Malformed], context: Context
     ) -> pb.UploadJobResponse:
         try:
-            jobs, caller = await self._begin(context)
+            caller = await self._begin(context)
             first = checked(await anext(requests, pb.UploadJobRequest()))
             async with aclosing(_items_in(first, requests)) as items:
-                job = await jobs.submit(caller, items, **_options_in(first.job))
+                job = await self._jobs.submit(caller, items, **_options_in(first.job))
             return pb.UploadJobResponse(job=wire.job_to(job))
         except Exception as error:
             await abort(context, error)
@@ -80,9 +80,11 @@ class JobsService:
         self, request: pb.ListJobsRequest | Malformed, context: Context
     ) -> pb.ListJobsResponse:
         try:
-            jobs, caller = await self._begin(context)
+            caller = await self._begin(context)
             message = checked(request)
-            page = await jobs.list(caller.name, after=message.after, limit=message.limit or _JOBS)
+            page = await self._jobs.list(
+                caller.name, after=message.after, limit=message.limit or _JOBS
+            )
             return pb.ListJobsResponse(jobs=map(wire.job_to, page.jobs), after=page.after or "")
         except Exception as error:
             await abort(context, error)
@@ -91,8 +93,8 @@ class JobsService:
         self, request: pb.WatchJobRequest | Malformed, context: Context
     ) -> AsyncIterator[pb.WatchJobResponse]:
         try:
-            jobs, caller = await self._begin(context)
-            async with aclosing(jobs.watch(caller.name, checked(request).job_id)) as states:
+            caller = await self._begin(context)
+            async with aclosing(self._jobs.watch(caller.name, checked(request).job_id)) as states:
                 async for job in states:
                     yield pb.WatchJobResponse(job=wire.job_to(job))
         except Exception as error:
@@ -102,8 +104,8 @@ class JobsService:
         self, request: pb.DeleteJobRequest | Malformed, context: Context
     ) -> pb.DeleteJobResponse:
         try:
-            jobs, caller = await self._begin(context)
-            await jobs.delete(caller.name, checked(request).job_id)
+            caller = await self._begin(context)
+            await self._jobs.delete(caller.name, checked(request).job_id)
             return pb.DeleteJobResponse()
         except Exception as error:
             await abort(context, error)
@@ -112,13 +114,13 @@ class JobsService:
         self, request: pb.ListResultsRequest | Malformed, context: Context
     ) -> pb.ListResultsResponse:
         try:
-            jobs, caller = await self._begin(context)
+            caller = await self._begin(context)
             message = checked(request)
             state = wire.item_state_from(message.state)
             if message.state and state is None:
                 reason = f"is {message.state}, which is no state of a request"
                 raise InvalidRequest(FieldViolation("state", reason))
-            page = await jobs.items(
+            page = await self._jobs.items(
                 caller.name,
                 message.job_id,
                 after=message.after if message.HasField("after") else -1,
@@ -133,9 +135,9 @@ class JobsService:
         self, request: pb.GetPictureRequest | Malformed, context: Context
     ) -> pb.GetPictureResponse:
         try:
-            jobs, caller = await self._begin(context)
+            caller = await self._begin(context)
             message = checked(request)
-            picture, path = await jobs.picture(
+            picture, path = await self._jobs.picture(
                 caller.name, message.job_id, message.index, message.picture
             )
             try:
@@ -147,32 +149,28 @@ class JobsService:
         except Exception as error:
             await abort(context, error)
 
-    def _of_one(self, named: Callable[[Jobs], _Asked], answer: Callable[..., Any]) -> Handler:
+    def _of_one(self, ask: _Asked, answer: Callable[..., Any]) -> Handler:
         """A method that names a job and answers with it."""
 
         async def handle(request: Any, context: Context) -> Any:
             try:
-                jobs, caller = await self._begin(context)
-                job = await named(jobs)(caller.name, checked(request).job_id)
+                caller = await self._begin(context)
+                job = await ask(caller.name, checked(request).job_id)
                 return answer(job=wire.job_to(job))
             except Exception as error:
                 await abort(context, error)
 
         return handle
 
-    async def _begin(self, context: Context) -> tuple[Jobs, Caller]:
-        """The jobs, and who asks for theirs.
+    async def _begin(self, context: Context) -> Caller:
+        """Who asks for their jobs.
 
         Raises:
             Unauthenticated, PermissionDenied: as `Gateway.authenticate` has it.
-            JobNotFound: the server keeps no jobs.
         """
         if not self._over_http:
             await trace(context)
-        caller = self._gateway.authenticate(credentials_of(context))
-        if self._jobs is None:
-            raise JobNotFound("this server keeps no jobs, since T2I_JOBS is 0")
-        return self._jobs, caller
+        return self._gateway.authenticate(credentials_of(context))
 
 
 def _options_in(job: pb.NewJob) -> dict[str, Any]:

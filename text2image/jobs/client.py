@@ -7,6 +7,7 @@ for job in client.jobs.watch(job.id):
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -209,8 +210,13 @@ class AsyncJobsClient:
         call = getattr(self._stub, method)(request, timeout=timeout, metadata=self._metadata)
         try:
             return read(await call)
+        except asyncio.CancelledError:
+            # So grpc tells of what went wrong while messages were made, too.
+            if sent is None or sent.error is None:
+                raise
+            raise sent.error from None
         except grpc.aio.AioRpcError as error:
-            raise (sent and sent.error) or error_of(error, self._address) from error
+            raise error_of(error, self._address) from error
 
 
 class _Sent:
