@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.jobs import PROMPT_THAT_FAILS, Door, JobServer, job_server, no_jobs
-from tests.web import framed, frames_in
+from tests.web import Frame, framed, frames_in
 from text2image.api.app import http_app
 from text2image.client import AsyncClient
 from text2image.core.errors import InvalidRequest, JobNotFound, Unauthenticated
