@@ -21,10 +21,10 @@ from text2image.cli.screen import Screen
 from text2image.cli.tasks import Task
 from text2image.client import Client
 from text2image.core.errors import Unavailable
-from text2image.core.formats import FileFormat
 from text2image.core.settings import get_settings
 from text2image.gateway.store import Store
 from text2image.jobs.records import Item, ItemState, Job, JobState
+from text2image.jobs.words import progress_of, suffix_of
 
 # As many requests as a server takes in one job.
 _MOST = 10_000
@@ -161,25 +161,6 @@ def fetch(
             print(path, flush=True)
 
 
-def suffix_of(media_type: str) -> str:
-    """Of a picture's file; later versions of a server may have forms that are unknown here."""
-    try:
-        return FileFormat(media_type.removeprefix("image/")).suffix
-    except ValueError:
-        return ".bin"
-
-
-def progress_of(job: Job) -> str:
-    """How far a job is, in words."""
-    failed = f", {job.counts.failed} failed" if job.counts.failed else ""
-    waits = f", {job.waiting_for}" if job.waiting_for else ""
-    left = ""
-    if job.predicted_end:
-        seconds = max(0, round(job.predicted_end - datetime.now(UTC).timestamp()))
-        left = f", about {seconds // 60}:{seconds % 60:02d} left"
-    return f"{job.counts.ended} of {job.counts.total}{failed}{left}{waits}"
-
-
 def run(arguments: Sequence[str], screen: Screen) -> int:
     """Does what is asked of jobs and returns the exit status; what is told of them goes to standard output.
 
@@ -207,11 +188,11 @@ def run(arguments: Sequence[str], screen: Screen) -> int:
 
 
 def _list(client: Client) -> None:
-    for job in all_jobs(client):
+    for job in _all_jobs(client):
         print(f"{job.id}  {job.state:9}  {_time(job.created_at)}  {progress_of(job)}  {job.name}")
 
 
-def all_jobs(client: Client) -> Iterator[Job]:
+def _all_jobs(client: Client) -> Iterator[Job]:
     """The caller's jobs, newest first."""
     after: str | None = ""
     while after is not None:
