@@ -139,7 +139,7 @@ def _show_pictures(visitor: Visitor, client: Client, job: Job) -> None:
 
 
 def sheet_of_job(client: Client, job: Job) -> bytes:
-    """The contact sheet of a job as PNG; what could not be drawn is left grey, and of several pictures the first shown."""
+    """The contact sheet of a job as PNG; what could not be drawn is left grey, and of several pictures one is shown."""
     columns, varied = layout_in(job.metadata)
     across = len(columns)
     items = list(client.jobs.all_results(job.id))

@@ -27,15 +27,15 @@ from text2image.jobs.records import JobState
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[JobServer]:
-    with job_server_beside(tmp_path / "server") as server:
-        yield server
+def keeper(tmp_path: Path) -> Iterator[JobServer]:
+    with job_server_beside(tmp_path / "jobs") as keeper:
+        yield keeper
 
 
 @pytest.fixture
-def client(client: ScriptedClient, server: JobServer) -> Iterator[ScriptedClient]:
+def client(client: ScriptedClient, keeper: JobServer) -> Iterator[ScriptedClient]:
     """Models as the test has written them, and the jobs of a real server."""
-    with Client(server.address, api_key="ann") as real:
+    with Client(keeper.address, api_key="ann") as real:
         client.jobs = real.jobs
         yield client
 
@@ -73,9 +73,9 @@ def test_a_list_becomes_a_job_that_another_tab_finds(
 
 
 def test_a_job_is_paused_goes_on_and_is_cancelled(
-    page: AppTest, client: ScriptedClient, server: JobServer
+    page: AppTest, client: ScriptedClient, keeper: JobServer
 ) -> None:
-    server.gate.clear()
+    keeper.gate.clear()
     submit(page, "a fox")
     (job,) = client.jobs.list().jobs
     page.button(key="job_pause").click().run()
@@ -124,13 +124,13 @@ def test_no_list_opens_a_file_of_the_pages_machine(name: str, field: str) -> Non
         requests_of(name, text, [])
 
 
-def test_the_sheet_has_what_is_varied_last_from_left_to_right(server: JobServer) -> None:
+def test_the_sheet_has_what_is_varied_last_from_left_to_right(keeper: JobServer) -> None:
     axes = [parse_axis("steps", ["10", "20"]), parse_seeds("1-3")]
     rows = requests_of("", "a fox\nan owl", axes)
     metadata = {SHEET: layout_of(axes)}
     columns, varied = ["seed 1", "seed 2", "seed 3"], ["steps 10", "steps 20"]
     assert layout_in(metadata) == (columns, varied)
-    with Client(server.address, api_key="ann") as client:
+    with Client(keeper.address, api_key="ann") as client:
         job = client.jobs.submit([row.fields for row in rows], metadata=metadata)
         job = list(client.jobs.watch(job.id))[-1]
         sheet = Image.open(io.BytesIO(shown_jobs.sheet_of_job(client, job)))
