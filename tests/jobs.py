@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 from PIL import Image
 
 from tests.e2e.harness import free_port
+from tests.samples import MODEL
 from tests.unit.jobs.drawers import TestDrawer, drawn
 from text2image.api.grpc_server import GrpcServer
 from text2image.core.errors import FieldViolation, InvalidRequest, Unauthenticated
@@ -30,7 +32,9 @@ _SIDE = 64
 
 
 class Door:
-    """The part of a gateway that says who is calling: by the key that is shown."""
+    """The part of a gateway that says who is calling, by the key that is shown, and what is served."""
+
+    runners = SimpleNamespace(models=(MODEL,))
 
     def authenticate(self, credentials: Credentials) -> Caller:
         if not credentials.api_key:

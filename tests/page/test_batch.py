@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
 from frontend import jobs as shown_jobs
 from frontend.batches import SHEET, layout_in, layout_of, requests_of
 from tests.e2e.harness import eventually
 from tests.jobs import PROMPT_THAT_FAILS, JobServer, colour_of, job_server_beside
-from tests.page.harness import ScriptedClient
+from tests.page.conftest import DESKTOP
+from tests.page.harness import ScriptedClient, streamlit
 from text2image.client import Client
 from text2image.core.errors import InvalidRequest
 from text2image.core.tables import parse_axis, parse_seeds
@@ -151,22 +151,28 @@ def test_jobs_of_others_have_a_plain_sheet(written: dict[str, str]) -> None:
     assert layout_in(written) == ([""], [""])
 
 
-def test_a_batch_is_drawn_shown_and_downloaded(visit: Callable[..., Page], tmp_path: Path) -> None:
-    """In a real browser, on a real server; the tab is closed in between."""
-    page = visit()
-    page.get_by_text("Batch", exact=True).click()
-    page.get_by_role("textbox", name="Prompts").fill("a cat on a blue background\na red apple")
-    page.get_by_role("textbox", name="Seeds").fill("1-2")
-    page.get_by_role("button", name="Draw all").click()
-    expect(page.get_by_text(re.compile("Queued|Running|Completed"))).to_be_visible()
-    page.reload()
-    page.screenshot(path="/tmp/clients_batch1.png")
-    page.get_by_text("Batch", exact=True).click()
-    expect(page.get_by_text("Completed: 4 of 4")).to_be_visible()
-    expect(page.get_by_role("img", name="All pictures of the job")).to_be_visible()
-    page.screenshot(path="/tmp/clients_batch2.png", full_page=True)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download all").click()
-    saved = tmp_path / "all.zip"
-    download.value.save_as(saved)
-    assert len(zipfile.ZipFile(saved).namelist()) == 4
+def test_a_batch_is_drawn_shown_and_downloaded(
+    browser: Browser, keeper: JobServer, tmp_path: Path
+) -> None:
+    """In a real browser; the page is loaded anew in between, as another tab is."""
+    variables = {"T2I_SERVER": keeper.address, "T2I_API_KEY": "ann"}
+    with streamlit(tmp_path, **variables) as url, browser.new_context(**DESKTOP) as context:
+        page = context.new_page()
+        page.goto(url)
+        keeper.gate.clear()
+        page.get_by_text("Batch", exact=True).click()
+        page.get_by_role("textbox", name="Prompts").fill("a cat on a blue background\na red apple")
+        page.get_by_role("textbox", name="Seeds").fill("1-3")
+        page.get_by_role("button", name="Draw all").click()
+        expect(page.get_by_text("0 of 6")).to_be_visible()
+        page.reload()
+        page.get_by_text("Batch", exact=True).click()
+        expect(page.get_by_text("0 of 6")).to_be_visible()
+        keeper.gate.set()
+        expect(page.get_by_text("6 of 6")).to_be_visible()
+        expect(page.get_by_role("img", name="All pictures of the job")).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download all").click()
+        saved = tmp_path / "all.zip"
+        download.value.save_as(saved)
+    assert len(zipfile.ZipFile(saved).namelist()) == 6
