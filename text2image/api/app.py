@@ -25,7 +25,6 @@ from text2image.api import (
     probes,
     rest,
     schema,
-    v1_grpc,
 )
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
@@ -90,8 +89,8 @@ def http_app() -> FastAPI:
     for router in (*app.state.routers, schema.router):
         app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
-    web = f"/{v1_grpc.SERVICE.full_name}"
-    ours = ("/generate", "/v1", huggingface.PREFIX, "/sdapi", web)
+    web = (f"/{name}" for name in grpc_web.SERVICES)
+    ours = ("/generate", "/v1", huggingface.PREFIX, "/sdapi", *web)
     for path in (f"{prefix}/{{rest:path}}" for prefix in ours):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
