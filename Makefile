@@ -167,4 +167,4 @@ $(CONVERTED): requirements/serve.txt text2image/engine/models/loading.py $(wildc
 	@$(PYTHON) tools/install.py .venv $<
 	@touch $@
 
-.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page redis s3 quantize otlp gguf canny c2pa safety load))
+.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page postgres redis s3 quantize otlp gguf canny c2pa safety load))

