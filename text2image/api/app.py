@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import a1111, grpc_web, huggingface, openai, probes, rest, schema, v1_grpc
+from text2image.api import a1111, grpc_web, huggingface, jobs, openai, probes, rest, schema, v1_grpc
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
@@ -53,11 +53,11 @@ async def _metrics(request: Request) -> Response:
 def _routers() -> list[APIRouter]:
     """Those of the dialects that the settings want."""
     others = a1111.ROUTERS if get_settings().a1111 else ()
-    return [rest.router, openai.router, huggingface.router, *others, _operations]
+    return [rest.router, jobs.router, openai.router, huggingface.router, *others, _operations]
 
 
 def http_app() -> FastAPI:
-    """An application whose `state.gateway` must be set before its first request."""
+    """An application whose `state` must have the gateway, jobs and webhooks before its first request."""
     # The routes of `schema` show the description, not FastAPI's own.
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
     routers = _routers()
@@ -88,6 +88,8 @@ def middlewares(
 
 def error_response(path: str, error: Text2ImageError) -> Response:
     """An error as the dialect says it that is spoken at a path."""
+    if jobs.speaks_at(path):
+        return rest.error_response(error)
     if path.startswith(openai.router.prefix + "/"):
         return openai.error_response(error)
     if path.startswith(huggingface.PREFIX + "/"):
@@ -115,7 +117,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not take {request.method}",
     }.get(error.status_code, error.detail)
     reason = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "HTTP_ERROR")
-    if request.url.path.startswith(openai.router.prefix + "/"):
+    path = request.url.path
+    if path.startswith(openai.router.prefix + "/") and not jobs.speaks_at(path):
         body = {
             "error": {
                 "message": message,

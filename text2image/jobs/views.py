@@ -100,6 +100,27 @@ class ItemView(BaseModel):
     finished_at: str | None
 
 
+class JobsView(BaseModel):
+    """A page of jobs, newest first; `after` asks for the next, and is null on the last."""
+
+    jobs: list[JobView]
+    after: str | None
+
+
+class ItemsView(BaseModel):
+    """A page of requests in their order; `after` asks for the next, and is null on the last."""
+
+    items: list[ItemView]
+    after: int | None
+
+
+class DeletedView(BaseModel):
+    """A job that is gone."""
+
+    id: str
+    deleted: bool = True
+
+
 def job_view(job: Job) -> JobView:
     counts = job.counts
     return JobView(
@@ -176,7 +197,7 @@ def _picture_view(job_id: str, item: Item, picture: PictureFile) -> PictureView:
         height=picture.height,
         media_type=picture.media_type,
         bytes=picture.size,
-        url=f"{PREFIX}/{job_id}/results/{item.index}/{picture.index}",
+        url=f"{PREFIX}/{job_id}/items/{item.index}/pictures/{picture.index}",
         file=file_name(item, picture),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -37,14 +38,8 @@ async def lines(gateway: Gateway, watching: AsyncGenerator[Job, None]) -> AsyncG
         except StopAsyncIteration:
             pass
         except Exception as error:
-            yield f"event: error\ndata: {_told(error)}\n\n"
+            yield f"event: error\ndata: {json.dumps(rest.error_body(as_ours(error)))}\n\n"
         finally:
             if coming:
                 coming.cancel()
                 await asyncio.gather(coming, return_exceptions=True)
-
-
-def _told(error: Exception) -> str:
-    from json import dumps
-
-    return dumps(rest.error_body(as_ours(error)))

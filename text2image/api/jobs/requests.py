@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import QueryParams
 
 from text2image.api import rest
 from text2image.api.asgi import invalid
@@ -49,7 +48,7 @@ class Envelope(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     name: str | None = Field(None, max_length=MAX_NAME, description="For people.")
-    webhook: str | None = Field(
+    webhook_url: str | None = Field(
         None,
         description="URL that is told of the job's end, by the Standard Webhooks scheme.",
         examples=["https://example.com/hooks"],
@@ -70,7 +69,7 @@ class Envelope(BaseModel):
 
 
 class Submission(Envelope):
-    """A job. The same can be sent as JSON Lines, a request a line, with the other fields in the query."""
+    """A job."""
 
     requests: list[JobRequest] = Field(
         description="What to draw, in this order.", min_length=1, max_length=MAX_ITEMS
@@ -83,13 +82,13 @@ class Loose(Envelope):
     requests: list[dict[str, Any]]
 
 
-def envelope_in(query: QueryParams) -> Envelope:
-    """What the query of an upload says of the job.
+def envelope_in(query: Mapping[str, str]) -> Envelope:
+    """What the query of an upload, or a form, says of the job.
 
     Raises:
         InvalidRequest: names what is wrong.
     """
-    found: dict[str, Any] = {name: query[name] for name in query}
+    found: dict[str, Any] = dict(query)
     if "metadata" in found:
         try:
             found["metadata"] = json.loads(found["metadata"])
@@ -107,18 +106,21 @@ def check_envelope(envelope: Envelope, check_webhook: Callable[[str], str]) -> N
     Raises:
         InvalidRequest: it cannot.
     """
-    for key, value in (envelope.metadata or {}).items():
+    metadata = envelope.metadata or {}
+    if len(metadata) > MAX_PAIRS:
+        raise refused("metadata", f"has more than {MAX_PAIRS} pairs")
+    for key, value in metadata.items():
         if len(key) > MAX_PAIR_KEY or len(value) > MAX_PAIR_VALUE:
             raise refused(
-                "metadata", f"{key[:40]!r} is longer than {MAX_PAIR_KEY} characters, or its value than {MAX_PAIR_VALUE}"
+                "metadata",
+                f"{key[:40]!r} is longer than {MAX_PAIR_KEY} characters, or its value than {MAX_PAIR_VALUE}",
             )
-    if len(envelope.metadata or ()) > MAX_PAIRS:
-        raise refused("metadata", f"has more than {MAX_PAIRS} pairs")
-    for text in (envelope.name or "", *(envelope.metadata or {}), *(envelope.metadata or {}).values()):
-        if "\0" in text or not text.isprintable():
-            raise refused("metadata" if text != envelope.name else "name", "holds control characters")
-    if envelope.webhook is not None and (fault := check_webhook(envelope.webhook)):
-        raise refused("webhook", fault)
+        if "\0" in key + value:
+            raise refused("metadata", "holds a character U+0000")
+    if not (envelope.name or "").isprintable():
+        raise refused("name", "holds control characters")
+    if envelope.webhook_url is not None and (fault := check_webhook(envelope.webhook_url)):
+        raise refused("webhook_url", fault)
 
 
 def key_in(header: str | None) -> str:
@@ -158,7 +160,8 @@ class Checker:
             return _placed(place, refused(field, error.message))
         if request.custom_id and (len(request.custom_id) > MAX_ID or "\0" in request.custom_id):
             return _placed(place, refused("custom_id", f"must be at most {MAX_ID} characters"))
-        title = f"{request.context or ''} {request.text}"
+        # What a database cannot keep as text.
+        title = f"{request.context or ''} {request.text}".replace("\0", " ")
         return NewItem(params=params, custom_id=request.custom_id or "", title=title)
 
     def check(self, params: RequestParams) -> None:

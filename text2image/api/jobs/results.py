@@ -15,6 +15,7 @@ from text2image.jobs.views import file_name, item_view
 
 _PAGE = 200
 MANIFEST = "results.jsonl"
+JSONL, ZIP = "application/jsonl", "application/zip"
 
 
 async def items_of(

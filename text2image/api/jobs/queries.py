@@ -1,0 +1,33 @@
+"""What the queries of jobs may say."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from text2image.jobs.reading import MAX_JOBS, MAX_PAGE
+from text2image.jobs.records import ItemState
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobsQuery(_Query):
+    """A page of jobs."""
+
+    after: str = Field("", description="`after` of the page before, or the id of a job.")
+    limit: int = Field(20, ge=1, le=MAX_JOBS)
+    kind: str = Field("", description="Jobs of this kind alone.", examples=["native"])
+
+
+class StateQuery(_Query):
+    """Requests in one state, or all."""
+
+    state: ItemState | None = Field(None, description="Those in this state alone.")
+
+
+class ItemsQuery(StateQuery):
+    """A page of requests."""
+
+    after: int = Field(-1, ge=-1, le=1_000_000, description="`after` of the page before.")
+    limit: int = Field(100, ge=1, le=MAX_PAGE)
