@@ -142,7 +142,7 @@ def forget(connection: Connection, number: int) -> None:
 
 
 def untold(connection: Connection, process: str) -> list[int]:
-    """Takes the ended jobs whose ends nobody is telling, and answers with the numbers of all that this process tells."""
+    """Takes the ended jobs whose ends nobody tells, and answers with the numbers of all that this process does."""
     pending = jobs.c.webhook_state == WebhookState.PENDING
     free = and_(pending, jobs.c.webhook_process.is_(None))
     if connection.execute(select(jobs.c.number).where(free).limit(1)).first():

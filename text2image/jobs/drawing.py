@@ -5,9 +5,12 @@ from __future__ import annotations
 from text2image.core.errors import Text2ImageError
 from text2image.core.limits import work_of
 from text2image.core.messages import RequestParams
+from text2image.core.settings import Settings
 from text2image.gateway.context import RequestContext
 from text2image.gateway.generate import Gateway
 from text2image.jobs.claims import Claim
+from text2image.jobs.jobs import Jobs
+from text2image.jobs.metrics import JobMetrics
 from text2image.jobs.worker import Drawn
 
 # Seconds that one item may take; runners refuse before that what would wait too long.
@@ -60,3 +63,18 @@ class GatewayDrawer:
             return work_of(self._gateway.resolve(params, model))
         except (Text2ImageError, TypeError, AttributeError):
             return None
+
+
+def jobs_of(settings: Settings, gateway: Gateway) -> Jobs:
+    """The jobs that the settings ask for, drawn by a gateway."""
+    folder = settings.data_root / "jobs"
+    url = settings.jobs_url.get_secret_value() if settings.jobs_url else None
+    return Jobs(
+        (url or folder / "jobs.sqlite") if settings.jobs else None,
+        folder,
+        GatewayDrawer(gateway),
+        max_items=settings.jobs_max_items,
+        keep_seconds=settings.jobs_keep_seconds,
+        keep_bytes=settings.jobs_keep_bytes,
+        metrics=JobMetrics(),
+    )
