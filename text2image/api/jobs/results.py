@@ -1,4 +1,4 @@
-"""Downloads of a job's results: as JSON Lines, and as a zip; a page of results or one picture at a time is in memory."""
+"""Downloads of a job's results, as JSON Lines and as a zip; a page of them or a picture at a time is in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import IO, cast
 
 from text2image.api import rest
 from text2image.jobs.jobs import Jobs
@@ -73,7 +74,9 @@ async def zipped(jobs: Jobs, owner: str, job_id: str) -> AsyncGenerator[bytes, N
     """
     sink = _Sink()
     manifest: list[bytes] = []
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:  # type: ignore[arg-type] # as much of a file as it needs
+    # As much of a file as it needs.
+    file = cast(IO[bytes], sink)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type] # as much of a file as it needs
         async for item in items_of(jobs, owner, job_id, None):
             manifest.append(line_of(job_id, item))
             for picture in item.pictures:

@@ -296,7 +296,7 @@ def _there(path: Path) -> Path:
     openapi_extra={"parameters": [describe.JOB_ID, *describe.parameters(StateQuery)]},
 )
 async def get_lines(request: Request) -> Response:
-    """In the order in which they were sent, as far as the job has come; those in one state alone if `state` names it."""
+    """In the order in which they were sent, as far as the job has come."""
 
     async def work(owner: str) -> Response:
         state, job = _query(request, StateQuery).state, await _found(request, owner)
@@ -315,7 +315,7 @@ async def get_lines(request: Request) -> Response:
     openapi_extra={"parameters": [describe.JOB_ID]},
 )
 async def get_zip(request: Request) -> Response:
-    """Named in the order in which they were asked for, as far as the job has come; results.jsonl tells which is which."""
+    """Named in the order of the requests, as far as the job has come; results.jsonl in it tells which is which."""
 
     async def work(owner: str) -> Response:
         job = await _found(request, owner)
