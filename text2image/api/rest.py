@@ -90,8 +90,12 @@ class GenerateRequest(BaseModel):
             mask=decoded("mask", self.mask),
             loras=fields.weights_of(self.loras),
             controls=fields.controls_of(self.controls),
-            **self.model_dump(exclude=_OWN),
+            **self.model_dump(include=_TAKEN),
         )
+
+
+# A request of a job has fields beside these.
+_TAKEN = set(GenerateRequest.model_fields) - _OWN
 
 
 class GeneratedPicture(BaseModel):
