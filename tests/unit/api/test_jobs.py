@@ -9,6 +9,7 @@ import json
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from hypothesis import strategies as st
 
 from tests.e2e.hostile.bodies import examples
 from tests.init_images import file_of, picture
+from tests.samples import MODEL
 from tests.unit.api.test_openai import Served
+from tests.unit.gateway.scripted import ScriptedRunner
 from tests.unit.jobs.drawers import TestDrawer, at_once
 from text2image.api.jobs.requests import key_in
 from text2image.api.jobs.uploads import _lines
 from text2image.core.errors import InvalidRequest, ModelNotFound
+from text2image.core.messages import Input
 from text2image.core.settings import Settings, get_settings
 from text2image.jobs.claims import Claim
 from text2image.jobs.jobs import Jobs
@@ -35,7 +39,7 @@ FILE = base64.b64encode(file_of(picture((64, 64)))).decode()
 REQUESTS: list[dict[str, Any]] = [
     {"text": "a fox", "seed": 7, "n": 2, "custom_id": "first"},
     {"text": "a fox", "context": "at night", "image": FILE, "strength": 0.5},
-    {"text": "näher", "loras": [{"name": "film", "weight": 0.5}], "images_only": True},
+    {"text": "näher", "loras": [], "images_only": True},
 ]
 LINES = "\n".join(map(json.dumps, REQUESTS)).encode()
 AS_LINES = {"Content-Type": "application/x-ndjson"}
@@ -49,7 +53,10 @@ async def draw(claim: Claim) -> Drawn:
 
 @asynccontextmanager
 async def jobs_served(folder: Path) -> AsyncIterator[Served]:
-    async with Served(folder) as served:
+    served = Served(folder)
+    model = replace(MODEL, inputs=(Input.TEXT, Input.IMAGE))
+    served.runner = ScriptedRunner(folder / "socket", model=model)
+    async with served:
         limits: dict[str, Any] = {"max_items": 30_000, "keep_seconds": 1e6, "keep_bytes": 1 << 30}
         jobs = Jobs(folder / "jobs.sqlite", folder / "jobs", TestDrawer(draw), **limits)
         await jobs.start()
@@ -102,7 +109,7 @@ async def test_json_lines_and_a_form_make_the_same_job(client: httpx.AsyncClient
     assert shown[0] == shown[1] == shown[2]
     assert [item["custom_id"] for item in shown[0]] == ["first", "", ""]
     assert shown[0][0]["request"] == {"text": "a fox", "seed": 7, "n": 2}
-    assert shown[0][2]["request"]["loras"] == [{"name": "film", "weight": 0.5}]
+    assert shown[0][1]["request"]["strength"] == 0.5
 
 
 async def test_a_job_goes_from_submission_to_its_pictures(client: httpx.AsyncClient) -> None:
@@ -203,6 +210,8 @@ async def test_the_same_key_gives_the_same_job_and_other_requests_are_refused(
         (b'{"text": "a", "steps": 0}', "line.1.steps"),
         (b'{"text": "a", "model": "other"}', "line.1.model"),
         (b'{"text": "a", "image": "?"}', "line.1.image"),
+        (b'{"text": "a", "image": "QUJD"}', "line.1.image"),
+        (b'{"text": "a", "loras": [{"name": "film"}]}', "line.1.loras"),
         (b'{"text": "a", "guidance_scale": NaN}', "line.1"),
         (b'{"text": "a", "wrong": 1}', "line.1.wrong"),
         (b'{"text": ""}', "line.1.text"),
@@ -254,8 +263,11 @@ async def test_errors_are_those_of_the_native_dialect(
         job = await submitted(client, [{"text": "a fox"}])
         answer = await client.get(f"/v1/jobs/{job['id']}/items/{each}")
         assert answer.status_code == 404
-    monkeypatch.setattr(get_settings(), "jobs_body_bytes", 100)
+    monkeypatch.setenv("T2I_JOBS_BODY_BYTES", "100")
+    get_settings.cache_clear()
     large = await client.post("/v1/jobs", content=LINES, headers=AS_LINES)
+    monkeypatch.undo()
+    get_settings.cache_clear()
     assert (large.status_code, large.json()["reason"]) == (413, "PAYLOAD_TOO_LARGE")
 
 

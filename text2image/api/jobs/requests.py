@@ -20,6 +20,8 @@ from text2image.core.errors import (
     PayloadTooLarge,
 )
 from text2image.core.messages import RequestParams
+from text2image.core.settings import get_settings
+from text2image.gateway import init_images
 from text2image.gateway.generate import Gateway
 from text2image.jobs.jobs import MAX_ITEMS
 from text2image.jobs.records import NewItem
@@ -141,7 +143,7 @@ def key_in(header: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """Makes items of requests, each checked against its model's limits."""
+    """Makes items of requests, each checked against its model's limits: in a thread, since pictures are read for it."""
 
     gateway: Gateway
 
@@ -165,12 +167,14 @@ class Checker:
         return NewItem(params=params, custom_id=request.custom_id or "", title=title)
 
     def check(self, params: RequestParams) -> None:
-        """Does nothing if the server can draw this.
+        """Does nothing if the server can draw this. Its pictures are read for that, so call it in a thread.
 
         Raises:
             Text2ImageError: it cannot.
         """
-        self.gateway.resolve(params, self.gateway.runners.named(params.model))
+        model = self.gateway.runners.named(params.model)
+        limits = init_images.Limits.of(get_settings())
+        self.gateway.resolve(init_images.read(params, model, limits), model)
 
 
 def _placed(place: str, error: InvalidRequest) -> InvalidRequest:
