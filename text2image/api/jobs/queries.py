@@ -15,9 +15,11 @@ class _Query(BaseModel):
 class JobsQuery(_Query):
     """A page of jobs."""
 
-    after: str = Field("", description="`after` of the page before, or the id of a job.")
+    after: str = Field(
+        "", description="`after` of the page before, or the id of a job.", pattern=r"^\w{0,100}$"
+    )
     limit: int = Field(20, ge=1, le=MAX_JOBS)
-    kind: str = Field("", description="Jobs of this kind alone.", examples=["native"])
+    kind: str = Field("", description="Jobs of this kind alone.", pattern=r"^[a-z.]{0,40}$")
 
 
 class StateQuery(_Query):

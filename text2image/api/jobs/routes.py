@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -47,6 +48,18 @@ Q = TypeVar("Q", bound=BaseModel)
 
 def _jobs(request: Request) -> Jobs:
     return cast(Jobs, request.app.state.jobs)
+
+
+def _job_id(request: Request) -> str:
+    """The id in the path.
+
+    Raises:
+        JobNotFound: it is none that a job could have.
+    """
+    job_id: str = request.path_params["job_id"]
+    if not re.fullmatch(r"\w{1,100}", job_id, re.ASCII):
+        raise JobNotFound(f"there is no job {job_id[:80]!r}; ids look like job_ and 24 digits")
+    return job_id
 
 
 async def _told(work: Callable[[str], Awaitable[Response]], request: Request) -> Response:
@@ -161,7 +174,7 @@ async def get_job(request: Request) -> Response:
     """Its state, its counts, and when it will end by the pace so far."""
 
     async def work(owner: str) -> Response:
-        return _shown(job_view(await _jobs(request).get(owner, request.path_params["job_id"])))
+        return _shown(job_view(await _jobs(request).get(owner, _job_id(request))))
 
     return await _told(work, request)
 
@@ -178,7 +191,7 @@ def _control(
 
     async def control(request: Request) -> Response:
         async def work(owner: str) -> Response:
-            job = await act(_jobs(request), owner, request.path_params["job_id"])
+            job = await act(_jobs(request), owner, _job_id(request))
             return _shown(job_view(job))
 
         return await _told(work, request)
@@ -232,7 +245,7 @@ async def delete_job(request: Request) -> Response:
     """Cancels it before, if it has not ended."""
 
     async def work(owner: str) -> Response:
-        job_id = request.path_params["job_id"]
+        job_id = _job_id(request)
         await _jobs(request).delete(owner, job_id)
         return _shown(DeletedView(id=job_id))
 
@@ -251,7 +264,7 @@ async def list_items(request: Request) -> Response:
     """In the order in which they were sent; `after` of one page asks for the next."""
 
     async def work(owner: str) -> Response:
-        asked, job_id = _query(request, ItemsQuery), request.path_params["job_id"]
+        asked, job_id = _query(request, ItemsQuery), _job_id(request)
         page = await _jobs(request).items(
             owner, job_id, after=asked.after, limit=asked.limit, state=asked.state
         )
@@ -274,7 +287,7 @@ async def get_picture(request: Request) -> Response:
 
     async def work(owner: str) -> Response:
         index, number = _number(request, "index"), _number(request, "picture")
-        job_id = request.path_params["job_id"]
+        job_id = _job_id(request)
         picture, path = await _jobs(request).picture(owner, job_id, index, number)
         return FileResponse(_there(path), media_type=picture.media_type)
 
@@ -327,7 +340,7 @@ async def get_zip(request: Request) -> Response:
 
 
 async def _found(request: Request, owner: str) -> Job:
-    return await _jobs(request).get(owner, request.path_params["job_id"])
+    return await _jobs(request).get(owner, _job_id(request))
 
 
 def _download(content: Any, kind: str, name: str) -> Response:
