@@ -122,10 +122,18 @@ def parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
     for name, field in described["properties"].items():
         kinds = [kind for kind in field.pop("anyOf", ()) if kind.get("type") != "null"]
         shown = {**field, **(kinds[0] if kinds else {})}
-        for left_out in ("default", "title", "examples"):
+        for left_out in ("default", "title"):
             shown.pop(left_out, None)
-        words = shown.pop("description", "Of a page.")
-        made.append({"name": name, "in": "query", "description": words, "schema": shown})
+        words, (example,) = shown.pop("description"), shown.pop("examples")
+        made.append(
+            {
+                "name": name,
+                "in": "query",
+                "description": words,
+                "schema": shown,
+                "example": example,
+            }
+        )
     return made
 
 
@@ -155,7 +163,11 @@ def watched() -> schema.Responses:
 def created() -> schema.Responses:
     """The responses to a submission."""
     made = schema.success("The job.", schema.json(JOB))[200]
-    place = {"description": "Where the job is.", "schema": {"type": "string"}}
+    place = {
+        "description": "Where the job is.",
+        "schema": {"type": "string"},
+        "example": f"/v1/jobs/{_ID}",
+    }
     errors = (*schema.DRAWING, _ABSENT)
     refused = schema.refusals(errors, rest.ErrorResponse, rest.error_body)
     refused.pop(504)
