@@ -11,7 +11,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    case,
+    delete,
+    exists,
+    insert,
+    select,
+    update,
+)
 
 from text2image.core.formats import Encoding
 from text2image.core.messages import RequestParams
@@ -247,11 +258,16 @@ def mine(connection: Connection, process: str) -> set[tuple[int, int, int]]:
     return {(row.job, row.place, row.attempt) for row in connection.execute(query)}
 
 
-def wait_for(connection: Connection, owner: str, why: str) -> None:
-    """Says in the open jobs of an owner, or of all if that is empty, why they do not go on; nothing if they do."""
-    theirs = [jobs.c.owner == owner] if owner else []
-    stale = and_(jobs.c.state.in_(_OPEN), jobs.c.waiting_for != why, *theirs)
-    connection.execute(update(jobs).where(stale).values(waiting_for=why))
+def wait_for(connection: Connection, reasons: Mapping[str, str], nobody_draws: str) -> bool:
+    """Says in open jobs why they do not go on, and nothing in those that do; tells whether that was news.
+
+    Args:
+        reasons: by owner.
+        nobody_draws: why none of all goes on; empty if some do.
+    """
+    known = case(reasons, value=jobs.c.owner, else_=nobody_draws) if reasons else nobody_draws
+    news = update(jobs).where(jobs.c.state.in_(_OPEN), jobs.c.waiting_for != known)
+    return connection.execute(news.values(waiting_for=known)).rowcount > 0
 
 
 def enter(connection: Connection, process: str, boot: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,8 @@ _LOCK_SECONDS = 30
 _CONNECT_SECONDS = 5
 _STATEMENT_MS = 30_000
 _WITHOUT_ACK_MS = 10_000
+# Seconds for which the log has told enough of what is away.
+_TOLD_SECONDS = 60.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,7 +64,7 @@ class Database:
         self._path = where if isinstance(where, Path) else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
         self._made = False
-        self._away = False
+        self._told = -_TOLD_SECONDS
 
     async def run(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -89,9 +92,6 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             self._tell(error)
             raise out_of_reach(_cause(error)) from error
-        if self._away:
-            self._away = False
-            logger.info("the database of jobs is in reach again")
         return result
 
     def close(self) -> None:
@@ -118,9 +118,10 @@ class Database:
         self._made = True
 
     def _tell(self, error: Exception) -> None:
-        # Once for each time that it is away.
-        if not self._away:
-            self._away = True
+        # A full disk can be read, so that what fails and what does not alternate.
+        now = time.monotonic()
+        if now - self._told >= _TOLD_SECONDS:
+            self._told = now
             logger.error("the database of jobs is out of reach: %s", _cause(error))
 
 

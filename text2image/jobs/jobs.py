@@ -335,7 +335,7 @@ class Jobs:
 
     async def _entered(self) -> None:
         """Returns when this process is one of those who work, so that what it takes in is known to be its own."""
-        if not self._liveness.id:
+        if self._database and not self._liveness.id:
             await self._liveness.look()
 
     async def _changed_job(self, owner: str, job_id: str) -> Job:

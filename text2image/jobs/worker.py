@@ -35,6 +35,7 @@ POLL_SECONDS = 1.0
 _LONGEST_PAUSE = 30.0
 # Seconds for which pictures that cannot be written hold up the end of the process.
 _LINGER = 5.0
+_NO_RUNNER = "it waits for a runner that is ready"
 
 T = TypeVar("T")
 
@@ -84,9 +85,8 @@ class Worker:
         self._tasks: dict[Claim, asyncio.Task[None]] = {}
         # Those that are drawn and being written, which must not be ended half-way.
         self._keeping: set[Claim] = set()
-        # By owner: until when, in this process's time, their quota is known to be used up.
-        self._held: dict[str, float] = {}
-        self._told: dict[str, str] = {}
+        # By owner: until when, in this process's time, the quota is known to be used up, and how it says so.
+        self._held: dict[str, tuple[float, str]] = {}
         self._wake = asyncio.Event()
         self._leaving = False
 
@@ -98,25 +98,31 @@ class Worker:
         """Claims and draws until `drain`."""
         while not self._leaving:
             claimed = 0
-            with contextlib.suppress(Unavailable):
+            # Before it looks, so that what comes meanwhile is looked for too.
+            self._wake.clear()
+            try:
                 claimed = await self._claim()
+            except Unavailable:
+                # The database has told of it.
+                pass
+            except Exception:
+                logger.exception("looking for items of jobs")
             if claimed:
                 continue
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
 
     async def _claim(self) -> int:
         places = self._drawer.places()
-        await self._say("", "" if places else "it waits for a runner that is ready")
+        now = time.monotonic()
+        self._held = {owner: held for owner, held in self._held.items() if held[0] > now}
+        reasons = {owner: why for owner, (_, why) in self._held.items()}
+        if await self._database.run(claims.wait_for, reasons, "" if places else _NO_RUNNER):
+            self._changed()
         free = -(-places // self._liveness.count) - len(self._tasks)
         if free <= 0 or not self._liveness.id:
             return 0
         at_work = Counter(claim.owner for claim in self._tasks)
-        now = time.monotonic()
-        for owner in [owner for owner, until in self._held.items() if until <= now]:
-            await self._say(owner, "")
-            del self._held[owner]
         process = self._liveness.id
         taken = await self._database.run(
             claims.claim, process, free, at_work, self._cap, time.time()
@@ -133,13 +139,6 @@ class Worker:
 
     def _cap(self, owner: str) -> int | None:
         return 0 if owner in self._held else self._drawer.cap(owner)
-
-    async def _say(self, owner: str, why: str) -> None:
-        """Tells an owner, or all by an empty name, why their jobs do not go on."""
-        if self._told.get(owner, "") != why:
-            await self._database.run(claims.wait_for, owner, why)
-            self._told[owner] = why
-            self._changed()
 
     async def revoke(self) -> None:
         """Ends the drawing of items that are no longer this process's: cancelled, removed, or taken over.
@@ -188,10 +187,9 @@ class Worker:
             try:
                 drawn = await self._drawer.draw(claim)
             except QuotaExceeded as error:
-                self._held[claim.owner] = time.monotonic() + (error.retry_after or 1.0)
+                until = time.monotonic() + (error.retry_after or 1.0)
+                self._held[claim.owner] = until, error.message
                 await self._release(claim)
-                with contextlib.suppress(Unavailable):
-                    await self._say(claim.owner, error.message)
                 return
             except Unavailable as error:
                 if error.reason == Unavailable.DRAINING:
