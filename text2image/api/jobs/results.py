@@ -76,7 +76,7 @@ async def zipped(jobs: Jobs, owner: str, job_id: str) -> AsyncGenerator[bytes, N
     manifest: list[bytes] = []
     # As much of a file as it needs.
     file = cast(IO[bytes], sink)
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type] # as much of a file as it needs
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         async for item in items_of(jobs, owner, job_id, None):
             manifest.append(line_of(job_id, item))
             for picture in item.pictures:
