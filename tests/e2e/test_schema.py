@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, eventually, free_port
 from tests.e2e.hostile.bodies import CHEAP
 from tests.e2e.test_hostile import BY_DESIGN
 from tests.init_images import file_of, picture
@@ -79,6 +79,22 @@ BATCHES = [
     ("/v1/batches/{batch_id}", "GET"),
     ("/v1/batches/{batch_id}/cancel", "POST"),
     ("/v1/files/{file_id}", "DELETE"),
+]
+# What is asked about jobs, where one of the test's own has ended.
+JOBS = [
+    ("/v1/jobs", "GET"),
+    *(
+        (f"/v1/jobs/{{job_id}}{rest}", "GET")
+        for rest in (
+            *("", "/items", "/items/{index}/pictures/{picture}"),
+            *("/results.jsonl", "/results.zip", "/events"),
+        )
+    ),
+    *(
+        (f"/v1/jobs/{{job_id}}/{action}", "POST")
+        for action in ("pause", "resume", "cancel", "retry", "webhook")
+    ),
+    ("/v1/jobs/{job_id}", "DELETE"),
 ]
 CHECKS = [
     status_code_conformance,
@@ -163,7 +179,7 @@ def test_the_description_is_valid_and_the_same_at_both_places(
     server: Server, description: dict[str, Any]
 ) -> None:
     validate(description)
-    assert set(description["paths"]) == {*PATHS, *(path for path, _ in BATCHES)}
+    assert set(description["paths"]) == {*PATHS, *(path for path, _ in (*BATCHES, *JOBS))}
     assert httpx.get(f"{server.url}/docs.json").json() == description
 
 
@@ -258,6 +274,80 @@ def test_files_and_batches_answer_as_described(
 
     ask()
     assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_answers_to_a_new_job_are_as_described(
+    server: Server, description: dict[str, Any], mode: GenerationMode
+) -> None:
+    described = deepcopy(description)
+    operation = described["paths"]["/v1/jobs"]["post"]
+    # A pattern says less of the key than is taken, and bodies of the other kinds are no JSON.
+    operation["parameters"] = []
+    operation["requestBody"]["content"] = {
+        "application/json": operation["requestBody"]["content"]["application/json"]
+    }
+    statuses = set()
+
+    @seed(0)
+    @settings(
+        max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(
+        case=schemathesis.openapi.from_dict(described)["/v1/jobs"]["POST"].as_strategy(
+            generation_mode=mode
+        )
+    )
+    def ask(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            requests = [{**each, **KNOWN["/generate"]} for each in case.body["requests"]]
+            # Nothing is drawn of what waits.
+            own = {"webhook_url": None, "name": "any", "metadata": {"a": "b"}, "paused": True}
+            case.body = {**case.body, "requests": requests, **own}
+        answer = case.call(base_url=server.url, timeout=120)
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=[*CHECKS, FITTING[mode]])
+
+    ask()
+    assert (201 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.fixture(scope="module")
+def ended_job(server: Server) -> str:
+    """The id of a job that has ended, whose webhook nobody hears."""
+    hook = f"http://127.0.0.1:{free_port()}/"
+    sent = {"requests": [{"text": "a fox", **CHEAP}], "webhook_url": hook}
+    made = httpx.post(f"{server.url}/v1/jobs", json=sent, timeout=60)
+    place = f"{server.url}{made.headers['Location']}"
+    eventually(lambda: httpx.get(place).json()["state"] == "completed", "the job ended")
+    return str(made.json()["id"])
+
+
+@pytest.mark.parametrize(("path", "method"), JOBS)
+def test_answers_about_jobs_are_as_described(
+    server: Server, description: dict[str, Any], ended_job: str, path: str, method: str
+) -> None:
+    known = {"job_id": ended_job, "index": 0, "picture": 0}
+    statuses = set()
+
+    @seed(0)
+    @settings(max_examples=6, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        case=schemathesis.openapi.from_dict(deepcopy(description))[path][method].as_strategy(
+            generation_mode=GenerationMode.POSITIVE
+        )
+    )
+    def ask(case: Any) -> None:
+        if method != "DELETE":
+            case.path_parameters = {name: known[name] for name in known if f"{{{name}}}" in path}
+        if path == "/v1/jobs":
+            case.query.pop("after", None)
+        answer = case.call(base_url=server.url, timeout=120)
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=[*CHECKS, positive_data_acceptance])
+
+    ask()
+    assert statuses == ({404} if method == "DELETE" else {200})
 
 
 @pytest.mark.parametrize("path", KNOWN)

@@ -18,6 +18,7 @@ from text2image.api import (
     a1111,
     grpc_web,
     huggingface,
+    jobs,
     openai,
     openai_batches,
     openai_files,
@@ -67,6 +68,7 @@ def _routers() -> list[APIRouter]:
     others = a1111.ROUTERS if get_settings().a1111 else ()
     return [
         rest.router,
+        jobs.router,
         openai.router,
         openai_files.router,
         openai_batches.router,
@@ -78,7 +80,7 @@ def _routers() -> list[APIRouter]:
 
 
 def http_app() -> FastAPI:
-    """An application whose `state.gateway` and `state.jobs` must be set before its first request."""
+    """An application whose `state` must have the gateway, jobs and webhooks before its first request."""
     # The routes of `schema` show the description, not FastAPI's own.
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
     routers = _routers()
@@ -122,6 +124,8 @@ def middlewares(
 
 def error_response(path: str, error: Text2ImageError) -> Response:
     """An error as the dialect says it that is spoken at a path."""
+    if jobs.speaks_at(path):
+        return rest.error_response(error)
     if path.startswith(openai.router.prefix + "/"):
         return openai.error_response(error)
     if path.startswith(huggingface.PREFIX + "/"):
@@ -149,7 +153,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not take {request.method}",
     }.get(error.status_code, error.detail)
     reason = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "HTTP_ERROR")
-    if request.url.path.startswith(openai.router.prefix + "/"):
+    path = request.url.path
+    if path.startswith(openai.router.prefix + "/") and not jobs.speaks_at(path):
         body = {
             "error": {
                 "message": message,

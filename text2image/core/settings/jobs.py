@@ -57,9 +57,15 @@ class Jobs(Group):
     batch_all_files_bytes: int = Field(
         10 << 30, gt=0, description="Size of the files that all callers have uploaded for batches."
     )
+    jobs_body_bytes: int = Field(
+        256 << 20,
+        gt=0,
+        description="Largest body of a job, with the pictures in it, as in `256MiB`.",
+    )
 
     @field_validator(
         "jobs_keep_bytes",
+        "jobs_body_bytes",
         "batch_file_bytes",
         "batch_files_bytes",
         "batch_all_files_bytes",
