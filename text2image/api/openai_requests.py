@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from text2image.api import fields
+from text2image.api.forms import decoded
 from text2image.core import validation
 from text2image.core.errors import (
     FieldViolation,
@@ -36,6 +37,9 @@ _RANDOM_SEED = -1
 # What OpenAI answered without being asked for either form, by the names of its models.
 _MODELS_WITH_URLS = re.compile(r"dall-e-[0-9]")
 _FORMATS = tuple(FileFormat)
+# What OpenAI calls work that is cheap and may take long.
+FLEX = "flex"
+_TIERS = ("auto", "default", FLEX)
 
 
 class ImagesRequest(BaseModel):
@@ -98,6 +102,10 @@ class ImagesRequest(BaseModel):
     controls: list[fields.Control] | None = fields.CONTROLS
 
     clip_skip: fields.Integer | None = fields.CLIP_SKIP
+    service_tier: str | None = fields.documented(
+        description=f"`{FLEX}` draws when nobody else waits, within the deadline.",
+        enum=["auto", "default", FLEX, "", None],
+    )
 
     style: str | None = Field(None, description="Ignored.")
     moderation: str | None = Field(None, description="Ignored.")
@@ -179,6 +187,43 @@ class EditRequest(ImagesRequest):
         return replace(params, strength=self.strength, mask_by_alpha=True)
 
 
+class ImageReference(BaseModel):
+    """A picture that stands in JSON. Nothing is fetched from elsewhere."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    image_url: str = Field(description="A PNG, JPEG or WebP file as a `data:` URL.")
+
+    def file(self, name: str) -> bytes:
+        """The file of the field `name`.
+
+        Raises:
+            InvalidRequest: it is none.
+        """
+        if not self.image_url.startswith("data:"):
+            reason = "must be a data: URL with the file as base64; this server fetches nothing"
+            raise InvalidRequest(FieldViolation(f"{name}.image_url", reason))
+        return decoded(f"{name}.image_url", self.image_url) or b""
+
+
+class JsonEditRequest(ImagesRequest):
+    """OpenAI's edit as JSON, as lines of a batch hold it."""
+
+    images: list[ImageReference] = Field(min_length=1, max_length=1)
+    mask: ImageReference | None = None
+    strength: float | None = None
+    input_fidelity: str | None = None
+
+    def params(self, named: Named) -> RequestParams:
+        return replace(
+            super().params(named),
+            image=self.images[0].file("images.0"),
+            mask=self.mask.file("mask") if self.mask else None,
+            strength=self.strength,
+            mask_by_alpha=True,
+        )
+
+
 class VariationRequest(EditRequest):
     """OpenAI's CreateImageVariationRequest, which needs no prompt."""
 
@@ -199,6 +244,8 @@ def _violations(body: ImagesRequest, named: Named) -> Iterator[FieldViolation]:
         yield FieldViolation("size", "must be 'auto' or pixels as in '512x512'")
     if body.stream and body.n not in (None, 1):
         yield FieldViolation("n", "must be 1 when the answer is streamed")
+    if body.service_tier not in (None, "", *_TIERS):
+        yield FieldViolation("service_tier", f"must be one of {', '.join(_TIERS)}")
     yield from _forms(body)
     for ours, theirs in _OTHER_NAMES.items():
         one, other = getattr(body, ours), getattr(body, theirs)

@@ -32,9 +32,9 @@ from text2image.gateway.generate import Drawing
 TRANSPORT = "rest"
 router = APIRouter()
 # What our fields are called in this dialect, where it is not the same.
-_NAMES = {"prompt": "text"}
+NAMES = {"prompt": "text"}
 # Fields that are made into something else, or into nothing.
-_OWN = {"text", "context", "images_only", "image", "mask", "loras", "controls"}
+_OWN = {"text", "context", "images_only", "image", "mask", "loras", "controls", "background"}
 _SIDE = fields.documented(
     description="Pixels, within the model's limits.", minimum=1, multipleOf=SIDE_MULTIPLE
 )
@@ -73,6 +73,10 @@ class GenerateRequest(BaseModel):
     hires_scale: float | None = fields.HIRES_SCALE
     hires_strength: float | None = fields.HIRES_STRENGTH
     hires_steps: fields.Integer | None = fields.HIRES_STEPS
+    hires_upscaler: str | None = fields.HIRES_UPSCALER
+    background: bool | None = Field(
+        None, description="Draw when nobody else waits, within the deadline."
+    )
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )
@@ -90,8 +94,12 @@ class GenerateRequest(BaseModel):
             mask=decoded("mask", self.mask),
             loras=fields.weights_of(self.loras),
             controls=fields.controls_of(self.controls),
-            **self.model_dump(exclude=_OWN),
+            **self.model_dump(include=_TAKEN),
         )
+
+
+# A request of a job has fields beside these.
+_TAKEN = set(GenerateRequest.model_fields) - _OWN
 
 
 class GeneratedPicture(BaseModel):
@@ -160,7 +168,7 @@ def error_response(error: Text2ImageError) -> Response:
 def error_body(error: Text2ImageError) -> dict[str, Any]:
     """The body of a failure."""
     if isinstance(error, InvalidRequest):
-        error = error.renamed(_NAMES)
+        error = error.renamed(NAMES)
     body = ErrorResponse(
         status_code=error.http_status,
         message=error.message,
@@ -229,6 +237,7 @@ async def generate(request: Request) -> Response:
             params=params,
             title=f"{body.context or ''} {body.text}",
             timeout=timeout,
+            background=bool(body.background),
         )
         # The gateway lets go of files once it has read them, and nobody else is to hold them.
         del params

@@ -23,6 +23,8 @@ from text2image.gateway.runners import Runners
 from text2image.gateway.safety import classifier_of
 from text2image.gateway.store import Storage
 from text2image.gateway.urls import PictureUrls, key_in
+from text2image.jobs.drawing import jobs_of
+from text2image.jobs.webhooks import Webhooks
 from text2image.net.tls import runner_tls_of
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
@@ -67,7 +69,10 @@ class GatewayServer:
             log_prompts=settings.log_prompts,
             prompt_loras=settings.prompt_loras,
         )
-        self._grpc = GrpcServer(self.gateway, settings)
+        self.jobs = jobs_of(settings, self.gateway)
+        self.webhooks = Webhooks(settings)
+        self.jobs.on_ended(self.webhooks)
+        self._grpc = GrpcServer(self.gateway, settings, self.jobs)
 
     async def start(self, http_host: str, http_port: int) -> None:
         """Connects to the runners, listens for gRPC, and tells when the server is ready and where, HTTP included.
@@ -81,6 +86,7 @@ class GatewayServer:
         self._export = tracing.set_up(self._settings.otlp_endpoint, "text2image-gateway")
         self._runners.start()
         await self._grpc.start()
+        await self.jobs.start()
         self._announcing = asyncio.create_task(
             announce(
                 self.gateway.statuses(),
@@ -92,12 +98,15 @@ class GatewayServer:
     async def drain(self) -> None:
         """Refuses new work on every transport and finishes the admitted, as long as the settings allow."""
         settings = self._settings
+        await self.jobs.drain()
         await self.gateway.drain(settings.drain_timeout, settings.drain_notice)
 
     async def stop(self) -> None:
         """Ends all calls and closes all connections."""
         self._announcing.cancel()
         await asyncio.gather(self._announcing, return_exceptions=True)
+        await self.jobs.close()
+        await self.webhooks.close()
         await self.gateway.close()
         await self._runners.close()
         await self._grpc.stop()

@@ -236,7 +236,7 @@ _NAMES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("prompt", "text", "context", "negative_prompt", "sampler", "schedule", "quality"), _text
     ),
-    **dict.fromkeys(("model", "image", "mask"), _text),
+    **dict.fromkeys(("model", "image", "mask", "hires_upscaler"), _text),
     **dict.fromkeys(("width", "height", "steps", "seed", "n", "clip_skip", "hires_steps"), _whole),
     **dict.fromkeys(("guidance_scale", "strength", "hires_scale", "hires_strength"), _number),
     "loras": _loras,
@@ -292,6 +292,17 @@ def parse_axis(name: str, values: Sequence[str]) -> Axis:
     if not cells:
         raise ValueError(f"{name} has no values")
     return Axis(name, tuple(typed(name, cell) for cell in cells), tuple(cells))
+
+
+def labels_of(axes: Sequence[Axis]) -> tuple[list[str], list[str]]:
+    """Of a sheet of what `crossed` gives: its columns, which are the last axis, and what its rows are in turn."""
+    *others, last = axes or [Axis("", ({},), ("",))]
+    columns = [f"{last.name} {label}".strip() for label in last.labels]
+    varied = [
+        ", ".join(f"{axis.name} {label}" for axis, label in zip(others, labels, strict=True))
+        for labels in itertools.product(*(axis.labels for axis in others))
+    ]
+    return columns, varied
 
 
 def crossed(rows: Iterable[Row], axes: Sequence[Axis], given: Mapping[str, Any]) -> list[Row]:

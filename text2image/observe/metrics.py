@@ -51,6 +51,7 @@ _REASONS = (
     Unavailable.LOADING,
     Unavailable.DRAINING,
     Unavailable.NO_RUNNER,
+    Unavailable.STORAGE,
 )
 
 # A small picture on a good card takes a tenth of a second, a queue of large ones on a CPU minutes.
@@ -227,6 +228,16 @@ class GatewayMetrics:
         if now - self._unread_told >= UNREAD_LOG_SECONDS:
             logger.info("refused unread since the last such line: %d requests", self._unread)
             self._unread, self._unread_told = 0, now
+
+    @contextlib.contextmanager
+    def blocked_pictures(self) -> Iterator[None]:
+        """Counts a request that ends with a picture which is not given out, whoever has looked at it."""
+        try:
+            yield
+        except ContentBlocked:
+            self.blocked.labels("picture").inc()
+            logger.info("a picture was blocked")
+            raise
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -206,7 +206,9 @@ def test_without_a_checker_a_model_is_not_served_unless_the_classifier_looks(
 ) -> None:
     folder = checked(NEVER)
     spoil(folder)
-    with pytest.raises(ValueError, match=f"T2I_SAFETY: model, but {told}.*; set both or classifier"):
+    with pytest.raises(
+        ValueError, match=f"T2I_SAFETY: model, but {told}.*; set both or classifier"
+    ):
         load(folder)
     with caplog.at_level(logging.WARNING):
         assert not isinstance(load(folder, Safety.BOTH), CheckedModel)

@@ -27,7 +27,9 @@ def why_unchecked(folder: Path) -> str | None:
     if not isinstance(named, list) or len(named) != 2 or not named[1]:
         return "the model has no safety checker"
     if named[1] != _KIND:
-        return f"the model's safety checker is of the class {named[1]}, and only {_KIND} is known here"
+        return (
+            f"the model's safety checker is of the class {named[1]}, and only {_KIND} is known here"
+        )
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         return f"{missing[0]} is missing"
