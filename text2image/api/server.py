@@ -51,6 +51,7 @@ class GatewayServer:
             told=settings.metadata,
             signer=signer_of(settings),
             classifier=classifier_of(settings),
+            checked=settings.checks,
         )
         self.gateway = Gateway(
             self._runners,

@@ -92,6 +92,13 @@ class ContentBlocked(Text2ImageError):
     openai_code = "moderation_blocked"
     reason = "CONTENT_BLOCKED"
 
+    @classmethod
+    def picture(cls) -> ContentBlocked:
+        """For a picture, whoever looked at it."""
+        return cls(
+            "a picture that was drawn is blocked by this server's safety filter; change the prompt, or the seed"
+        )
+
 
 class Unauthenticated(Text2ImageError):
     """No API key, or one that is not known."""

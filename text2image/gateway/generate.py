@@ -279,7 +279,16 @@ class Gateway:
         return Drawing(pictures, message, remembered=self._cache is not None)
 
     async def _answer(self, flight: Flight) -> None:
-        """Answers all who follow a flight: with what is known, or else with what a runner draws, kept after that."""
+        """Answers all who follow a flight, and counts those whose pictures are not given out."""
+        try:
+            await self._recall_or_draw(flight)
+        except ContentBlocked:
+            self.metrics.blocked.labels("picture").inc()
+            logger.info("a picture was blocked")
+            raise
+
+    async def _recall_or_draw(self, flight: Flight) -> None:
+        """Answers with what is known, or else with what a runner draws, kept after that."""
         context = flight.leader
         cache = self._cache if context.params.seed is not None else None
         if cache is None:

@@ -17,7 +17,7 @@ from text2image.core.addresses import address_of, reachable, split_port
 from text2image.core.folders import own_folder
 from text2image.core.settings.bounds import LONGEST_NAMED_TIMEOUT, Bounds
 from text2image.core.settings.callers import Callers
-from text2image.core.settings.content import Content
+from text2image.core.settings.content import Content, Safety
 from text2image.core.settings.device import Device
 from text2image.core.settings.drawing import MAX_CLIP_SKIP, Drawing
 from text2image.core.settings.group import MAX_SIDE
@@ -35,6 +35,7 @@ __all__ = [
     "MAX_CLIP_SKIP",
     "MAX_SIDE",
     "MODELS",
+    "Safety",
     "Settings",
     "brought_model",
     "get_settings",
