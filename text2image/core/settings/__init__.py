@@ -27,6 +27,7 @@ from text2image.core.settings.processes import Processes
 from text2image.core.settings.serving import Serving
 from text2image.core.settings.storage import Storage
 from text2image.core.settings.watching import Watching
+from text2image.core.settings.webhooks import Webhooks
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -48,6 +49,7 @@ _USER = re.compile(r"^(\w+://)?.*@")
 class Settings(
     Watching,
     Content,
+    Webhooks,
     Jobs,
     Storage,
     Callers,
@@ -133,6 +135,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    secret = name in ("url_key", "jobs_url")
+    secret = name in ("url_key", "jobs_url", "webhook_secret")
     shown = "***" if secret else _USER.sub(r"\1***@", str(problem["input"]))
     return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"
