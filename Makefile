@@ -121,7 +121,7 @@ screenshots: .venv/.dev ## Renew the documents' pictures of the page
 
 proto: .venv/.dev ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. \
-		text2image/v1/image_generation.proto
+		text2image/v1/image_generation.proto text2image/v1/jobs.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=text2image/net --pyi_out=text2image/net \
 		text2image.proto orca_load_report.proto
 

@@ -39,6 +39,7 @@ PATHS = {
     "/v1/images/generations": "POST",
     "/v1/images/edits": "POST",
     "/v1/images/variations": "POST",
+    "/v1/responses": "POST",
     "/sdapi/v1/txt2img": "POST",
     "/sdapi/v1/img2img": "POST",
     "/sdapi/v1/png-info": "POST",
@@ -67,6 +68,18 @@ PATHS = {
         for name in ("checkpoints", "loras", "vae", "embeddings")
     },
 }
+# Files that are uploaded, and batches that begin from them: what exists already is named by the test.
+BATCHES = [
+    ("/v1/files", "POST"),
+    ("/v1/files", "GET"),
+    ("/v1/files/{file_id}", "GET"),
+    ("/v1/files/{file_id}/content", "GET"),
+    ("/v1/batches", "POST"),
+    ("/v1/batches", "GET"),
+    ("/v1/batches/{batch_id}", "GET"),
+    ("/v1/batches/{batch_id}/cancel", "POST"),
+    ("/v1/files/{file_id}", "DELETE"),
+]
 CHECKS = [
     status_code_conformance,
     content_type_conformance,
@@ -126,6 +139,10 @@ KNOWN: dict[str, dict[str, Any]] = {
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
 }
+_TOOL = {"type": "image_generation", "size": "64x64", "steps": 1}
+# What only a text model could do is refused.
+_NO_TEXT_MODEL = ("tool_choice", "previous_response_id", "conversation", "background", "stream")
+KNOWN["/v1/responses"] = {"input": "a fox", "tools": [_TOOL], **dict.fromkeys(_NO_TEXT_MODEL)}
 # The same of what is no drawing.
 _ENCODED = {"image": b64encode(_FILE).decode()}
 _EXTRAS = {"upscaler_1": "Lanczos", "upscaling_resize_w": 96, "upscaling_resize_h": 96}
@@ -146,7 +163,7 @@ def test_the_description_is_valid_and_the_same_at_both_places(
     server: Server, description: dict[str, Any]
 ) -> None:
     validate(description)
-    assert set(description["paths"]) == set(PATHS)
+    assert set(description["paths"]) == {*PATHS, *(path for path, _ in BATCHES)}
     assert httpx.get(f"{server.url}/docs.json").json() == description
 
 
@@ -181,6 +198,59 @@ def test_answers_are_as_described(
                 # There what is not said is left out.
                 left_out = {"mask", *(name for name, value in KNOWN[path].items() if value is None)}
                 case.body = {k: v for k, v in case.body.items() if k not in left_out}
+        answer = case.call(base_url=server.url, timeout=120)
+        statuses.add(answer.status_code)
+        assert answer.status_code < 500 or answer.status_code in BY_DESIGN, answer.text
+        case.validate_response(answer, checks=[*CHECKS, FITTING[mode]])
+
+    ask()
+    assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.fixture(scope="module")
+def there(server: Server) -> dict[str, str]:
+    """A file and a batch, by the names of the parameters that name them."""
+    body = {"prompt": "a fox", "size": "64x64", "steps": 1}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/images/generations", "body": body}
+    files = {"file": ("prompts.jsonl", json.dumps(line).encode())}
+    sent = httpx.post(f"{server.url}/v1/files", files=files, data={"purpose": "batch"})
+    asked = {"endpoint": line["url"], "completion_window": "24h"}
+    named = {"file_id": sent.json()["id"]}
+    batch = httpx.post(
+        f"{server.url}/v1/batches", json={**asked, "input_file_id": named["file_id"]}
+    )
+    return {**named, "batch_id": batch.json()["id"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [
+        *((*operation, GenerationMode.POSITIVE) for operation in BATCHES),
+        ("/v1/batches", "POST", GenerationMode.NEGATIVE),
+    ],
+)
+def test_files_and_batches_answer_as_described(
+    server: Server,
+    description: dict[str, Any],
+    there: dict[str, str],
+    path: str,
+    method: str,
+    mode: GenerationMode,
+) -> None:
+    operation = schemathesis.openapi.from_dict(deepcopy(description))[path][method]
+    statuses = set()
+
+    @seed(0)
+    @settings(
+        max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            case.path_parameters = {name: there[name] for name in case.path_parameters or {}}
+            (case.query or {}).pop("after", None)
+            if path == "/v1/batches" and method == "POST":
+                case.body["input_file_id"] = there["file_id"]
         answer = case.call(base_url=server.url, timeout=120)
         statuses.add(answer.status_code)
         assert answer.status_code < 500 or answer.status_code in BY_DESIGN, answer.text

@@ -68,7 +68,7 @@ class GatewayServer:
             prompt_loras=settings.prompt_loras,
         )
         self.jobs = jobs_of(settings, self.gateway)
-        self._grpc = GrpcServer(self.gateway, settings)
+        self._grpc = GrpcServer(self.gateway, settings, self.jobs)
 
     async def start(self, http_host: str, http_port: int) -> None:
         """Connects to the runners, listens for gRPC, and tells when the server is ready and where, HTTP included.

@@ -134,6 +134,15 @@ class JobNotFound(Text2ImageError):
     reason = "JOB_NOT_FOUND"
 
 
+class FileNotFound(Text2ImageError):
+    """The caller has no such file."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
+    openai_type = "invalid_request_error"
+    reason = "FILE_NOT_FOUND"
+
+
 def served_names(names: Iterable[str]) -> str:
     """The models that are served, as the end of a sentence."""
     named = [repr(name) for name in names]
