@@ -38,6 +38,7 @@ from text2image.core.messages.requests import (
     RequestParams,
     Share,
     StreamOptions,
+    steps_drawn,
 )
 from text2image.core.messages.status import (
     Counters,
@@ -77,4 +78,5 @@ __all__ = [
     "Status",
     "StreamOptions",
     "Timings",
+    "steps_drawn",
 ]

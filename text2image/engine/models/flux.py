@@ -1,6 +1,6 @@
 """Flux.1 dev and schnell: a transformer that predicts a flow and has its guidance built in, or needs none.
 
-The mathematics is that of diffusers' `FluxPipeline.__call__`, taken apart into steps; a sample drawn here alone equals
+The mathematics is that of diffusers' `FluxPipeline.__call__` and its like for pictures, taken apart into steps; a sample drawn here alone equals
 the pipeline's picture for the same seed. Guidance by a second text, diffusers' `true_cfg_scale`, is a second row of the
 same pass. Latents are packed into patches where the network is called, and nowhere else.
 """
@@ -20,6 +20,7 @@ from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, vae_factor
+from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import FluxPromptEncoder, stacked, unread_ends
 from text2image.engine.runtimes.choice import networks_of
@@ -82,6 +83,9 @@ class Flux:
         self._dtype: torch.dtype = pipeline.transformer.dtype
         self._unscale = latents.unscaling(pipeline.vae.config)
         self._latent_scale = vae_factor(pipeline.vae.config)
+        self._images = ImageEncoder(
+            networks, device, latents.scaling(pipeline.vae.config), scale=self._latent_scale
+        )
         self._scheduler = pipeline.scheduler.config
         self._tables = Tables(self._scheduler)
         self._prompts = FluxPromptEncoder(pipeline, device)
@@ -95,6 +99,7 @@ class Flux:
                 "T2I_TRUE_CFG_SCALE, the scale of guidance away from it"
             )
             raise InvalidRequest(FieldViolation("negative_prompt", reason))
+        self._images.prepare(request)
         return latents.plan(request, *self._sides(request), EVERYWHERE, self._scale_of(request))
 
     def _scale_of(self, request: Request) -> float:
@@ -116,6 +121,7 @@ class Flux:
         ]
         texts = prompts + [text for text in negatives if text]
         with devices.device_errors():
+            self._images.encode(requests)
             encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
         for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
             sample.state = encoded[prompt]
@@ -141,6 +147,7 @@ class Flux:
             self._device,
             mu=latents.shift(self._scheduler, tokens, _MAX_SHIFT),
             sigmas=None if own_levels else flux_levels(request.steps),
+            image=self._images.of(request),
         )
         scale = devices.placed([request.guidance_scale], self._device, torch.float32)[None]
         return State(

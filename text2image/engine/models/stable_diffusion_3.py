@@ -19,6 +19,7 @@ from text2image.engine import devices
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import TriplePromptEncoder, stacked, unread_ends
 from text2image.engine.runtimes.choice import networks_of
@@ -74,6 +75,9 @@ class StableDiffusion3:
         self._dtype: torch.dtype = pipeline.transformer.dtype
         self._unscale = latents.unscaling(pipeline.vae.config)
         self._latent_scale = vae_factor(pipeline.vae.config)
+        self._images = ImageEncoder(
+            networks, device, latents.scaling(pipeline.vae.config), scale=self._latent_scale
+        )
         self._scheduler = pipeline.scheduler.config
         self._tables = Tables(self._scheduler)
         self._prompts = TriplePromptEncoder(pipeline, self._config.joint_attention_dim, device)
@@ -81,6 +85,7 @@ class StableDiffusion3:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
+        self._images.prepare(request)
         return latents.plan(request, *self._sides(request), self._interval)
 
     def _sides(self, request: Request) -> tuple[int, int]:
@@ -94,6 +99,7 @@ class StableDiffusion3:
         guided = [each.generation.request for each in samples if each.rows == 2]
         texts = prompts + [request.negative_prompt for request in guided]
         with devices.device_errors():
+            self._images.encode(requests)
             encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
             for sample, request in zip(samples, requests, strict=True):
                 sample.state = encoded[request.prompt]
@@ -120,6 +126,7 @@ class StableDiffusion3:
             self._dtype,
             self._device,
             mu=latents.shift(self._scheduler, tokens, _MAX_SHIFT),
+            image=self._images.of(request),
         )
         return State(
             trajectory,
