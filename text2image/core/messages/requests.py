@@ -8,7 +8,6 @@ from text2image.core.init_image import InitImage
 from text2image.core.messages.models import SIDE_MULTIPLE
 from text2image.core.messages.names import Quality, Sampler, Schedule
 
-
 _FLOWS = (Sampler.FLOW_EULER, Sampler.FLOW_HEUN)
 
 
