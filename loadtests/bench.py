@@ -20,6 +20,7 @@ from pathlib import Path
 
 from loadtests import results
 from loadtests.adapters import ADAPTERS_COST
+from loadtests.approximations import APPROXIMATIONS
 from loadtests.calls import http_session
 from loadtests.flood import FLOOD
 from loadtests.neighbour import NEIGHBOUR
@@ -34,7 +35,10 @@ from text2image.client import AsyncClient
 
 REPORT = ROOT / "docs" / "benchmarks.md"
 QUICK_REPORT = ROOT / "build" / "benchmarks.md"
-SECTIONS = (LONE, THROUGHPUT, NEIGHBOUR, BURSTS, POISSON, OVERLOAD, FLOOD, ADAPTERS_COST)
+SECTIONS = (
+    *(LONE, THROUGHPUT, NEIGHBOUR, BURSTS, POISSON, OVERLOAD, FLOOD),
+    *(ADAPTERS_COST, APPROXIMATIONS),
+)
 
 
 def main() -> None:

@@ -189,6 +189,13 @@ def attack_prompts(server: Server, count: int, random: Random) -> Outcomes:
         return _all(draw, range(count))
 
 
+def _grown(server: Server, before: dict[int, int]) -> dict[int, int]:
+    """By how many bytes each of the server's processes has grown."""
+    after = _memory(server)
+    assert set(after) == set(before), "a process was replaced"
+    return {pid: size - before[pid] for pid, size in after.items()}
+
+
 ATTACKS: dict[str, tuple[Attack, int]] = {
     "json": (attack_json, 2600),
     "messages": (attack_messages, 2600),
@@ -209,11 +216,15 @@ def test_an_attack_changes_nothing(server: Server, name: str) -> None:
         attack(server, max(8, count // 10), random)
         before = _memory(server)
         outcomes = attack(server, FACTOR * count, random)
-        grown = {pid: size - before.get(pid, 0) for pid, size in _memory(server).items()}
+        grown = _grown(server, before)
+        if max(grown.values()) >= GROWTH * FACTOR:
+            # Threads that were started for a crowd keep their memory; what is lost for each case grows again.
+            before = _memory(server)
+            outcomes += attack(server, FACTOR * count, random)
+            grown = _grown(server, before)
     print(name, dict(outcomes), {pid: f"{size / 2**20:.1f} MiB" for pid, size in grown.items()})
-    assert outcomes.total() == FACTOR * count
-    assert set(grown) == set(before), "a process was replaced"
-    assert all(size < GROWTH * FACTOR for size in grown.values()), grown
+    assert outcomes.total() % (FACTOR * count) == 0
+    assert max(grown.values()) < GROWTH * FACTOR, grown
     for outcome in outcomes:
         assert outcome not in BAD_CODES
         assert not isinstance(outcome, int) or outcome < 500 or outcome in BY_DESIGN

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import io
 import json
 import re
@@ -196,12 +197,36 @@ def test_every_client_of_the_document_is_run_by_a_test() -> None:
     assert rows
     for file, test in rows:
         assert re.search(rf"^(async )?def {test}\(", Path(ROOT, file).read_text(), re.MULTILINE)
-    pinned = {
-        *Path(ROOT, "requirements", "dev.txt").read_text().split(),
-        *Path(ROOT, "requirements", "clients.txt").read_text().split(),
-    }
+
+
+# By what the table calls each client: what is installed under this name.
+INSTALLED = {
+    "OpenAI for Python": "openai",
+    "Hugging Face `InferenceClient`": "huggingface_hub",
+    "Hugging Face `AsyncInferenceClient`": "huggingface_hub",
+    "webuiapi (A1111)": "webuiapi",
+    "LiteLLM, library": "litellm",
+    "LiteLLM, proxy": "litellm",
+    "LangChain (community)": "langchain-community",
+    "OpenAI for JavaScript": "openai",
+    "AI SDK (`ai`)": "ai",
+    "Connect for TypeScript": "@connectrpc/connect",
+}
+
+
+def test_the_versions_of_the_document_are_the_ones_that_are_run() -> None:
+    """What this environment has is asked of it; what has one of its own is pinned for that."""
+    document = Path(ROOT, "docs", "clients.md").read_text()
+    pins = Path(ROOT, "requirements", "clients.txt").read_text()
+    pinned = dict(re.findall(r"^([\w-]+)(?:\[.*\])?==(\S+)", pins, re.MULTILINE))
     packages = json.loads(Path(ROOT, "tests", "clients", "node", "package.json").read_text())
-    versions = {pin.partition("==")[2] for pin in pinned if "==" in pin}
-    versions |= set(packages["dependencies"].values())
-    for version in re.findall(r"^\| [^|]* \| ([\d.]+) \|", document, re.MULTILINE):
-        assert version in versions
+    rows = re.findall(r"^\| ([^|]*) \| ([\d.]+) \|.*\| `(tests/\S+\.py)::", document, re.MULTILINE)
+    assert {name for name, _, _ in rows} == set(INSTALLED)
+    for name, version, file in rows:
+        package = INSTALLED[name]
+        if file in {"tests/clients/test_node.py", "tests/clients/test_grpc.py"}:
+            assert packages["dependencies"][package] == version, name
+        elif file == "tests/clients/test_python.py":
+            assert pinned[package] == version, name
+        else:
+            assert importlib.metadata.version(package) == version, name

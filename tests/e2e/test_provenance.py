@@ -15,6 +15,7 @@ from huggingface_hub import InferenceClient
 from openai import BadRequestError, OpenAI
 from PIL import Image
 
+from tests.classifiers import brightness
 from tests.e2e.dialects import DIALECTS
 from tests.e2e.harness import Server, serving
 from tests.provenance import SIGNER, Chain, chain, signed_as
@@ -24,6 +25,14 @@ from text2image.gateway.provenance import SourceType
 from text2image.net import text2image_pb2 as seed
 
 SMALL = {"width": 64, "height": 64, "steps": 1}
+# What each dialect calls what is blocked.
+KINDS = {
+    "rest": "CONTENT_BLOCKED",
+    "openai": "image_generation_user_error",
+    "a1111": "ContentBlocked",
+    "grpc": None,
+    "grpc v1": "INVALID_ARGUMENT",
+}
 SIZE = {"size": "64x64", "extra_body": {"steps": 1}}
 
 
@@ -45,6 +54,19 @@ def signing(
         "T2I_PROMPT_DENYLIST": str(denied),
         "T2I_SAFETY": "on",
         "T2I_SAFETY_THRESHOLD": "0.99",
+    }
+    with serving(Server(folder, engine_of=server, **settings)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def blocking(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Its classifier blocks every picture that is not black."""
+    folder = tmp_path_factory.mktemp("blocking")
+    settings = {
+        "T2I_SAFETY": "on",
+        "T2I_SAFETY_MODEL": str(brightness(folder / "own.xml", [1, 3, 8, 8])),
+        "T2I_SAFETY_THRESHOLD": "0.001",
     }
     with serving(Server(folder, engine_of=server, **settings)) as running:
         yield running
@@ -156,17 +178,37 @@ def test_a_denied_prompt_is_an_error_of_its_own_in_every_dialect(
     before = signing.metric('text2image_blocked_total{what="prompt"}')
     refused = signing.metric('text2image_refusals_total{reason="CONTENT_BLOCKED"}')
     answer = DIALECTS[dialect](signing)
-    assert answer.status == 400
+    assert (answer.status, answer.kind) == (400, KINDS[dialect])
     assert "does not draw" in answer.message
     assert "cat" not in answer.message
-    kind = {
-        "rest": "CONTENT_BLOCKED",
-        "openai": "image_generation_user_error",
-        "a1111": "ContentBlocked",
-    }
-    assert answer.kind == {**kind, "grpc": None, "grpc v1": "INVALID_ARGUMENT"}[dialect]
     assert signing.metric('text2image_blocked_total{what="prompt"}') == before + 1
     assert signing.metric('text2image_refusals_total{reason="CONTENT_BLOCKED"}') == refused + 1
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_blocked_picture_is_an_error_of_its_own_in_every_dialect(
+    blocking: Server, dialect: str
+) -> None:
+    before = blocking.metric('text2image_blocked_total{what="picture"}')
+    answer = DIALECTS[dialect](blocking, steps=1)
+    assert (answer.status, answer.kind) == (400, KINDS[dialect])
+    assert "blocked by this server's safety filter" in answer.message
+    assert blocking.metric('text2image_blocked_total{what="picture"}') == before + 1
+    assert not list(blocking.pictures.rglob("*.png"))
+
+
+@pytest.mark.usefixtures("hub_client")
+def test_clients_know_a_blocked_picture_by_name(blocking: Server) -> None:
+    with (
+        OpenAI(base_url=f"{blocking.url}/v1", api_key="none", max_retries=0) as client,
+        pytest.raises(BadRequestError) as raised,
+    ):
+        client.images.generate(prompt="a fox", **SIZE)  # type: ignore[call-overload]
+    assert raised.value.code == "moderation_blocked"
+    with Client(blocking.address) as own, pytest.raises(ContentBlocked, match="safety filter"):
+        own.generate("a fox", **SMALL)
+    with pytest.raises(Exception, match="safety filter"):
+        InferenceClient(model=blocking.url).text_to_image("a fox", num_inference_steps=1)
 
 
 @pytest.mark.usefixtures("hub_client")

@@ -18,7 +18,7 @@ from tests.faults.times import TIMES
 # A thread for each runner, since they share their cores with the tests; no picture comes from an earlier test.
 ALONE = {"T2I_THREADS": "1", "T2I_CACHE_BYTES": "0"}
 # Pixels; a picture of this side takes more memory than lies about in a process.
-LARGEST = 512
+LARGEST = 1024
 # Room for a few pictures.
 DISK_MEGABYTES = 16
 Timed = Callable[[str], AbstractContextManager[None]]
@@ -42,11 +42,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Normality]:
     """A server with two processes of each kind, and room for hundreds of requests."""
     settings = {
         **ALONE,
-        "T2I_MAX_SIDE": str(LARGEST),
+        "T2I_MAX_SIDE": "512",
         "T2I_RUNNER_WORKERS": "2",
         "T2I_GATEWAY_WORKERS": "2",
-        "T2I_MAX_BACKLOG_SECONDS": "3600",
-        "T2I_REQUEST_TIMEOUT": "3600",
+        "T2I_MAX_BACKLOG_SECONDS": "36000",
+        "T2I_REQUEST_TIMEOUT": "36000",
     }
     with serving(Server(tmp_path_factory.mktemp("pairs"), **settings)) as server:
         yield Normality(server, runners=2, gateways=2)

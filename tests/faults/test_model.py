@@ -53,7 +53,7 @@ def test_a_poisoned_request_in_a_batch_leaves_its_neighbours_as_they_are(
 
 
 @contextmanager
-def without_room(process: psutil.Process, spare: int = 96 << 20) -> Iterator[None]:
+def without_room(process: psutil.Process, spare: int = 192 << 20) -> Iterator[None]:
     """Lets a process have no more than `spare` bytes of new memory: more than a new thread reserves."""
     room = process.memory_info().vms + spare
     process.rlimit(psutil.RLIMIT_AS, (room, resource.RLIM_INFINITY))

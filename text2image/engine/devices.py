@@ -32,6 +32,8 @@ _MEMORY_MESSAGES = (
     "not enough memory",
     "bad_alloc",
     "bad allocation",
+    # oneDNN's, which has no memory for the code that it generates.
+    "could not create a primitive",
 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from text2image.core.errors import ContentBlocked
 from text2image.core.formats import PNG, Encoding, FileFormat, Metadata
-from text2image.core.messages import GeneratedImage, ModelInfo, Picture, Request
+from text2image.core.messages import GeneratedImage, ModelInfo, Picture, Pixels, Request
 from text2image.gateway import encoding as forms
 from text2image.gateway import metadata
 from text2image.gateway.painting import composed
@@ -64,10 +64,12 @@ class Finisher:
         Raises:
             ContentBlocked: it is not to be given out.
         """
-        self._look(image)
+        self._look(image.pixels)
         overlay = request.image and request.image.overlay
         if overlay:
             image = replace(image, pixels=composed(image.pixels, overlay))
+            # What was drawn may be a small part of it, or mean something else beside the rest.
+            self._look(image.pixels)
         with self._metrics.stage("png"):
             png = metadata.png_of(image, request, model, self._told)
         picture = Picture(
@@ -88,11 +90,11 @@ class Finisher:
         file = forms.convert(picture.png, encoding)
         return replace(picture, converted=self._signed(file, request, encoding))
 
-    def _look(self, image: GeneratedImage) -> None:
+    def _look(self, pixels: Pixels) -> None:
         if self._classifier is None:
             return
         with self._metrics.stage("looking"):
-            blocked = self._classifier.blocks(image.pixels)
+            blocked = self._classifier.blocks(pixels)
         if blocked:
             self._metrics.blocked.labels("picture").inc()
             logger.info("a picture was blocked")

