@@ -24,7 +24,7 @@ export CPU UV
 # The optional parts that the settings in the environment need; requirements/ has a file for each.
 EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_ENDPOINT),otlp) \
 	$(if $(T2I_TRANSFORMER),gguf) $(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3) \
-	$(if $(filter int8 fp8 nf4,$(T2I_QUANTIZE)),quantize) $(if $(T2I_C2PA_CERT),c2pa) \
+	$(if $(filter int8 fp8 nf4,$(T2I_QUANTIZE)),quantize) $(if $(T2I_C2PA_CERT),c2pa) $(if $(T2I_UPSCALERS),upscale) \
 	$(if $(filter-out 0 off false no,$(T2I_SAFETY)),$(if $(T2I_SAFETY_MODEL),,safety))
 # The embedded model as OpenVINO reads it, by what is installed.
 CONVERTED := .venv/.converted
@@ -43,10 +43,10 @@ ui: .venv/.serve .venv/.page ## Show the page on UI_PORT; it draws with the serv
 
 test: ## Run everything that CI runs
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line build/debian.tar .venv/.baselines lint audit
-	@$(MAKE) --no-print-directory $(CONVERTED)
+	@$(MAKE) --no-print-directory $(CONVERTED) .venv/.upscale
 	$(PYTEST) $(SIDE_BY_SIDE)
 
-test-fast: .venv/.dev $(CONVERTED) ## Run the unit tests, and one client against a real server
+test-fast: .venv/.dev $(CONVERTED) .venv/.upscale ## Run the unit tests, and one client against a real server
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 	$(PYTEST) tests/e2e/test_first_contract.py
 
@@ -138,6 +138,11 @@ clean: ## Remove the virtual environment and all caches
 	@$(PYTHON) tools/install.py .venv $<
 	@touch $@
 
+# Without what they name themselves: see the file.
+.venv/.upscale: requirements/upscale.txt .venv/.serve
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-compile --no-deps -r $<
+	@touch $@
+
 # Beside the others, not among them: see the file.
 .venv/.baselines: requirements/baselines.txt .venv/.dev
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-compile --no-deps --upgrade --target .venv/baselines -r $<
@@ -167,4 +172,4 @@ $(CONVERTED): requirements/serve.txt text2image/engine/models/loading.py $(wildc
 	@$(PYTHON) tools/install.py .venv $<
 	@touch $@
 
-.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page redis s3 quantize otlp gguf canny c2pa safety load))
+.venv/.dev: $(addprefix requirements/,$(addsuffix .txt,serve page postgres redis s3 quantize otlp gguf canny c2pa safety load))

@@ -232,7 +232,7 @@ class Gateway:
     async def start(self) -> None:
         end_with_parent()
         self.server = GatewayServer(settings)
-        app.state.gateway = self.server.gateway
+        app.state.gateway, app.state.jobs = self.server.gateway, self.server.jobs
         await self.server.start(*http_address())
         drain_on_signal(self.server.drain)
 

@@ -14,6 +14,7 @@ from frontend.state import PANEL, fill_in, is_phone
 from frontend.steering import choose_controls_again, chosen_controls
 from frontend.visitor import Visitor
 from text2image.core.messages import Input, ModelInfo
+from text2image.core.upscalers import LANCZOS
 from text2image.core.validation import (
     HIRES_STRENGTH,
     MAX_GUIDANCE,
@@ -27,7 +28,7 @@ from text2image.core.validation import (
 MAX_TYPED_SEED = 2**53 - 1
 # Every widget's key is the name of its field, so that an order is what the session holds under these names.
 _NAMES = [field.name for field in fields(Order) if field.name not in ("loras", "start", "controls")]
-_OF_HIRES = ("hires_scale", "hires_strength", "hires_steps")
+_OF_HIRES = ("hires_scale", "hires_strength", "hires_steps", "hires_upscaler")
 # Those that begin empty, and not as an empty text.
 _UNSET = ("seed", "hires_steps")
 _HIRES_STEP = 0.25
@@ -54,7 +55,7 @@ def show_form(visitor: Visitor, model: ModelInfo) -> None:
             _options(model)
             _seed(visitor)
             if most := _largest_scale(model):
-                _enlarging(most, disabled=visitor.start is not None)
+                _enlarging(model, most, disabled=visitor.start is not None)
 
 
 def order_in_form(visitor: Visitor) -> Order:
@@ -64,6 +65,8 @@ def order_in_form(visitor: Visitor) -> Order:
     start = _start(visitor, model)
     without = () if _largest_scale(model) and start is None else _OF_HIRES
     values = {name: state[name] for name in _NAMES if name in state and name not in without}
+    if values.get("hires_upscaler") not in [each.name for each in model.upscalers]:
+        values["hires_upscaler"] = ""
     return Order(
         **values,
         loras=chosen_adapters(model),
@@ -124,8 +127,8 @@ def _set_defaults(visitor: Visitor, model: ModelInfo) -> None:
 
 
 def _limits_of(model: ModelInfo) -> ModelInfo:
-    """All of it that the options depend on: adapters, nets and embeddings come and go."""
-    return replace(model, loras=(), controls=(), embeddings=())
+    """All of it that the options depend on: adapters, nets, embeddings and upscalers come and go."""
+    return replace(model, loras=(), controls=(), embeddings=(), upscalers=())
 
 
 def _largest_scale(model: ModelInfo) -> float | None:
@@ -205,7 +208,7 @@ def _seed(visitor: Visitor) -> None:
         )
 
 
-def _enlarging(most: float, *, disabled: bool) -> None:
+def _enlarging(model: ModelInfo, most: float, *, disabled: bool) -> None:
     """A second pass over what is drawn, enlarged."""
     st.slider(
         LABELS["hires_scale"],
@@ -236,3 +239,13 @@ def _enlarging(most: float, *, disabled: bool) -> None:
         placeholder="as many",
         disabled=disabled,
     )
+    if names := [upscaler.name for upscaler in model.upscalers]:
+        if st.session_state.get("hires_upscaler") not in names:
+            fill_in(hires_upscaler="")
+        st.selectbox(
+            LABELS["hires_upscaler"],
+            ["", *names],
+            key="hires_upscaler",
+            format_func=lambda name: name or LANCZOS,
+            disabled=disabled,
+        )

@@ -36,6 +36,7 @@ LABELS = {
     "hires_scale": "Enlarge",
     "hires_strength": "Change while enlarging",
     "hires_steps": "Steps while enlarging",
+    "hires_upscaler": "Enlarge by",
 }
 # Those that an order has under the same name, and always.
 _PLAIN = (
@@ -78,6 +79,7 @@ class Order:
     hires_scale: float = 1.0
     hires_strength: float = HIRES_STRENGTH
     hires_steps: int | None = None
+    hires_upscaler: str = ""
 
     @property
     def prompt(self) -> str:
@@ -109,6 +111,7 @@ class Order:
         if self.enlarges:
             names = ("hires_scale", "hires_strength", "hires_steps")
             fields |= {name: getattr(self, name) for name in names}
+            fields["hires_upscaler"] = self.hires_upscaler or None
         # Servers of earlier versions know no models.
         return {
             name: value

@@ -149,7 +149,10 @@ def parameters_of(piece: Piece) -> str:
         words.append(f"clip skip {order.clip_skip}")
     if order.enlarges:
         steps = f" of {order.hires_steps} steps" if order.hires_steps else ""
-        words.append(f"enlarged {order.hires_scale:g} × by {order.hires_strength:g}{steps}")
+        by = f" by {plain(order.hires_upscaler)}" if order.hires_upscaler else ""
+        words.append(
+            f"enlarged {order.hires_scale:g} ×{by}, changed by {order.hires_strength:g}{steps}"
+        )
     if order.start:
         masked = " where it is marked" if order.start.mask else ""
         words.append(f"from a picture at strength {order.strength:g}{masked}")

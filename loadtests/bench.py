@@ -21,6 +21,7 @@ from pathlib import Path
 from loadtests import results
 from loadtests.adapters import ADAPTERS_COST
 from loadtests.approximations import APPROXIMATIONS
+from loadtests.background import BACKGROUND
 from loadtests.calls import http_session
 from loadtests.flood import FLOOD
 from loadtests.neighbour import NEIGHBOUR
@@ -36,7 +37,7 @@ from text2image.client import AsyncClient
 REPORT = ROOT / "docs" / "benchmarks.md"
 QUICK_REPORT = ROOT / "build" / "benchmarks.md"
 SECTIONS = (
-    *(LONE, THROUGHPUT, NEIGHBOUR, BURSTS, POISSON, OVERLOAD, FLOOD),
+    *(LONE, THROUGHPUT, NEIGHBOUR, BURSTS, POISSON, BACKGROUND, OVERLOAD, FLOOD),
     *(ADAPTERS_COST, APPROXIMATIONS),
 )
 

@@ -97,9 +97,9 @@ class Bench:
             "gRPC": grpc_call(grpc, PROMPT, guidance_scale=GUIDANCE_SCALE),
         }
 
-    def http_call(self, headers: dict[str, str] | None = None) -> Call:
-        """A picture over HTTP."""
-        asked = {"text": PROMPT, "guidance_scale": GUIDANCE_SCALE}
+    def http_call(self, headers: dict[str, str] | None = None, **fields: Any) -> Call:
+        """A picture over HTTP; `fields` go into each request."""
+        asked = {"text": PROMPT, "guidance_scale": GUIDANCE_SCALE, **fields}
         return http_call(self._http, self.server.url, headers, **asked)
 
     @cached_property

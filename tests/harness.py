@@ -56,6 +56,7 @@ class LoopHarness(Generic[M, C]):
         options: StreamOptions | None = None,
         owner: str = "",
         weight: int = 1,
+        background: bool = False,
     ) -> Generation:
         """Admits a request and hands it to the loop; raises what admission raises."""
         request = request or make_request()
@@ -65,7 +66,7 @@ class LoopHarness(Generic[M, C]):
             plan=self.model.plan(request),
             now=self.clock(),
             deadline=self.clock() + seconds,
-            share=Share(owner, weight),
+            share=Share(owner, weight, background),
         )
         self.predicted[generation] = self.backlog.admit(generation)
         self.loop.add(generation)

@@ -103,9 +103,9 @@ class Client:
     guidance_scale, seed, n, sampler, schedule, quality, model, clip_skip; loras, a list of `LoraWeight`, or of words as
     in "ink:0.8"; to begin from a picture image, strength and mask, where image and mask are PNG, JPEG or WebP files,
     as bytes or by their paths; to enlarge what is drawn and draw on from there hires_scale, hires_strength,
-    hires_steps; controls, a list of `Control` whose image is bytes or a path, or of words as in
-    "canny=edges.png:0.8"; request_id, by which `cancel` knows the request. `timeout` is in seconds; None leaves it to
-    the server.
+    hires_steps, hires_upscaler; controls, a list of `Control` whose image is bytes or a path, or of words as in
+    "canny=edges.png:0.8"; background=True, to be drawn when nobody else waits; request_id, by which `cancel` knows the
+    request. `timeout` is in seconds; None leaves it to the server.
     Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
 
     Args:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from tests.e2e.harness import Server, serving
 from tests.e2e.nets import make_net
+from tests.upscalers import make_upscaler
 from text2image.client import Client
 
 # Where clients that are told nothing look for the server.
@@ -23,6 +24,8 @@ ALIASES = "gpt-image-1=embedded,dall-e-2=embedded"
 EMBEDDING, EMBEDDED_WIDTH = "zz-film", 192
 # And what its pictures may be steered by.
 NET = "edges"
+# What enlarges them.
+UPSCALER = "Sharp"
 
 
 @pytest.fixture
@@ -35,8 +38,8 @@ def hub_client(monkeypatch: pytest.MonkeyPatch) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shared server. No request of any test may end in an internal error.
 
-    It remembers no picture, so that what two tests ask for alike is drawn for each. It knows one word by a file and
-    one ControlNet, and has found others that are broken.
+    It remembers no picture, so that what two tests ask for alike is drawn for each. It knows one word by a file,
+    one ControlNet and one upscaler, and has found others that are broken.
     """
     words = tmp_path_factory.mktemp("embeddings")
     numbers = np.random.default_rng(0).normal(size=(2, EMBEDDED_WIDTH))
@@ -45,11 +48,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     nets = tmp_path_factory.mktemp("nets")
     make_net(nets / NET)
     (nets / "broken.safetensors").write_bytes(bytes(100))
+    upscalers = tmp_path_factory.mktemp("upscalers")
+    make_upscaler(upscalers / f"{UPSCALER}.pth")
+    (upscalers / "broken.safetensors").write_bytes(bytes(100))
     settings = {
         "T2I_CACHE_BYTES": "0",
         "T2I_CONTROLNETS": str(nets),
         "T2I_EMBEDDINGS": str(words),
         "T2I_MODEL_ALIASES": ALIASES,
+        "T2I_UPSCALERS": str(upscalers),
     }
     with _shared(Server(tmp_path_factory.mktemp("server"), **settings)) as running:
         yield running

@@ -107,6 +107,7 @@ class Server:
             "T2I_RUNTIME_DIR": str(folder / "run"),
             "T2I_OUTPUT_DIR": str(self.pictures),
             "T2I_CACHE_DIR": str(folder / "cache"),
+            "T2I_DATA_DIR": str(folder / "data"),
             **DEFAULTS,
             **settings,
         }

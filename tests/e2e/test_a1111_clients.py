@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.e2e.conftest import NET
+from tests.e2e.conftest import NET, UPSCALER
 from tests.e2e.harness import Server, eventually
 from tests.init_images import file_of, hole, picture, shapes
 from text2image.gateway import metadata
@@ -151,7 +151,7 @@ def test_webuiapi_lists_what_there_is(api: webuiapi.WebUIApi) -> None:
     assert title == api.util_get_current_model()
     assert title.startswith("embedded [")
     assert "zz-film" in api.get_embeddings()["loaded"]
-    assert [each["name"] for each in api.get_upscalers()] == ["None", "Lanczos"]
+    assert [each["name"] for each in api.get_upscalers()] == ["None", "Lanczos", UPSCALER]
     for listed in (
         api.get_sd_vae, api.get_hypernetworks, api.get_face_restorers, api.get_prompt_styles,
         api.get_realesrgan_models, api.get_latent_upscale_modes, api.get_loras,

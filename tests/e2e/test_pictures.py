@@ -24,7 +24,15 @@ from text2image.core.messages import Completed, Picture, Progress, Queued
 from text2image.gateway import metadata
 from text2image.net import text2image_pb2 as pb
 
-BEGINNING = ("image", "strength", "mask", "hires_scale", "hires_strength", "hires_steps")
+BEGINNING = (
+    "image",
+    "strength",
+    "mask",
+    "hires_scale",
+    "hires_strength",
+    "hires_steps",
+    "hires_upscaler",
+)
 FIELDS = {
     "negative_prompt": "dark, blurry",
     "width": 96,

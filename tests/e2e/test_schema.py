@@ -43,6 +43,7 @@ PATHS = {
     "/sdapi/v1/img2img": "POST",
     "/sdapi/v1/png-info": "POST",
     "/sdapi/v1/extra-single-image": "POST",
+    "/sdapi/v1/extra-batch-images": "POST",
     "/sdapi/v1/interrupt": "POST",
     "/sdapi/v1/skip": "POST",
     "/internal/progress": "POST",
@@ -101,6 +102,7 @@ _ALONE = dict.fromkeys(
         "hires_scale",
         "hires_strength",
         "hires_steps",
+        "hires_upscaler",
         "loras",
     )
 )
@@ -126,13 +128,11 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 # The same of what is no drawing.
 _ENCODED = {"image": b64encode(_FILE).decode()}
+_EXTRAS = {"upscaler_1": "Lanczos", "upscaling_resize_w": 96, "upscaling_resize_h": 96}
 OTHERS = {
     "/sdapi/v1/png-info": _ENCODED,
-    "/sdapi/v1/extra-single-image": {
-        **_ENCODED,
-        "upscaling_resize_w": 96,
-        "upscaling_resize_h": 96,
-    },
+    "/sdapi/v1/extra-single-image": {**_ENCODED, **_EXTRAS},
+    "/sdapi/v1/extra-batch-images": {"imageList": [{"data": _ENCODED["image"]}], **_EXTRAS},
 }
 FORMS = {"/v1/images/edits", "/v1/images/variations"}
 

@@ -31,6 +31,7 @@ from text2image.core.messages import (
     LoraWeight,
     Picture,
     Pixels,
+    UpscalerInfo,
 )
 from text2image.gateway import metadata
 
@@ -44,6 +45,7 @@ CAPABLE = replace(
     loras=(INK, GOLD, WRONG),
     controls=(CANNY, ControlInfo("xl", "bbbbbbbbbb", fault="is for SDXL")),
     max_clip_skip=12,
+    upscalers=(UpscalerInfo("Sharp", "cccccccccc", 4, 96),),
 )
 
 
@@ -255,11 +257,13 @@ def test_a_picture_is_enlarged_unless_it_begins_from_another(
     page.slider(key="hires_scale").set_value(1.5)
     page.number_input(key="hires_strength").set_value(0.4)
     page.number_input(key="hires_steps").set_value(10)
+    page.selectbox(key="hires_upscaler").set_value("Sharp")
     client.answer = lambda *_, **__: iter(drawn(steps=24))
     draw(page)
     asked = last_asked(client)
     assert (asked["hires_scale"], asked["hires_strength"], asked["hires_steps"]) == (1.5, 0.4, 10)
-    assert "enlarged 1.5 × by 0.4 of 10 steps" in words(page)
+    assert asked["hires_upscaler"] == "Sharp"
+    assert "enlarged 1.5 × by Sharp, changed by 0.4 of 10 steps" in words(page)
     bring(page, photo())
     assert page.slider(key="hires_scale").disabled
     draw(page)
@@ -268,6 +272,11 @@ def test_a_picture_is_enlarged_unless_it_begins_from_another(
     page.button(key="remove").click().run()
     draw(page)
     assert last_asked(client)["hires_scale"] == 1.5
+    # And an upscaler that is gone is not asked for.
+    client.served = replace(CAPABLE, upscalers=())
+    page.run()
+    draw(page)
+    assert "hires_upscaler" not in last_asked(client)
 
 
 def test_drawing_again_restores_all_of_it(client: ScriptedClient, page: AppTest) -> None:

@@ -116,7 +116,7 @@ def test_all_that_changes_a_picture_is_told_with_its_parameters() -> None:
         "clip skip 2 · from a picture at strength 0.6 where it is marked · ink\\_wash 0.5"
     )
     (piece,) = History().add(replace(ORDER, hires_scale=1.5), [picture_of(7)])
-    assert parameters_of(piece).endswith("enlarged 1.5 × by 0.5")
+    assert parameters_of(piece).endswith("enlarged 1.5 ×, changed by 0.5")
 
 
 def test_progress_is_told_from_the_question_to_the_last_step() -> None:

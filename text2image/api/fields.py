@@ -82,6 +82,9 @@ HIRES_STEPS = documented(
     minimum=1,
     maximum=validation.MAX_STEPS,
 )
+HIRES_UPSCALER = documented(
+    description="What enlarges them: `Lanczos`, which it is if left out, or the name of an upscaler.",
+)
 FILE: dict[str, Any] = {"contentMediaType": "application/octet-stream"}
 MASK = documented(
     description="What of the image is drawn anew: a file of its size, white there and black elsewhere.",

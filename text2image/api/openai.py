@@ -29,7 +29,7 @@ from text2image.api.asgi import (
     unless_gone,
 )
 from text2image.api.forms import read_form
-from text2image.api.openai_requests import EditRequest, ImagesRequest, VariationRequest
+from text2image.api.openai_requests import FLEX, EditRequest, ImagesRequest, VariationRequest
 from text2image.api.openai_responses import (
     EVENTS,
     Adapter,
@@ -38,6 +38,7 @@ from text2image.api.openai_responses import (
     Model,
     ModelList,
     Net,
+    Upscaler,
     error_body,
 )
 from text2image.api.pictures import PictureResponse
@@ -166,6 +167,7 @@ def _context(
         timeout=timeout,
         options=_options(body, gateway_of(request).runners.named(params.model)),
         encoding=body.encoding,
+        background=body.service_tier == FLEX,
     )
 
 
@@ -323,6 +325,9 @@ def _shown(model: ModelInfo, runners: Runners) -> Model:
             Net(name=each.name, hash=each.hash, base=each.base)
             for each in model.controls
             if not each.fault
+        ],
+        upscalers=[
+            Upscaler(name=each.name, hash=each.hash, scale=each.scale) for each in model.upscalers
         ],
         embeddings=[each.name for each in model.embeddings],
     )

@@ -36,6 +36,9 @@ _RANDOM_SEED = -1
 # What OpenAI answered without being asked for either form, by the names of its models.
 _MODELS_WITH_URLS = re.compile(r"dall-e-[0-9]")
 _FORMATS = tuple(FileFormat)
+# What OpenAI calls work that is cheap and may take long.
+FLEX = "flex"
+_TIERS = ("auto", "default", FLEX)
 
 
 class ImagesRequest(BaseModel):
@@ -98,6 +101,10 @@ class ImagesRequest(BaseModel):
     controls: list[fields.Control] | None = fields.CONTROLS
 
     clip_skip: fields.Integer | None = fields.CLIP_SKIP
+    service_tier: str | None = fields.documented(
+        description=f"`{FLEX}` draws when nobody else waits, within the deadline.",
+        enum=["auto", "default", FLEX, "", None],
+    )
 
     style: str | None = Field(None, description="Ignored.")
     moderation: str | None = Field(None, description="Ignored.")
@@ -199,6 +206,8 @@ def _violations(body: ImagesRequest, named: Named) -> Iterator[FieldViolation]:
         yield FieldViolation("size", "must be 'auto' or pixels as in '512x512'")
     if body.stream and body.n not in (None, 1):
         yield FieldViolation("n", "must be 1 when the answer is streamed")
+    if body.service_tier not in (None, "", *_TIERS):
+        yield FieldViolation("service_tier", f"must be one of {', '.join(_TIERS)}")
     yield from _forms(body)
     for ours, theirs in _OTHER_NAMES.items():
         one, other = getattr(body, ours), getattr(body, theirs)

@@ -93,6 +93,14 @@ class Net(BaseModel):
     base: str = Field("", description="The family that it was made for, where that is known.")
 
 
+class Upscaler(BaseModel):
+    """A network that enlarges pictures, as requests name it."""
+
+    name: str
+    hash: str
+    scale: int = Field(description="What it enlarges a side by.")
+
+
 class Model(BaseModel):
     """A model that is served, and what this server adds to OpenAI's words for it."""
 
@@ -115,6 +123,9 @@ class Model(BaseModel):
     default: bool = Field(True, description="It is that of requests that name none.")
     loras: list[Adapter] = Field([], description="Adapters that it can be drawn with.")
     controls: list[Net] = Field([], description="ControlNets that it can be steered by.")
+    upscalers: list[Upscaler] = Field(
+        [], description="What may enlarge its pictures, beside Lanczos' filter."
+    )
     embeddings: list[str] = Field([], description="Textual inversions that prompts may name.")
 
 

@@ -34,7 +34,7 @@ router = APIRouter()
 # What our fields are called in this dialect, where it is not the same.
 _NAMES = {"prompt": "text"}
 # Fields that are made into something else, or into nothing.
-_OWN = {"text", "context", "images_only", "image", "mask", "loras", "controls"}
+_OWN = {"text", "context", "images_only", "image", "mask", "loras", "controls", "background"}
 _SIDE = fields.documented(
     description="Pixels, within the model's limits.", minimum=1, multipleOf=SIDE_MULTIPLE
 )
@@ -73,6 +73,10 @@ class GenerateRequest(BaseModel):
     hires_scale: float | None = fields.HIRES_SCALE
     hires_strength: float | None = fields.HIRES_STRENGTH
     hires_steps: fields.Integer | None = fields.HIRES_STEPS
+    hires_upscaler: str | None = fields.HIRES_UPSCALER
+    background: bool | None = Field(
+        None, description="Draw when nobody else waits, within the deadline."
+    )
     images_only: bool | None = Field(
         None, description="Leave out `image_base64`, which repeats the first of `images`."
     )
@@ -229,6 +233,7 @@ async def generate(request: Request) -> Response:
             params=params,
             title=f"{body.context or ''} {body.text}",
             timeout=timeout,
+            background=bool(body.background),
         )
         # The gateway lets go of files once it has read them, and nobody else is to hold them.
         del params

@@ -23,6 +23,7 @@ from text2image.gateway.runners import Runners
 from text2image.gateway.safety import classifier_of
 from text2image.gateway.store import Storage
 from text2image.gateway.urls import PictureUrls, key_in
+from text2image.jobs.drawing import jobs_of
 from text2image.net.tls import runner_tls_of
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
@@ -66,6 +67,7 @@ class GatewayServer:
             log_prompts=settings.log_prompts,
             prompt_loras=settings.prompt_loras,
         )
+        self.jobs = jobs_of(settings, self.gateway)
         self._grpc = GrpcServer(self.gateway, settings)
 
     async def start(self, http_host: str, http_port: int) -> None:
@@ -80,6 +82,7 @@ class GatewayServer:
         self._export = tracing.set_up(self._settings.otlp_endpoint, "text2image-gateway")
         self._runners.start()
         await self._grpc.start()
+        await self.jobs.start()
         self._announcing = asyncio.create_task(
             announce(
                 self.gateway.statuses(),
@@ -91,12 +94,14 @@ class GatewayServer:
     async def drain(self) -> None:
         """Refuses new work on every transport and finishes the admitted, as long as the settings allow."""
         settings = self._settings
+        await self.jobs.drain()
         await self.gateway.drain(settings.drain_timeout, settings.drain_notice)
 
     async def stop(self) -> None:
         """Ends all calls and closes all connections."""
         self._announcing.cancel()
         await asyncio.gather(self._announcing, return_exceptions=True)
+        await self.jobs.close()
         await self.gateway.close()
         await self._runners.close()
         await self._grpc.stop()

@@ -3,8 +3,9 @@
 Beyond capacity most of a server's requests are refused, and each takes time from the cores that draw. So this asks only
 who calls, how long they wait, and for what, of which `shapes.py` has a short cut; and compares that with what was
 refused a moment ago. It leaves alone whatever might be answered all the same: a request that names a seed, since its
-picture may be known; one that begins from a picture, which is read apart; one of a browser's page, whose answer needs
-more headers than are made here; one with an error in it, unless the wait alone is too long.
+picture may be known; one that is drawn in the background, which waits; one that begins from a picture, which is read
+apart; one of a browser's page, whose answer needs more headers than are made here; one with an error in it, unless the
+wait alone is too long.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from text2image.observe import tracing
 _TRACE_HEADER = tracing.TRACE_HEADER.lower()
 _ID_HEADER = REQUEST_ID_HEADER.lower()
 _FORWARDED_FOR = b"x-forwarded-for"
-# Whose picture may be known, and who begins from one, which is read apart.
-_UNDECIDED = (b'"seed"', b'"image"')
+# Whose picture may be known, who begins from one, which is read apart, and who waits in the background.
+_UNDECIDED = (b'"seed"', b'"image"', b'"background"', b'"service_tier"')
 # Whoever asks before sending is told to send when the body is waited for; a body in chunks is for those who read it.
 _LEFT_ALONE = frozenset((b"origin", b"expect", b"transfer-encoding"))
 

@@ -114,6 +114,7 @@ class ImageGeneration:
             title=message.prompt,
             timeout=timeout_of(context, self._settings),
             options=wire.options_from(message),
+            background=message.background,
         )
 
 

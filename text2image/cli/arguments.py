@@ -104,12 +104,14 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def check(params: RequestParams) -> None:
-    """Does nothing if some model may draw this; which adapters and ControlNets there are only the model knows.
+    """Does nothing if some model may draw this; which adapters, ControlNets and upscalers there are only servers know.
 
     Raises:
         InvalidRequest: none does.
     """
     asked = replace(params, loras=None, controls=None)
+    if asked.hires_scale is not None:
+        asked = replace(asked, hires_upscaler=None)
     resolve(read(asked, _ANY_MODEL, Limits.of(get_settings())), _ANY_MODEL)
 
 
@@ -151,6 +153,7 @@ def _params(given: argparse.Namespace, text: str) -> RequestParams:
         hires_scale=given.hires_scale,
         hires_strength=given.hires_strength,
         hires_steps=given.hires_steps,
+        hires_upscaler=given.hires_upscaler,
     )
 
 
@@ -262,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(picture, "--hires-scale", enlarge, type=_number)
     _add(picture, "--hires-strength", "how much of that is to change", type=_number)
     _add(picture, "--hires-steps", "denoising steps of that", type=_whole)
+    _add(picture, "--hires-upscaler", "what enlarges it: Lanczos, or the name of an upscaler")
     _add(picture, "--seed", "the same seed draws the same picture", type=_whole)
     _add(picture, "-n", "pictures; picture i is drawn from seed + i", type=_whole)
     doing = parser.add_argument_group("where it is drawn, and where it goes")

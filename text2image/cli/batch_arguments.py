@@ -41,6 +41,7 @@ _PLAIN = (
     "hires_scale",
     "hires_strength",
     "hires_steps",
+    "hires_upscaler",
 )
 _LISTS = {"lora": "loras", "control": "controls"}
 

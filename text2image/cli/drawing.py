@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,7 +17,15 @@ import grpc
 from text2image.cli.arguments import Options
 from text2image.cli.screen import Screen
 from text2image.client import Client
-from text2image.core.errors import Text2ImageError, Unavailable
+from text2image.core.catalogue import upscaler_entries
+from text2image.core.errors import (
+    FieldViolation,
+    InvalidRequest,
+    ModelNotFound,
+    Text2ImageError,
+    Unavailable,
+)
+from text2image.core.extras import require_extra
 from text2image.core.loras import without_tags
 from text2image.core.messages import (
     ClientEvent,
@@ -27,8 +37,10 @@ from text2image.core.messages import (
     RequestParams,
     State,
     StreamOptions,
+    UpscalerInfo,
 )
 from text2image.core.settings import Settings, get_settings
+from text2image.core.upscalers import PREFIX, info_of, named_in
 from text2image.core.validation import resolve
 from text2image.gateway import hires, metadata
 from text2image.gateway.init_images import Limits, read
@@ -167,8 +179,14 @@ async def _draw_here(options: Options, settings: Settings, screen: Screen, tell:
     if options.params.model:
         settings = settings.model_copy(update={"model": options.params.model})
     # No larger batches need to be measured.
+    from text2image.engine.lazy import source_of
+
     rows = settings.max_batch_rows or 2 * (options.params.n or 1)
-    async with engine_here(settings, screen, rows) as engine:
+    source = None
+    if options.params.hires_upscaler and settings.upscalers:
+        require_extra("upscale", "T2I_UPSCALERS")
+        source = source_of(settings)
+    async with engine_here(settings, screen, rows, source) as engine:
         model = engine.model
         screen.say(f"drawing with {model.id} on {model.device}")
         limit = math.inf if options.timeout is None else options.timeout
@@ -222,6 +240,9 @@ async def events_here(
         Text2ImageError: the request is invalid or could not be finished.
     """
     params = without_tags(params) if settings.prompt_loras else params
+    if params.hires_upscaler:
+        upscalers = await upscalers_here(engine, params.hires_upscaler, settings)
+        model = replace(model, upscalers=upscalers)
     request = resolve(read(params, model, Limits.of(settings)), model)
     ends = time.monotonic() + limit
 
@@ -230,14 +251,41 @@ async def events_here(
         left = max(0.0, ends - time.monotonic())
         async with aclosing(engine.generate(request, each, time_limit=left)) as events:
             async for event in events:
-                yield event, model
+                enlarges = request.model.startswith(PREFIX)
+                yield event, engine.model_named(request.model) if enlarges else model
 
-    async with aclosing(hires.drawn(request, generate)) as events:
+    async with aclosing(hires.drawn(request, generate, model.upscalers)) as events:
         async for event, _ in events:
             if isinstance(event, GeneratedImage):
                 yield _encoded(event, request, model)
             else:
                 yield event
+
+
+async def upscalers_here(
+    engine: Engine, named: str, settings: Settings
+) -> tuple[UpscalerInfo, ...]:
+    """The upscaler of this name, as a process without a server knows it; nothing if there is none.
+
+    Raises:
+        InvalidRequest: its file is none that enlarges.
+    """
+    from text2image.engine.lazy import ModelSource
+
+    entries = upscaler_entries(settings)
+    name = named_in(named, entries)
+    if name is None:
+        return ()
+    try:
+        found = await asyncio.to_thread(ModelSource(settings, 0).inspect, entries[name])
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(FieldViolation("hires_upscaler", f"is none: {error}")) from None
+    async for _ in engine.watch(min_interval=0.0):
+        # The engine looks for itself which there are.
+        with contextlib.suppress(ModelNotFound, Unavailable):
+            engine.model_named(name)
+            break
+    return (info_of(found.info),)
 
 
 def _encoded(image: GeneratedImage, request: Request, model: ModelInfo) -> Picture:

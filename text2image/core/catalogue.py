@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from text2image.core.loras import is_writable
 from text2image.core.messages import Sampler
 from text2image.core.model_names import is_single_file, name_of
 from text2image.core.samplers import sampler_of
+from text2image.core.upscalers import PREFIX, SUFFIXES
 
 if TYPE_CHECKING:
     from text2image.core.settings import Settings
@@ -149,11 +151,30 @@ def all_entries(settings: Settings) -> dict[str, Entry]:
         ValueError, OSError: as `find_entries` says.
     """
     default = default_entry(settings)
-    return {default.name: default} | {
+    others = {
         name: _with_aliases(entry, settings)
         for name, entry in find_entries(settings.models).items()
         if name != default.name
     }
+    return {default.name: default} | others | upscaler_entries(settings)
+
+
+def upscaler_entries(settings: Settings) -> dict[str, Entry]:
+    """The upscalers of T2I_UPSCALERS, which are as models are but for the prefix of their names.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if settings.upscalers is None:
+        return {}
+    entries: dict[str, Entry] = {}
+    for path in sorted(settings.upscalers.expanduser().iterdir()):
+        name = PREFIX + path.stem
+        fits = is_writable(path.stem) and "[" not in path.stem and len(name) <= MAX_NAME
+        if path.suffix in SUFFIXES and fits and path.is_file() and not path.name.startswith("."):
+            # Of two files of one name the first is taken, which is the .pth; they are mostly the same.
+            entries.setdefault(name, _entry(name, str(path)))
+    return entries
 
 
 def parse_aliases(text: str) -> dict[str, str]:

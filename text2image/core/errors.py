@@ -125,6 +125,15 @@ class ModelNotFound(Text2ImageError):
         return cls(f"{name[:80]!r} is not served here; {served_names(served)}")
 
 
+class JobNotFound(Text2ImageError):
+    """The caller has no such job, or it has no such item or picture."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
+    openai_type = "invalid_request_error"
+    reason = "JOB_NOT_FOUND"
+
+
 def served_names(names: Iterable[str]) -> str:
     """The models that are served, as the end of a sentence."""
     named = [repr(name) for name in names]
@@ -187,7 +196,7 @@ class Cancelled(Text2ImageError):
 
 
 class Unavailable(Text2ImageError):
-    """The server cannot take the request now: full, loading, draining or without a runner.
+    """The server cannot take the request now: full, loading, draining, without a runner or out of reach of its storage.
 
     Always carries a retry delay; `reason` says which of these it is. `lasts` is for how many seconds from now whoever
     asks for the like of it need not be asked again: so long is the queue that it could be refused without loss. With
@@ -202,6 +211,7 @@ class Unavailable(Text2ImageError):
     LOADING: ClassVar[str] = "LOADING"
     DRAINING: ClassVar[str] = "DRAINING"
     NO_RUNNER: ClassVar[str] = "NO_RUNNER"
+    STORAGE: ClassVar[str] = "STORAGE"
 
     def __init__(
         self,

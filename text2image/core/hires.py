@@ -18,7 +18,9 @@ def passes(request: Request, enlarged: InitImage | None = None) -> tuple[Request
     Args:
         enlarged: what the second begins from; without it, it has no pixels.
     """
-    first = replace(request, hires_scale=None, hires_strength=None, hires_steps=None)
+    first = replace(
+        request, hires_scale=None, hires_strength=None, hires_steps=None, hires_upscaler=None
+    )
     if request.hires_scale is None:
         return first, None
     width, height = request.final_size

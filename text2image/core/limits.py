@@ -92,11 +92,14 @@ def work_of(request: Request) -> int:
     """What a request costs, in pixel-steps; a step in which the network is asked twice counts as two.
 
     Of a picture that begins from another, the steps that are drawn count, and to encode that one counts as one more.
-    One that is enlarged costs what both passes do, and each ControlNet as much more as it computes in a row.
+    One that is enlarged costs what both passes do, and where a network enlarges it a step of its new size more. Each
+    ControlNet costs as much more as it computes in a row.
     """
     first, second = passes(request)
     calls = network_calls(first.sampler, first.steps_drawn) * first.n
     encodings = 0 if first.image is None else 1
     more = 0 if second is None else work_of(replace(second, n=1)) * second.n
+    if second is not None and request.hires_upscaler:
+        more += second.width * second.height * second.n
     steered = calls * round(100 * CONTROL_LOAD) * len(first.controls) // 100
     return first.width * first.height * (calls + encodings + steered) + more

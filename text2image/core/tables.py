@@ -236,7 +236,7 @@ _NAMES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("prompt", "text", "context", "negative_prompt", "sampler", "schedule", "quality"), _text
     ),
-    **dict.fromkeys(("model", "image", "mask"), _text),
+    **dict.fromkeys(("model", "image", "mask", "hires_upscaler"), _text),
     **dict.fromkeys(("width", "height", "steps", "seed", "n", "clip_skip", "hires_steps"), _whole),
     **dict.fromkeys(("guidance_scale", "strength", "hires_scale", "hires_strength"), _number),
     "loras": _loras,

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from text2image.core import controls, loras, prompt_syntax
+from text2image.core import controls, loras, prompt_syntax, upscalers
 from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
@@ -284,7 +284,7 @@ class _Checks:
         """The request with what it says of a second pass, if it asks for one."""
         scale, steps = params.hires_scale, _or(params.hires_steps, request.steps)
         if scale is None:
-            for name in ("hires_strength", "hires_steps"):
+            for name in ("hires_strength", "hires_steps", "hires_upscaler"):
                 if getattr(params, name) is not None:
                     self.refuse(name, "is of no use without hires_scale")
             return request
@@ -299,7 +299,11 @@ class _Checks:
         self.integer("hires_steps", steps, 1, MAX_STEPS)
         self.steps_drawn("hires_strength", strength, steps, request.sampler)
         enlarged = replace(
-            request, hires_scale=float(scale), hires_strength=strength, hires_steps=steps
+            request,
+            hires_scale=float(scale),
+            hires_strength=strength,
+            hires_steps=steps,
+            hires_upscaler=self.upscaler(params.hires_upscaler, model),
         )
         width, height = enlarged.final_size
         if max(width, height) > model.max_side or any(
@@ -311,6 +315,13 @@ class _Checks:
                 f"{model.max_side} pixels that are multiples of {model.side_multiple}",
             )
         return enlarged
+
+    def upscaler(self, named: str | None, model: ModelInfo) -> str | None:
+        try:
+            return upscalers.chosen("hires_upscaler", named, model.upscalers)
+        except InvalidRequest as error:
+            self.violations += error.violations
+            return None
 
     def strength(self, field: str, value: float) -> float:
         if math.isfinite(value) and 0 <= value <= 1:

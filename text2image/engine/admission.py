@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from text2image.core.errors import DeadlineExceeded, Text2ImageError, Unavailable
+from text2image.engine.background import Classes
 from text2image.engine.costs import StepCosts
 from text2image.engine.sample import BatchKey, Generation, Sample
 from text2image.engine.scheduler import Queue, Scheduler
@@ -19,6 +20,11 @@ MIN_RETRY_SECONDS = 1.0
 # unasked meanwhile leave the queue shorter by that, and never empty.
 LASTING_SHARE = 0.1
 MAX_LASTING_SECONDS = 1.0
+# A batch in the background that is full, and one to follow it: what is beyond waits where it takes no memory.
+BACKGROUND_BATCHES = 2
+# Who is too early in the background comes back when so much of a batch is done, and not sooner than in so many seconds.
+BACKGROUND_RETRY = 0.5
+MIN_BACKGROUND_RETRY = 0.05
 # Admission asks for so many times what is predicted. When a sample comes up for rows it is not asked again, or what
 # was admitted with a margin would end for want of one.
 MARGIN = 1.2
@@ -29,7 +35,9 @@ class Backlog:
 
     def __init__(self, costs: StepCosts, max_seconds: float) -> None:
         """Refuses what would wait longer than `max_seconds`."""
-        self.scheduler = Scheduler()
+        self.classes = Classes(costs)
+        # What is in the background delays nobody else, so that predictions are of the interactive class alone.
+        self.scheduler = self.classes.interactive
         self.costs = costs
         self.max_seconds = max_seconds
 
@@ -40,7 +48,10 @@ class Backlog:
             Unavailable: it would wait too long or miss its deadline; the retry delay is when it would not.
             DeadlineExceeded: it would miss its deadline even on an idle engine.
         """
+        if generation.share.background:
+            return self._admit_background(generation)
         with self.scheduler.lock:
+            self.classes.asked(self.alone_seconds(generation))
             idle = not self.scheduler.queues
             try:
                 for sample in generation.samples:
@@ -50,6 +61,31 @@ class Backlog:
                 for sample in generation.samples:
                     self.scheduler.remove(sample)
                 raise
+
+    def _admit_background(self, generation: Generation) -> float:
+        """The same for one in the background: as many are let in as keep batches full."""
+        background, first = self.classes.background, generation.samples[0]
+        alone = self.alone_seconds(generation)
+        allowed = generation.deadline - generation.admitted_at
+        if refusal := self._refusal(allowed, alone, 0.0, 0.0):
+            raise refusal
+        with background.lock:
+            cap = self.costs.cap(first.key)
+            queue = background.queues.get(first.key)
+            held = sum(each.rows for each in queue.samples()) if queue else 0
+            ahead = self._seconds_of(background)
+            if held >= BACKGROUND_BATCHES * cap or ahead > self.max_seconds:
+                batch = self.costs.seconds(first.key, cap) * first.passes
+                raise Unavailable(
+                    "the server has enough to draw in the background",
+                    reason=Unavailable.FULL,
+                    retry_after=min(
+                        MIN_RETRY_SECONDS, max(MIN_BACKGROUND_RETRY, BACKGROUND_RETRY * batch)
+                    ),
+                )
+            for sample in generation.samples:
+                background.add(sample)
+            return self.seconds() + ahead + alone
 
     def _predicted(self, generation: Generation, *, idle: bool) -> float:
         """Seconds until the last picture of a request that was just added; raises what refuses it."""
@@ -76,9 +112,12 @@ class Backlog:
             return [self._drawing(sample, rows) for sample in samples]
 
     def seconds(self) -> float:
-        """Predicted seconds until all that is admitted is done."""
-        with self.scheduler.lock:
-            work = (self._work(key, queue) for key, queue in self.scheduler.queues.items())
+        """Predicted seconds until all that is admitted is done, but for what is in the background."""
+        return self._seconds_of(self.scheduler)
+
+    def _seconds_of(self, scheduler: Scheduler) -> float:
+        with scheduler.lock:
+            work = (self._work(key, queue) for key, queue in scheduler.queues.items())
             return self.costs.overhead * sum(work)
 
     def pace(self, key: BatchKey, rows: float) -> float:
@@ -87,11 +126,11 @@ class Backlog:
         return self.costs.overhead * rows * self.costs.seconds(key, cap) / cap
 
     def samples(self) -> int:
-        """Samples admitted that have steps left."""
-        return len(self.scheduler)
+        """Samples admitted that have steps left, of both classes."""
+        return len(self.classes)
 
     def waiting(self) -> int:
-        """Those of them that have no rows yet."""
+        """Those of them that have no rows yet, and are not in the background."""
         return self.scheduler.waiting()
 
     def _refusal(

@@ -32,9 +32,10 @@ from text2image.core.messages import (
 from text2image.engine.adapters.requests import BUDGETS, Budgets, RequestAdapters
 from text2image.engine.adapters.store import shelves_of
 from text2image.engine.catalogue import LOADING_RETRY_SECONDS, Catalogue, Slot, not_loaded
-from text2image.engine.loop import Observer, Outcome
+from text2image.engine.loop import Outcome
 from text2image.engine.manager import ModelManager, Source, beside
 from text2image.engine.memory import MemoryReading
+from text2image.engine.reports import Observer
 from text2image.engine.sample import Generation
 from text2image.engine.streams import OutcomeStream, before
 from text2image.engine.warmup import usual_request

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from text2image.core.catalogue import Entry, all_entries, default_entry
 from text2image.core.messages import ModelInfo
 from text2image.core.settings import Settings
+from text2image.core.upscalers import PREFIX
 from text2image.engine.manager import Host, Inspected
 
 if TYPE_CHECKING:
@@ -54,12 +55,15 @@ def loader(settings: Settings, index: int = 0) -> Callable[[Callable[[str], None
 
 
 def source_of(settings: Settings, index: int = 0) -> ModelSource | None:
-    """Where the models beside the default one come from; None if the settings name none."""
-    return ModelSource(settings, index) if settings.models else None
+    """Where models and upscalers beside the default model come from; None if the settings name none."""
+    return ModelSource(settings, index) if settings.models or settings.upscalers else None
 
 
 class ModelSource:
-    """The models that T2I_MODELS names, for device number `index`; torch is there when the default one is loaded."""
+    """The models of T2I_MODELS and the upscalers of T2I_UPSCALERS, for device number `index`.
+
+    torch is there when the default one is loaded.
+    """
 
     def __init__(self, settings: Settings, index: int) -> None:
         self._settings = settings
@@ -71,6 +75,10 @@ class ModelSource:
         return all_entries(self._settings)
 
     def inspect(self, entry: Entry) -> Inspected:
+        if entry.name.startswith(PREFIX):
+            from text2image.engine.upscalers import model as upscalers
+
+            return Inspected(*upscalers.inspect(entry, self._settings, self._index))
         from text2image.engine.models.inspection import inspect_folders, inspect_model
 
         settings = entry.applied_to(self._settings)
@@ -81,6 +89,10 @@ class ModelSource:
         return Inspected(_named(info, entry), size, folders)
 
     def load(self, entry: Entry, report: Callable[[str], None]) -> Model:
+        if entry.name.startswith(PREFIX):
+            from text2image.engine.upscalers import model as upscalers
+
+            return upscalers.load(entry, self._settings, self._index, report)
         return _load(entry, self._settings, self._index, report, beside=True)
 
 

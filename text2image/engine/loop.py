@@ -11,6 +11,7 @@ import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -20,35 +21,20 @@ from text2image.engine import failures
 from text2image.engine.admission import Backlog
 from text2image.engine.attempts import Attempts
 from text2image.engine.costs import StepCosts
-from text2image.engine.decoding import Decoding
+from text2image.engine.decoding import SHARE_BESIDE_STEPS, ClassDecoding, Decoding
 from text2image.engine.encoding import encoded_at_once
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model
-from text2image.engine.reports import Reports
+from text2image.engine.reports import Observer, Reports
 from text2image.engine.sample import Generation, Sample
 
 logger = logging.getLogger(__name__)
 
-# While others step, encoding and decoding may each take this share of a step's time, or one chunk if that is more.
-SHARE_BESIDE_STEPS = 0.5
 # When a pause makes a whole queue late, a tick tries no more batches than this for one that is in time: what has
 # started waits meanwhile.
 MOST_BATCHES_TRIED = 8
 
 Outcome = Event | Text2ImageError
-
-
-class Observer:
-    """Told what the loop does; metrics derive from it. Called from the engine's thread."""
-
-    def stepped(self, samples: int, rows: int, cap: int, seconds: float) -> None:
-        """One forward pass and the scheduler steps after it, in a batch that has `cap` rows when it is full."""
-
-    def decoded(self, samples: int, seconds: float) -> None:
-        """One chunk of pictures."""
-
-    def finished(self, timings: Timings) -> None:
-        """One picture is out."""
 
 
 class StepLoop:
@@ -74,7 +60,7 @@ class StepLoop:
         self._observer = observer or Observer()
         self._memory = memory or MemoryGuard()
         self._reports = Reports(model, clock, emit)
-        self._scheduler = backlog.scheduler
+        self._classes = backlog.classes
         # Those that the model holds something for.
         self._started: set[Sample] = set()
         self._deadlines: list[tuple[float, int, Generation]] = []
@@ -85,7 +71,8 @@ class StepLoop:
         self._predicted = 0.0
         self.counters: Counter[str] = Counter()
         self._attempt = Attempts(model, costs, self.counters, self._blame)
-        self._decoding = Decoding(
+        make = partial(
+            Decoding,
             model,
             costs,
             self._memory,
@@ -94,6 +81,7 @@ class StepLoop:
             blame=self._blame,
             decoded=self._decoded,
         )
+        self._decoding = ClassDecoding(self._classes, costs, make, clock)
 
     @property
     def idle(self) -> bool:
@@ -133,19 +121,17 @@ class StepLoop:
     def tick(self) -> None:
         """One step of one batch, and as much decoding as does not stall the others."""
         started = self._clock() if self._ticked_at is None else self._ticked_at
-        self._predicted = self._decoding.predicted = 0.0
+        self._predicted = 0.0
         self._memory.refresh(self._clock())
         self._expire()
         batch = self._next_batch()
+        batch += self._classes.riders(batch)
         rows = sum(sample.rows for sample in batch)
         beside = (batch[0].key, rows) if batch else None
         step_seconds = self._step(batch) if batch else 0.0
-        if len(self._scheduler):
-            self._decoding.run(SHARE_BESIDE_STEPS * step_seconds, beside)
-        else:
-            self._decoding.run(float("inf"), None)
+        self._predicted += self._decoding.run(step_seconds, beside)
         now = self._clock()
-        self._costs.observe_tick(self._predicted + self._decoding.predicted, now - started)
+        self._costs.observe_tick(self._predicted, now - started)
         self._ticked_at = None if self.idle else now
 
     def fail_all(self, error: Exception) -> None:
@@ -165,7 +151,7 @@ class StepLoop:
         """Who steps next. Ends on the way what comes up for rows too late, before any work is spent on it."""
         batch: list[Sample] = []
         for _ in range(MOST_BATCHES_TRIED):
-            batch = self._scheduler.select(self._costs.limits)
+            batch = self._classes.select(self._costs.limits)
             late = self._late(batch)
             if not late:
                 return batch
@@ -176,11 +162,11 @@ class StepLoop:
         return [sample for sample in batch if sample.step]
 
     def _late(self, batch: list[Sample]) -> list[tuple[Sample, float]]:
-        """A batch's new samples that would miss their deadlines, and by how many seconds."""
-        new = [sample for sample in batch if not sample.step]
+        """A batch's new interactive samples that would miss their deadlines, and by how many seconds."""
+        new = [sample for sample in batch if not (sample.step or sample.background)]
         if not new:
             return []
-        if len(self._active) == 1:
+        if sum(not each.share.background for each in self._active) == 1:
             # As at admission: an engine with nothing else to do is believed to be at its best.
             seconds = [self._backlog.alone_seconds(sample.generation) for sample in new]
         else:
@@ -201,7 +187,7 @@ class StepLoop:
         ):
             self._end(generation, failures.too_late(late), "dropped")
             return
-        self._scheduler.remove(sample)
+        self._classes.of(generation).remove(sample)
         generation.dropped += 1
         self._out(sample)
 
@@ -228,33 +214,48 @@ class StepLoop:
         self._report(stepped, self._costs.seconds(key, work) / work)
         now = self._clock()
         # Before any sample leaves: a key that is no longer there would pay nothing for its last step.
-        self._scheduler.charge(key, now - started, now, self._costs.seconds(key, first))
+        alone = self._costs.seconds(key, first)
+        self._classes.charge(batch[0], key, now - started, now, alone)
         for sample in stepped:
             if sample.done:
                 sample.denoised_at = stepped_at
-                self._scheduler.remove(sample)
+                self._classes.of(sample.generation).remove(sample)
                 self._decoding.add(sample)
             elif sample.key != key:
-                self._scheduler.move(sample)
+                self._classes.of(sample.generation).move(sample)
         return seconds
 
     def _report(self, stepped: list[Sample], row_seconds: float) -> None:
         """Tells requests of their steps; who wants to look on the way pays for it as for steps."""
         for sample in stepped:
             if seconds := self._reports.stepped(sample):
-                self._scheduler.charge_owner(sample, seconds / row_seconds)
+                scheduler = self._classes.of(sample.generation)
+                scheduler.charge_owner(sample, seconds / row_seconds)
 
     def _joined(self, batch: list[Sample]) -> list[Sample]:
         """The batch with its new samples started, less those that fail, or whose prompts have to wait for a tick."""
         new = [sample for sample in batch if sample not in self._started]
         if new:
-            step = self._costs.seconds(batch[0].key, sum(sample.work for sample in batch))
-            self._encode(new, SHARE_BESIDE_STEPS * step if self._started else float("inf"))
+            self._encode_new(batch, new)
             self._attempt.all(
                 [sample for sample in new if sample.encoded_at is not None], self._start
             )
         # A failed sample takes its whole request with it, siblings in this batch included.
         return [sample for sample in batch if sample in self._started]
+
+    def _encode_new(self, batch: list[Sample], new: list[Sample]) -> None:
+        """Encodes what does not keep others waiting for long; those in the background keep no interactive ones."""
+        share = SHARE_BESIDE_STEPS * self._costs.seconds(batch[0].key, sum(s.work for s in batch))
+        foremost = [sample for sample in new if not sample.background]
+        others = any(not sample.background for sample in self._started)
+        self._encode(foremost, share if others else float("inf"))
+        behind = [sample for sample in new if sample.background]
+        if behind and not batch[0].background:
+            started = self._clock()
+            self._encode(behind, 0.0)
+            self._classes.pay(self._clock() - started)
+        else:
+            self._encode(behind, share)
 
     def _encode(self, samples: list[Sample], budget: float) -> None:
         """Encodes prompts, in chunks, until the time is used up; at least one chunk."""
@@ -363,9 +364,9 @@ class StepLoop:
         generation.ended = True
         self._active.discard(generation)
         for sample in generation.samples:
-            if sample in self._scheduler:
+            if sample in self._classes:
                 self.counters["steps_saved"] += sample.remaining
-                self._scheduler.remove(sample)
+                self._classes.of(generation).remove(sample)
             self._decoding.discard(sample)
             self._release(sample)
         generation.samples.clear()

@@ -1,11 +1,11 @@
-"""What a request is told of its steps: as often as it asks, but no more often than one can look."""
+"""What is told of steps: to a request as often as it asks, but no more often than one can look; and to metrics."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 
-from text2image.core.messages import Pixels, Progress
+from text2image.core.messages import Pixels, Progress, Timings
 from text2image.engine.models.contract import DeviceLost, Model
 from text2image.engine.sample import Generation, Sample
 
@@ -14,6 +14,19 @@ logger = logging.getLogger(__name__)
 # Of all pictures of a request together. One that asks for no more than so many in all gets them all, and the last step
 # of each picture is always told.
 REPORTS_PER_SECOND = 5
+
+
+class Observer:
+    """Told what the loop does; metrics derive from it. Called from the engine's thread."""
+
+    def stepped(self, samples: int, rows: int, cap: int, seconds: float) -> None:
+        """One forward pass and the scheduler steps after it, in a batch that has `cap` rows when it is full."""
+
+    def decoded(self, samples: int, seconds: float) -> None:
+        """One chunk of pictures."""
+
+    def finished(self, timings: Timings) -> None:
+        """One picture is out."""
 
 
 class Reports:

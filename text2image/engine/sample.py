@@ -104,6 +104,11 @@ class Sample:
         return self.generation.share.owner
 
     @property
+    def background(self) -> bool:
+        """Whether it has what interactive samples leave."""
+        return self.generation.share.background
+
+    @property
     def seed(self) -> int:
         return self.generation.request.seed_of(self.index)
 

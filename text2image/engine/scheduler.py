@@ -14,7 +14,7 @@ of its pictures is slowed down more than another: large batches get more turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import RLock
 
@@ -86,6 +86,12 @@ class Queue:
         """Samples that have steps left."""
         return len(self.running) + sum(len(flow.waiting) for flow in self.flows.values())
 
+    def samples(self) -> Iterator[Sample]:
+        """All of them, those first that have rows."""
+        yield from self.running
+        for flow in self.flows.values():
+            yield from flow.waiting
+
     @property
     def planned(self) -> float:
         """Plain rows' passes of all of them, those included that they have taken."""
@@ -102,8 +108,9 @@ class _Owner:
 class Scheduler:
     """The samples that have steps left. Every method may be called from any thread; `lock` keeps several together."""
 
-    def __init__(self) -> None:
-        self.lock = RLock()
+    def __init__(self, lock: RLock | None = None) -> None:
+        """`lock` is that of another scheduler which is asked together with this one."""
+        self.lock = lock or RLock()
         self.queues: dict[BatchKey, Queue] = {}
         self._owners: dict[str, _Owner] = {}
         # Where each sample is: its own key may have changed by now.
@@ -164,19 +171,32 @@ class Scheduler:
                 return chosen
             rows = bounds.fit - sum(sample.rows for sample in chosen)
             work = bounds.start - sum(sample.work for sample in chosen)
-            while waiting := [flow for flow in queue.flows.values() if flow.waiting]:
-                flow = min(waiting, key=lambda candidate: (candidate.charged, candidate.running))
-                sample = next(iter(flow.waiting))
+            while sample := self.following(queue):
                 # Nobody overtakes one that finds too few rows free: it might wait for ever.
                 if chosen and (sample.rows > rows or sample.work > work):
                     break
-                del flow.waiting[sample]
-                flow.count(sample, -1)
-                self._run(sample, flow, queue)
+                self.start(sample)
                 chosen.append(sample)
                 rows -= sample.rows
                 work -= sample.work
             return chosen
+
+    def following(self, queue: Queue) -> Sample | None:
+        """The sample that gets the next rows which come free; None if none waits."""
+        waiting = [flow for flow in queue.flows.values() if flow.waiting]
+        if not waiting:
+            return None
+        flow = min(waiting, key=lambda candidate: (candidate.charged, candidate.running))
+        return next(iter(flow.waiting))
+
+    def start(self, sample: Sample) -> None:
+        """Gives rows to a sample that waits."""
+        with self.lock:
+            queue = self.queues[self._keys[sample]]
+            flow = queue.flows[sample.owner]
+            del flow.waiting[sample]
+            flow.count(sample, -1)
+            self._run(sample, flow, queue)
 
     def _run(self, sample: Sample, flow: Flow, queue: Queue) -> None:
         """Gives a sample its rows, and charges its owner for all passes that it has left."""

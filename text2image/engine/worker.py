@@ -19,9 +19,10 @@ from text2image.core.messages import ModelInfo, State
 from text2image.engine import failures
 from text2image.engine.admission import Backlog
 from text2image.engine.loaded import LoadedModels
-from text2image.engine.loop import Observer, Outcome, StepLoop
+from text2image.engine.loop import Outcome, StepLoop
 from text2image.engine.memory import MemoryGuard
 from text2image.engine.models.contract import DeviceLost, Model, OutOfMemory
+from text2image.engine.reports import Observer
 from text2image.engine.sample import Generation
 from text2image.engine.warmup import Interleaved, Pieces, first_picture, measure, measuring
 

@@ -80,6 +80,11 @@ class KeyRing:
         found = self._by_hash.get(shown_hash)
         return found if found and hmac.compare_digest(found.sha256, shown_hash) else None
 
+    def named(self, name: str) -> ApiKey | None:
+        """The key that is called so; looks through all of them."""
+        self._follow()
+        return next((key for key in self._by_hash.values() if key.name == name), None)
+
     def _follow(self) -> None:
         # Looking costs a microsecond, so a key that is revoked is of no use from then on.
         stamp = self._look()
@@ -165,6 +170,24 @@ class Authenticator:
             message = f"this needs a key with the scope {scope}; that of {key.name} has {has}"
             self._refuse("scope", PermissionDenied(message))
         name = f"key:{key.name}"
+        return Caller(name, Share(name, key.priority), key.allowance(self._everybody))
+
+    def named(self, name: str) -> Caller:
+        """A caller by the `name` that it had, with what its key allows now.
+
+        Raises:
+            Unauthenticated: the key was removed, or it had none and keys are asked for now.
+            PermissionDenied: the key has expired, or is no longer for pictures.
+        """
+        if self._keys is None:
+            return Caller(name, Share(name), self._everybody)
+        key = self._keys.named(name.removeprefix("key:")) if name.startswith("key:") else None
+        if key is None:
+            raise Unauthenticated(f"the API key of {name.removeprefix('key:')} was revoked")
+        if key.has_expired(datetime.now(UTC)):
+            raise PermissionDenied(f"the API key of {key.name} has expired")
+        if Scope.GENERATE not in key.scopes:
+            raise PermissionDenied(f"the API key of {key.name} is not for pictures any more")
         return Caller(name, Share(name, key.priority), key.allowance(self._everybody))
 
     def _by_address(self, address: str, forwarded_for: str) -> Caller:

@@ -126,6 +126,7 @@ def key_of(request: Request, index: int, model: ModelInfo) -> str:
         "hires_scale": request.hires_scale,
         "hires_strength": request.hires_strength,
         "hires_steps": request.hires_steps,
+        "hires_upscaler": request.hires_upscaler,
     }
     for name, value in begun.items():
         identity.pop(name)

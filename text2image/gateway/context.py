@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from text2image.core.errors import DeadlineExceeded, Text2ImageError
 from text2image.core.formats import PNG, Encoding
@@ -15,6 +15,7 @@ from text2image.core.messages import (
     Progress,
     Request,
     RequestParams,
+    Share,
     StreamOptions,
 )
 from text2image.gateway.auth import Caller
@@ -24,16 +25,26 @@ from text2image.gateway.rate_limits import Spending
 MAX_PROGRESS = 16
 
 
+@dataclass(slots=True, eq=False)
+class Enlarging:
+    """A picture that is enlarged for a caller within so many seconds; `standing` as `RequestContext` has it."""
+
+    caller: Caller
+    timeout: float
+    standing: tuple[Spending, ...] | None = None
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestContext:
     """What a client asked for, what the gateway made of it, and the events that the client has yet to read.
 
-    A transport fills in the first seven and gives the context to `Gateway.stream` or `Gateway.draw`, once.
+    A transport fills in the first eight and gives the context to `Gateway.stream` or `Gateway.draw`, once.
 
     Attributes:
         title: what files are named after.
         timeout: seconds that the client gives us.
         encoding: the form that its pictures are saved and answered in.
+        background: it is drawn when nobody else waits.
         watch: is told each event as it is read.
         deadline: the same in the event loop's time, from the moment that the gateway took the request.
         model, request: what it is drawn with, and the params with nothing left open.
@@ -46,6 +57,7 @@ class RequestContext:
     timeout: float
     options: StreamOptions = field(default_factory=StreamOptions)
     encoding: Encoding = PNG
+    background: bool = False
     watch: Callable[[ClientEvent], None] | None = None
     deadline: float = field(init=False)
     model: ModelInfo = field(init=False)
@@ -53,6 +65,11 @@ class RequestContext:
     standing: tuple[Spending, ...] | None = field(default=None, init=False)
     _unread: deque[ClientEvent | Text2ImageError] = field(default_factory=deque, init=False)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    @property
+    def share(self) -> Share:
+        """The caller's share, in the class of this request."""
+        return replace(self.caller.share, background=self.background)
 
     def put(self, event: ClientEvent | Text2ImageError) -> None:
         """Adds what the client is to read next; an error is the last of it."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from text2image.core.errors import ModelNotFound
-from text2image.core.messages import ModelInfo
+from text2image.core.messages import Input, ModelInfo, UpscalerInfo
+from text2image.core.upscalers import upscalers_in
 from text2image.gateway.runner_link import RunnerLink
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class Elected:
 
     Attributes:
         default: that of requests that name none; None until a runner was ready.
-        served: all, by name.
+        served: all, upscalers among them, by name.
         able: by name, runners that draw the same pictures with that model; working: those of any name.
         odd: runners with another default model.
     """
@@ -37,9 +38,15 @@ class Elected:
 
     @property
     def models(self) -> list[ModelInfo]:
-        """All, the default one first."""
+        """All that draw, the default one first."""
         default = self.default.id if self.default else ""
-        return sorted(self.served.values(), key=lambda model: model.id != default)
+        drawing = [model for model in self.served.values() if not model.upscale]
+        return sorted(drawing, key=lambda model: model.id != default)
+
+    @property
+    def upscalers(self) -> tuple[UpscalerInfo, ...]:
+        """What enlarges pictures, which requests name otherwise."""
+        return upscalers_in(self.served.values())
 
     def named(self, name: str) -> ModelInfo:
         """The model of this name or alias.
@@ -47,7 +54,7 @@ class Elected:
         Raises:
             ModelNotFound: none is called so.
         """
-        if model := self.served.get(name):
+        if (model := self.served.get(name)) and not model.upscale:
             return model
         for model in self.models:
             if name in model.aliases:
@@ -92,6 +99,11 @@ def elect(links: Sequence[RunnerLink], before: Elected) -> Elected:
             alike = {link: each for link, each in own.items() if _pictures_of(each) == pictures}
             served[name] = _what_all_can(model, list(alike.values()))
             able[name] = frozenset(alike)
+    upscalers = upscalers_in(served.values())
+    served = {
+        name: replace(model, upscalers=upscalers if Input.IMAGE in model.inputs else ())
+        for name, model in served.items()
+    }
     working = frozenset(link for links in able.values() for link in links)
     return Elected(served[default.id], served, able, working, odd)
 
@@ -124,6 +136,7 @@ def _pictures_of(model: ModelInfo) -> ModelInfo:
         price=1.0,
         loras=(),
         controls=(),
+        upscalers=(),
         clip_skip=0,
         max_clip_skip=0,
     )

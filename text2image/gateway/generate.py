@@ -7,7 +7,10 @@ import logging
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from text2image.core import loras, validation
 from text2image.core.errors import ContentBlocked, Unavailable
@@ -28,13 +31,16 @@ from text2image.core.messages import (
     State,
     Status,
     StreamOptions,
+    UpscalerInfo,
 )
 from text2image.core.settings import get_settings
 from text2image.gateway import hires
 from text2image.gateway.auth import Authenticator, Caller, Credentials
+from text2image.gateway.background import BackgroundLine
 from text2image.gateway.cache import PictureCache, key_of
-from text2image.gateway.context import RequestContext
+from text2image.gateway.context import Enlarging, RequestContext
 from text2image.gateway.denylist import DenyList
+from text2image.gateway.enlarging import enlarged
 from text2image.gateway.finishing import Finisher
 from text2image.gateway.in_flight import InFlight
 from text2image.gateway.init_images import Limits, Reader
@@ -107,6 +113,7 @@ class Gateway:
         self._saver = Saver(store, self._finisher, metrics)
         self._denied = denied
         self._overhead = Overhead()
+        self._line = BackgroundLine()
         self._locks = locks
         self._authenticator = authenticator or Authenticator(metrics)
         self._quotas = quotas or Quotas()
@@ -145,6 +152,14 @@ class Gateway:
         """
         return self._authenticator.caller(credentials, scope)
 
+    def caller_named(self, name: str) -> Caller:
+        """A caller by its name, for what it has asked to be drawn later.
+
+        Raises:
+            Unauthenticated, PermissionDenied: it may ask for nothing any more.
+        """
+        return self._authenticator.named(name)
+
     @property
     def may_refuse_unread(self) -> bool:
         """Whether it is worth asking `refusal`."""
@@ -177,6 +192,7 @@ class Gateway:
         with self.work.admit(lambda: context.put(draining())):
             if (
                 context.params.seed is None
+                and not context.background
                 and self.may_refuse_unread
                 and (refusal := self.refusal(context.caller, context.timeout))
             ):
@@ -208,6 +224,34 @@ class Gateway:
         """
         params = loras.without_tags(params) if self._prompt_loras else params
         return validation.resolve(params, model)
+
+    async def enlarge(
+        self, image: Image.Image, size: tuple[int, int], upscaler: UpscalerInfo, order: Enlarging
+    ) -> Image.Image:
+        """An RGB picture in another size, by an upscaler; it costs a step of that size.
+
+        Raises:
+            Text2ImageError: it is refused or could not be finished.
+        """
+        deadline = asyncio.get_running_loop().time() + order.timeout
+
+        def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+            share = order.caller.share
+            told = StreamOptions(progress_every=1)
+            return self.runners.generate(request, told, deadline, share, patience=order.timeout)
+
+        work = size[0] * size[1]
+        with self.work.admit(lambda: None):
+            async with (
+                self._quotas.reserved(order.caller, work, order) as reservation,
+                aclosing(enlarged(image, size, upscaler, generate)) as parts,
+            ):
+                async for part in parts:
+                    # A runner has admitted it.
+                    reservation.taken = True
+                    if isinstance(part, Image.Image):
+                        image = part
+        return image
 
     def _check_prompt(self, prompt: str) -> None:
         line = self._denied.line_of(prompt) if self._denied else None
@@ -247,7 +291,9 @@ class Gateway:
         async with AsyncExitStack() as lock:
             # Progress comes from whoever draws, so a client who wants it does not wait for another gateway.
             if self._locks and context.options == StreamOptions():
-                name = f"{key_of(context.request, 0, context.model)} {context.request.n} {context.caller.name}"
+                # What is drawn in the background may take long, and nobody else is to wait for it.
+                drawing = f"{key_of(context.request, 0, context.model)} {context.request.n}"
+                name = f"{drawing} {context.caller.name}{' background' * context.background}"
                 waited = await lock.enter_async_context(self._locks.held(name))
                 if waited and await self._recall(cache, flight):
                     self.metrics.cache.labels("shared").inc()
@@ -285,15 +331,19 @@ class Gateway:
             deadline = flight.deadline - self._overhead.of(context.timeout)
 
             def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
-                return self.runners.generate(
+                draw = partial(
+                    self.runners.generate,
                     request,
                     context.options,
                     deadline,
-                    context.caller.share,
+                    context.share,
                     patience=context.timeout,
                 )
+                return self._line.drawn(request.model, draw) if context.background else draw()
 
-            async with aclosing(hires.drawn(context.request, generate)) as events:
+            async with aclosing(
+                hires.drawn(context.request, generate, context.model.upscalers)
+            ) as events:
                 async for event, model in events:
                     if not (reservation.taken or isinstance(event, Loading)):
                         # A runner has admitted it.
@@ -308,7 +358,7 @@ class Gateway:
                         drawn.append((picture, model))
                         self.metrics.model_pictures.labels(model.id).inc()
                         flight.emit(picture)
-                        if context.request.hires_scale is None:
+                        if context.request.hires_scale is None and not context.background:
                             self._overhead.learn(clock() - asked - event.timings.total)
                     elif isinstance(event, Completed):
                         completed = event
@@ -347,7 +397,14 @@ def _identity(context: RequestContext) -> Hashable:
     # The request says which of its adapters it means, of which there may be a thousand.
     model = replace(context.model, loras=(), controls=())
     # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-    return model, context.request, context.options, context.encoding, context.caller
+    return (
+        model,
+        context.request,
+        context.options,
+        context.encoding,
+        context.caller,
+        context.background,
+    )
 
 
 def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:

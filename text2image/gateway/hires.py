@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from PIL import Image
 
-from text2image.core.errors import Unavailable
 from text2image.core.hires import passes
 from text2image.core.init_image import InitImage
 from text2image.core.messages import (
@@ -17,22 +16,27 @@ from text2image.core.messages import (
     Control,
     Event,
     GeneratedImage,
-    ModelInfo,
     Pixels,
     Progress,
     Request,
     Timings,
+    UpscalerInfo,
+)
+from text2image.core.upscalers import named
+from text2image.gateway.enlarging import (
+    Drawn,
+    Generate,
+    enlarged,
+    steps_in,
+    until_there_is_room,
 )
 
-Drawn = tuple[Event, ModelInfo]
-Generate = Callable[[Request], AsyncGenerator[Drawn, None]]
-
 _SAMPLING = Image.Resampling.LANCZOS
-# What a second pass waits for room, if the runner does not say how long that takes, in seconds.
-_PAUSE = 1.0
 
 
-async def drawn(request: Request, generate: Generate) -> AsyncGenerator[Drawn, None]:
+async def drawn(
+    request: Request, generate: Generate, upscalers: Sequence[UpscalerInfo] = ()
+) -> AsyncGenerator[Drawn, None]:
     """The events of a request as if one drawing were all of it; closing the generator ends the work.
 
     The second passes of all its pictures are drawn at once. They wait for room as long as `generate` lets them, since
@@ -40,8 +44,10 @@ async def drawn(request: Request, generate: Generate) -> AsyncGenerator[Drawn, N
 
     Args:
         generate: draws a request in one pass.
+        upscalers: those that there are.
 
     Raises:
+        InvalidRequest: its upscaler is gone.
         Text2ImageError: as `generate` raises.
     """
     first, second = passes(request)
@@ -50,6 +56,9 @@ async def drawn(request: Request, generate: Generate) -> AsyncGenerator[Drawn, N
             async for each in events:
                 yield each
         return
+    upscaler = named(request.hires_upscaler, upscalers)
+    tiles = steps_in(upscaler, (request.width, request.height), request.final_size)
+    in_all = first.steps_drawn + tiles + second.steps_drawn
     small: list[GeneratedImage] = []
     completed: list[Drawn] = []
     async with aclosing(generate(first)) as events:
@@ -59,8 +68,10 @@ async def drawn(request: Request, generate: Generate) -> AsyncGenerator[Drawn, N
             elif isinstance(event, Completed):
                 completed.append((event, model))
             else:
-                yield _as_part(event, 0, first.steps_drawn + second.steps_drawn), model
-    async with _together([_second(request, image, generate) for image in small]) as merged:
+                yield _as_part(event, 0, in_all), model
+    async with _together(
+        [_second(request, image, upscaler, generate) for image in small]
+    ) as merged:
         async for each in merged:
             yield each
     for each in completed:
@@ -68,30 +79,36 @@ async def drawn(request: Request, generate: Generate) -> AsyncGenerator[Drawn, N
 
 
 async def _second(
-    request: Request, small: GeneratedImage, generate: Generate
+    request: Request, small: GeneratedImage, upscaler: UpscalerInfo | None, generate: Generate
 ) -> AsyncGenerator[Drawn, None]:
     """Progress and picture of the second pass of one picture; what else there is was told of the first."""
-    enlarged = await asyncio.to_thread(_enlarged, small.pixels, *request.final_size)
-    first, second = passes(request, enlarged)
+    size, final = (request.width, request.height), request.final_size
+    picture = Image.frombytes("RGB", size, small.pixels.rgb)
+    first, second = passes(request)
     assert second is not None
-    before = first.steps_drawn
+    enlarging = steps_in(upscaler, size, final)
+    before = first.steps_drawn + enlarging
+    in_all = before + second.steps_drawn
+    async with aclosing(enlarged(picture, final, upscaler, generate)) as parts:
+        async for part in parts:
+            if isinstance(part, Image.Image):
+                picture = part
+            else:
+                told = replace(part[0], index=small.index)
+                yield _as_part(told, first.steps_drawn, in_all), part[1]
+    begun = InitImage.of(*final, await asyncio.to_thread(picture.tobytes))
+    _, second = passes(request, begun)
+    assert second is not None
     controls = await asyncio.to_thread(_enlarged_controls, request)
     alone = replace(second, n=1, seed=small.seed, controls=controls)
-    while True:
-        try:
-            async with aclosing(generate(alone)) as events:
-                async for event, model in events:
-                    if isinstance(event, GeneratedImage):
-                        timings = _sum(small.timings, event.timings)
-                        yield replace(event, index=small.index, timings=timings), model
-                    elif isinstance(event, Progress):
-                        own = replace(event, index=small.index)
-                        yield _as_part(own, before, before + second.steps_drawn), model
-            return
-        except Unavailable as refusal:
-            if refusal.reason != Unavailable.FULL:
-                raise
-            await asyncio.sleep(refusal.retry_after or _PAUSE)
+    async with aclosing(until_there_is_room(alone, generate)) as events:
+        async for event, model in events:
+            if isinstance(event, GeneratedImage):
+                timings = _sum(small.timings, event.timings)
+                yield replace(event, index=small.index, timings=timings), model
+            elif isinstance(event, Progress):
+                own = replace(event, index=small.index)
+                yield _as_part(own, before, in_all), model
 
 
 def _as_part(event: Event, before: int, in_all: int) -> Event:

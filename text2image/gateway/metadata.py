@@ -40,6 +40,7 @@ from text2image.core.samplers import (
     schedule_of,
     split_schedule,
 )
+from text2image.core.upscalers import LANCZOS
 from text2image.gateway import provenance
 
 CHUNK = "parameters"
@@ -56,6 +57,8 @@ _UNICODE = b"UNICODE\0"
 _MAX_EXIF = 0xFFFF - 2 - 6
 
 _STRENGTH, _SCALE = "Denoising strength", "Hires upscale"
+# As `core.upscalers` writes one; other tools tell no hash.
+_UPSCALER = re.compile(rf".+ \[[0-9a-f]{{{HASH_DIGITS}}}\]")
 _CONTROLNET = re.compile(r"ControlNet \d+")
 _NET = re.compile(r"(.+?)(?: \[(\w*)\])?")
 _NEGATIVE = "\nNegative prompt: "
@@ -219,7 +222,7 @@ def _beginning(request: Request) -> dict[str, str]:
             _STRENGTH: _number(request.hires_strength or 0.0),
             _SCALE: _number(request.hires_scale),
             "Hires steps": str(request.hires_steps),
-            "Hires upscaler": "Lanczos",
+            "Hires upscaler": request.hires_upscaler or LANCZOS,
         }
     if request.image is None:
         return {}
@@ -283,13 +286,16 @@ def _begun(settings: dict[str, str]) -> dict[str, Any]:
     strength = float(settings[_STRENGTH]) if _STRENGTH in settings else None
     if not any(name.startswith("Hires") for name in settings):
         return {"strength": strength}
-    if settings.get("Hires upscaler") != "Lanczos" or _SCALE not in settings:
+    named = settings.get("Hires upscaler", "")
+    ours = named == LANCZOS or _UPSCALER.fullmatch(named)
+    if not ours or _SCALE not in settings:
         return {}
     steps = int(settings.get("Hires steps", 0)) or None
     return {
         "hires_scale": float(settings[_SCALE]),
         "hires_strength": strength,
         "hires_steps": steps,
+        "hires_upscaler": None if named == LANCZOS else named,
     }
 
 

@@ -39,6 +39,7 @@ class Kind(NamedTuple):
     shape: Request | None
     owner: str
     patience: float
+    background: bool = False
 
     @classmethod
     def of(cls, request: Request, patience: float, share: Share) -> Kind:
@@ -48,7 +49,7 @@ class Kind(NamedTuple):
     @classmethod
     def shaped(cls, shape: Request | None, patience: float, share: Share) -> Kind:
         """The same for what has a shape, or for whatever an owner asks for."""
-        return cls(shape, share.owner, round(patience, 1))
+        return cls(shape, share.owner, round(patience, 1), share.background)
 
 
 @dataclass(slots=True, eq=False)

@@ -192,7 +192,9 @@ class RunnerLink:
             metadata=(*wire.share_to(share), *tracing.headers_of(span)),
         )
         self.calls += 1
-        self.load.sent(call, work_of(request))
+        # What is drawn in the background nobody else waits for.
+        counts = not share.background
+        self.load.sent(call, counts * work_of(request))
         completed = False
         probing = contextlib.ExitStack()
         probing.enter_context(self.refusals.probe(kind))
@@ -201,7 +203,7 @@ class RunnerLink:
                 event = wire.event_from(message)
                 if isinstance(event, Queued):
                     probing.close()
-                    self.load.admitted(call, event.predicted_seconds)
+                    self.load.admitted(call, counts * event.predicted_seconds)
                 elif isinstance(event, Completed):
                     completed = True
                 if event is not None:

@@ -24,6 +24,7 @@ from text2image.core.messages import (
     State,
     Status,
     StreamOptions,
+    UpscalerInfo,
 )
 from text2image.gateway.balancing import FleetLoad, first_to_finish
 from text2image.gateway.discovery import follow, name_in
@@ -219,6 +220,11 @@ class Runners:
         self.named(None)
         return self._elected.models
 
+    @property
+    def upscalers(self) -> tuple[UpscalerInfo, ...]:
+        """What enlarges pictures."""
+        return self._elected.upscalers
+
     def named(self, name: str | None) -> ModelInfo:
         """The model of this name or alias; the default one if there is none.
 
@@ -255,7 +261,7 @@ class Runners:
         anything = Kind.shaped(None, patience, share)
         kinds = [anything]
         if shape:
-            kinds.append(Kind(shape, anything.owner, anything.patience))
+            kinds.append(anything._replace(shape=shape))
         refusal: Unavailable | None = None
         for link in self._able(shape.model) if shape else self._working:
             for kind in kinds:

@@ -51,6 +51,7 @@ _REASONS = (
     Unavailable.LOADING,
     Unavailable.DRAINING,
     Unavailable.NO_RUNNER,
+    Unavailable.STORAGE,
 )
 
 # A small picture on a good card takes a tenth of a second, a queue of large ones on a CPU minutes.

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from text2image.core.catalogue import upscaler_entries
+from text2image.core.extras import require_extra
 from text2image.core.settings import Settings, get_settings
 from text2image.engine.lazy import hush
 
@@ -73,9 +75,29 @@ def findings_of(settings: Settings, *, deep: bool) -> list[Finding]:
             beside = weight_bytes(second.folder, dtype.itemsize)
     except ValueError as error:
         found.append(Finding("T2I_REFINER", str(error)))
+    found += _of_upscalers(settings)
     return (
         check(folder, FAMILIES, device, dtype, settings=settings, deep=deep, beside=beside) + found
     )
+
+
+def _of_upscalers(settings: Settings) -> list[Finding]:
+    """What is wrong with upscalers, without which the model is served all the same."""
+    from text2image.engine.preflight.findings import Finding
+
+    if not settings.upscalers:
+        return []
+    require_extra("upscale", "T2I_UPSCALERS")
+    from text2image.engine.upscalers.files import NotAnUpscaler, read
+
+    found = []
+    for entry in upscaler_entries(settings).values():
+        path = Path(entry.source)
+        try:
+            read(path)
+        except (NotAnUpscaler, OSError) as error:
+            found.append(Finding(path.name, str(error), fatal=False))
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,8 +7,8 @@ from dataclasses import fields
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from text2image.core.messages import Counters, ModelInfo, ModelState, State, Status, Timings
-from text2image.engine.loop import Observer
 from text2image.engine.memory import MemoryReading
+from text2image.engine.reports import Observer
 from text2image.observe.metrics import stage_seconds, started
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -21,6 +21,7 @@ from text2image.core.settings import Settings
         ({"page_port": 8501}, "T2I_PAGE_PORT", "page"),
         ({"output_dir": "s3://pictures"}, "T2I_OUTPUT_DIR", "s3"),
         ({"c2pa_cert": "chain.pem"}, "T2I_C2PA_CERT", "c2pa"),
+        ({"upscalers": "upscalers"}, "T2I_UPSCALERS", "upscale"),
     ],
 )
 def test_what_is_set_and_not_installed_says_what_to_install(
@@ -28,7 +29,7 @@ def test_what_is_set_and_not_installed_says_what_to_install(
 ) -> None:
     require_extras(Settings(**settings))
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
-    told = rf'{variable} needs the extra "{extra}": pip install -r requirements/{extra}\.txt'
+    told = rf'{variable} needs the extra "{extra}": pip install (--no-deps )?-r requirements/{extra}\.txt'
     with pytest.raises(SystemExit, match=told):
         require_extras(Settings(**settings))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.init_images import init_image
 from tests.samples import MODEL, requests
 from text2image.core.errors import InvalidRequest
-from text2image.core.messages import Input, Request, RequestParams, Sampler
+from text2image.core.messages import Input, Request, RequestParams, Sampler, UpscalerInfo
 from text2image.core.validation import MAX_SEED, MAX_STEPS, compose_prompt, resolve
 
 
@@ -89,6 +89,7 @@ def test_the_context_follows_the_text(text: str, context: str | None) -> None:
 
 
 PICTURES = replace(MODEL, inputs=tuple(Input))
+UPSCALING = replace(PICTURES, upscalers=(UpscalerInfo("Sharp", "0123456789", 4, 96),))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,11 @@ def test_an_enlarged_picture_takes_as_many_steps_again() -> None:
     [
         ({"hires_strength": 0.5}, "hires_strength: is of no use without hires_scale"),
         ({"hires_steps": 5}, "hires_steps: is of no use without hires_scale"),
+        ({"hires_upscaler": "Sharp"}, "hires_upscaler: is of no use without hires_scale"),
+        (
+            {"hires_scale": 2, "hires_upscaler": "Soft"},
+            "hires_upscaler: is 'Soft'; there are Lanczos, Sharp",
+        ),
         ({"hires_scale": 1.0}, "hires_scale: is 1.0; it must be above 1 and at most 4"),
         ({"hires_scale": float("nan")}, "hires_scale: is nan"),
         ({"hires_scale": 2.5}, "hires_scale: is 2.5, which makes 320x320 pixels; .* at most 256"),
@@ -156,7 +162,22 @@ def test_an_enlarged_picture_takes_as_many_steps_again() -> None:
 )
 def test_what_is_wrong_with_a_second_pass_is_told(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidRequest, match=told):
-        resolve(RequestParams(**{"prompt": "a cat", "steps": 20, **fields}), PICTURES)
+        resolve(RequestParams(**{"prompt": "a cat", "steps": 20, **fields}), UPSCALING)
+
+
+@pytest.mark.parametrize(
+    ("named", "chosen"),
+    [
+        (None, None),
+        ("none", None),
+        ("lanczos", None),
+        ("sharp", "Sharp [0123456789]"),
+        ("Sharp [0123]", "Sharp [0123456789]"),
+    ],
+)
+def test_an_upscaler_is_found_as_people_write_it(named: str | None, chosen: str | None) -> None:
+    params = RequestParams(prompt="a cat", hires_scale=1.5, hires_upscaler=named)
+    assert resolve(params, UPSCALING).hires_upscaler == chosen
 
 
 def test_a_model_that_draws_from_a_text_alone_enlarges_nothing() -> None:

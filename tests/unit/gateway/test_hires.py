@@ -12,7 +12,9 @@ import pytest
 from tests.samples import MODEL, REQUEST
 from text2image.core.errors import Internal, InvalidRequest, Unavailable
 from text2image.core.hires import passes, require_single
+from text2image.core.init_image import InitImage
 from text2image.core.limits import work_of
+from text2image.core.loras import HASH_DIGITS
 from text2image.core.messages import (
     Completed,
     Event,
@@ -23,12 +25,15 @@ from text2image.core.messages import (
     Queued,
     Request,
     Timings,
+    UpscalerInfo,
 )
+from text2image.core.upscalers import written
 from text2image.gateway import hires
 
 ASKED = replace(
     REQUEST, n=2, steps=4, hires_scale=1.5, hires_strength=0.5, hires_steps=6, width=64, height=64
 )
+T = Timings(1, 1, 1, 1)
 FULL = Unavailable("full", reason=Unavailable.FULL, retry_after=0.001)
 
 
@@ -73,6 +78,40 @@ async def test_a_request_in_one_pass_is_drawn_as_it_is() -> None:
     request = replace(REQUEST, n=2)
     assert await drawer.events(request) == [event async for event, _ in Drawer().generate(request)]
     assert drawer.asked == [request]
+
+
+async def test_an_upscaler_enlarges_between_the_passes_and_its_tiles_count_as_steps() -> None:
+    sharp = UpscalerInfo("sharp", MODEL.revision[:HASH_DIGITS], 2, tile=48)
+    network = replace(MODEL, id="upscaler:sharp", upscale=2)
+    asked: list[Request] = []
+
+    async def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
+        asked.append(request)
+        enlarges = request.model == network.id
+        model, by = (network, 2) if enlarges else (MODEL, 1)
+        size = request.width * by, request.height * by
+        yield Progress(0, request.steps_drawn, request.steps_drawn), model
+        shade = 9 if enlarges else 5
+        yield (
+            GeneratedImage(0, 7, Pixels(*size, bytes([shade]) * (3 * size[0] * size[1])), T),
+            model,
+        )
+        yield Completed(), model
+
+    request = replace(ASKED, n=1, hires_scale=3.0, hires_upscaler=written(sharp))
+    async with aclosing(hires.drawn(request, generate, [sharp])) as drawn:
+        events = [event async for event, _ in drawn]
+    # Twice as large is too small, so once more: 4 tiles of 64 pixels, and 16 of 128.
+    assert [(each.width, each.steps) for each in asked[1:3]] == [(64, 4), (128, 16)]
+    second = asked[3].image
+    assert isinstance(second, InitImage)
+    assert (second.width, set(second.rgb)) == (192, {9})
+    told = [(each.step, each.steps) for each in events if isinstance(each, Progress)]
+    assert told == [(4, 27), (8, 27), (24, 27), (27, 27)]
+    assert work_of(request) - work_of(replace(request, hires_upscaler=None)) == 192 * 192
+    with pytest.raises(InvalidRequest, match="has changed or is gone"):
+        async with aclosing(hires.drawn(request, generate)) as drawn:
+            await anext(drawn)
 
 
 async def test_two_passes_are_told_of_as_one() -> None:

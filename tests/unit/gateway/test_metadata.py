@@ -25,6 +25,7 @@ from text2image.core.messages import (
     RequestParams,
     Sampler,
     Schedule,
+    UpscalerInfo,
 )
 from text2image.core.validation import resolve
 from text2image.gateway import metadata
@@ -172,6 +173,24 @@ def test_an_enlarged_picture_tells_its_second_pass_as_a1111_does() -> None:
     told = "Denoising strength: 0.4, Hires upscale: 1.5, Hires steps: 12, Hires upscaler: Lanczos"
     assert f"Size: 128x96, {told}, " in text
     assert metadata.parse(text) == params_of(request)
+
+
+def test_an_upscaler_is_told_with_its_hash_and_meant_again() -> None:
+    request = replace(
+        REQUEST,
+        hires_scale=2.0,
+        hires_strength=0.4,
+        hires_steps=12,
+        hires_upscaler="4x, sharp [0123456789]",
+    )
+    text = metadata.describe(request, 7, MODEL)
+    assert metadata.parse(text) == params_of(request)
+    there = (UpscalerInfo("4x, sharp", "0123456789", 4, 96),)
+    drawing = replace(MODEL, inputs=tuple(Input), max_side=512, upscalers=there)
+    assert resolve(metadata.parse(text), drawing) == request
+    other = (replace(there[0], hash="9876543210"),)
+    with pytest.raises(InvalidRequest, match=r"hires_upscaler: names .* here it has 9876543210"):
+        resolve(metadata.parse(text), replace(drawing, upscalers=other))
 
 
 @pytest.mark.parametrize("text", ["", "a fox", "Steps: many"])

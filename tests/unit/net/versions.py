@@ -93,6 +93,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "hires_scale",
             "hires_strength",
             "hires_steps",
+            "hires_upscaler",
             "request_id",
         ],
         "GenerateResponse": ["loading"],
@@ -120,6 +121,8 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
             "clip_skip",
             "max_clip_skip",
             "prompt_syntax",
+            "upscale",
+            "upscalers",
         ],
     }
     for name, fields in lacks.items():
@@ -146,6 +149,7 @@ def lacking_what_came_last(file: FileDescriptorProto) -> None:
         "ModelStatus",
         "ListModelsRequest",
         "ListModelsResponse",
+        "UpscalerInfo",
     }
     for each in [each for each in file.message_type if each.name in later]:
         file.message_type.remove(each)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from text2image.api import schema
 from text2image.api.a1111 import answers
 from text2image.api.a1111.routes import PREFIX, TRANSPORT, told
-from text2image.api.asgi import answer, caller_of, read_json, timeout_of, unless_gone
+from text2image.api.asgi import answer, caller_of, gateway_of, read_json, timeout_of, unless_gone
 from text2image.api.forms import decoded
 from text2image.api.pictures import PictureResponse
 from text2image.core.errors import (
@@ -22,18 +23,22 @@ from text2image.core.errors import (
     InvalidRequest,
     PayloadTooLarge,
 )
+from text2image.core.messages import UpscalerInfo
 from text2image.core.settings import get_settings
+from text2image.core.upscalers import chosen, named, written
 from text2image.core.validation import MAX_HIRES_SCALE
 from text2image.gateway import metadata
+from text2image.gateway.context import Enlarging
 from text2image.gateway.init_images import Limits
 from text2image.gateway.upscaling import Target, enlarged
 
 router = APIRouter(prefix=PREFIX)
 
-_UPSCALERS = ("None", "Lanczos")
 _IMAGE: dict[str, Any] = {"contentEncoding": "base64"}
 # Letters of a text, and of its last line, beyond which what they say is not taken apart.
 _MAX_INFO, _MAX_LINE = 1 << 16, 1 << 12
+# Of one request to enlarge several.
+_MAX_PICTURES = 64
 _SIDE: dict[str, Any] = {"minimum": 1, "maximum": 8192}
 
 
@@ -53,12 +58,11 @@ class PngInfo(BaseModel):
     parameters: dict[str, str] = Field(description="What `info` says, one by one.")
 
 
-class ExtraRequest(BaseModel):
-    """A1111's ExtrasSingleImageRequest."""
+class Extras(BaseModel):
+    """What A1111's requests for one picture and for several have in common: how they are enlarged."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    image: str = Field(description="A PNG, JPEG or WebP file as base64.", json_schema_extra=_IMAGE)
     resize_mode: int = Field(
         0,
         description="0 enlarges by `upscaling_resize`, 1 to the size that is named.",
@@ -74,8 +78,7 @@ class ExtraRequest(BaseModel):
     upscaling_crop: bool = Field(True, description="Cut off what is beyond that size.")
     upscaler_1: str = Field(
         "None",
-        description="`Lanczos`, or `None`, which leaves the size as it is.",
-        json_schema_extra={"enum": [*_UPSCALERS]},
+        description="`Lanczos`, the name of an upscaler, or `None`, which leaves the size as it is.",
     )
     upscaler_2: str = Field("None", json_schema_extra={"enum": ["None"]})
     extras_upscaler_2_visibility: float = Field(0, json_schema_extra={"enum": [0]})
@@ -112,11 +115,37 @@ class ExtraRequest(BaseModel):
         return Target(size, cut if self.upscaling_crop else None)
 
 
+class ExtraRequest(Extras):
+    """A1111's ExtrasSingleImageRequest."""
+
+    image: str = Field(description="A PNG, JPEG or WebP file as base64.", json_schema_extra=_IMAGE)
+
+
+class FileData(BaseModel):
+    """A1111's FileData: a picture of several."""
+
+    data: str = Field(description="A PNG, JPEG or WebP file as base64.", json_schema_extra=_IMAGE)
+    name: str = Field("", description="Ignored.")
+
+
+class ExtraBatchRequest(Extras):
+    """A1111's ExtrasBatchImagesRequest."""
+
+    image_list: list[FileData] = Field(alias="imageList", min_length=1, max_length=_MAX_PICTURES)
+
+
 class Extra(BaseModel):
     """A1111's ExtrasSingleImageResponse."""
 
     html_info: str
     image: str = Field(description="A PNG file as base64.")
+
+
+class ExtraBatch(BaseModel):
+    """A1111's ExtrasBatchImagesResponse."""
+
+    html_info: str
+    images: list[str] = Field(description="PNG files as base64, in the order of the request's.")
 
 
 def _refusal(value: Any, limits: dict[str, Any]) -> str:
@@ -190,20 +219,99 @@ def _info_of(image: str) -> PngInfo:
     },
 )
 async def extra_single_image(request: Request) -> Response:
-    """Enlarges a picture by Lanczos' filter; no model draws in it."""
+    """Enlarges a picture by Lanczos' filter, or by an upscaler, which counts as a step of its new size does."""
 
     async def work() -> Response:
-        caller_of(request)
-        timeout = timeout_of(request)
+        enlarge = _Enlarger(request)
         body = await read_json(request, ExtraRequest, pictures=True)
-        body.check()
-        file = await asyncio.to_thread(decoded, "image", body.image)
-        limits = Limits.of(get_settings())
-        try:
-            async with asyncio.timeout(timeout):
-                png = await unless_gone(request, enlarged(file or b"", body.target, limits))
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the image was enlarged") from None
+        (png,) = await enlarge.all(body, {"image": body.image})
         return PictureResponse({"html_info": "", "image": png})
 
     return await answer(request, TRANSPORT, work, answers.error_response)
+
+
+@router.post(
+    "/extra-batch-images",
+    summary="Enlarge several pictures, in the dialect of A1111",
+    tags=["A1111"],
+    response_model=ExtraBatch,
+    responses={
+        **schema.success(
+            "The pictures.", schema.json({"html_info": "", "images": [schema.PNG_EXAMPLE]})
+        ),
+        **schema.refusals(schema.DRAWING, answers.ErrorResponse, answers.error_body),
+    },
+    openapi_extra={
+        "parameters": [schema.TIMEOUT_PARAMETER],
+        "requestBody": schema.body_of(
+            ExtraBatchRequest,
+            {
+                "imageList": [{"data": schema.PNG_EXAMPLE, "name": "fox.png"}],
+                "upscaler_1": "Lanczos",
+            },
+        ),
+    },
+)
+async def extra_batch_images(request: Request) -> Response:
+    """Enlarges pictures one after the other, as `extra-single-image` does one; if one cannot be, none is answered."""
+
+    async def work() -> Response:
+        enlarge = _Enlarger(request)
+        body = await read_json(request, ExtraBatchRequest, pictures=True)
+        named = {f"imageList.{index}.data": each.data for index, each in enumerate(body.image_list)}
+        return PictureResponse({"html_info": "", "images": await enlarge.all(body, named)})
+
+    return await answer(request, TRANSPORT, work, answers.error_response)
+
+
+class _Enlarger:
+    """Enlarges the pictures of one request, for its caller and within its time."""
+
+    def __init__(self, request: Request) -> None:
+        """
+        Raises:
+            Text2ImageError: its caller may not, or names no time.
+        """
+        self._request = request
+        self._gateway = gateway_of(request)
+        self._order = Enlarging(caller_of(request), timeout_of(request))
+
+    async def all(self, body: Extras, images: dict[str, str]) -> list[bytes]:
+        """PNG files of pictures, which are base64 by the names of their fields.
+
+        Raises:
+            Text2ImageError: they are refused or could not be finished.
+        """
+        body.check()
+        upscaler = self._chosen(body.upscaler_1)
+        try:
+            async with asyncio.timeout(self._order.timeout):
+                return [
+                    await unless_gone(self._request, self._one(body, field, image, upscaler))
+                    for field, image in images.items()
+                ]
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the image was enlarged") from None
+
+    def _chosen(self, name: str) -> UpscalerInfo | None:
+        there = self._gateway.runners.upscalers
+        return named(chosen("upscaler_1", name, there), there)
+
+    async def _one(
+        self, body: Extras, field: str, image: str, upscaler: UpscalerInfo | None
+    ) -> bytes:
+        try:
+            return await self._enlarged(body, image, upscaler)
+        except InvalidRequest as error:
+            raise error.renamed({"image": field}) from None
+
+    async def _enlarged(self, body: Extras, image: str, upscaler: UpscalerInfo | None) -> bytes:
+        file = await asyncio.to_thread(decoded, "image", image) or b""
+        limits = Limits.of(get_settings())
+        if upscaler is None:
+            return await enlarged(file, body.target, limits)
+
+        async def network(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+            return await self._gateway.enlarge(image, size, upscaler, self._order)
+
+        return await enlarged(file, body.target, limits, network, written(upscaler))

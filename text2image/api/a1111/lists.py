@@ -234,6 +234,13 @@ _UPSCALERS = [
     UpscalerItem(name="None", scale=MAX_HIRES_SCALE),
     UpscalerItem(name="Lanczos", scale=MAX_HIRES_SCALE),
 ]
+
+
+def _upscalers(request: Request) -> list[UpscalerItem]:
+    own = gateway_of(request).runners.upscalers
+    return _UPSCALERS + [UpscalerItem(name=each.name, scale=each.scale) for each in own]
+
+
 _SHOWN_MODEL = ModelItem(
     title="embedded [dcfec67f3c]", model_name="embedded", hash="dcfec67f3c", filename="embedded"
 )
@@ -278,7 +285,7 @@ _listing(
     "Upscalers",
     list[UpscalerItem],
     _UPSCALERS,
-    lambda _: _UPSCALERS,
+    _upscalers,
 )
 for _path, _name, _what in (
     ("/latent-upscale-modes", "latent_upscale_modes", "Upscalers of latents"),

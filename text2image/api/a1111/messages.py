@@ -257,7 +257,9 @@ class TextToImage(Asked):
     hr_second_pass_steps: int | None = fields.documented(
         description="As many as `steps` if it is 0.", minimum=0, maximum=validation.MAX_STEPS
     )
-    hr_upscaler: str | None = Field(None, description="`Lanczos` or `None`, which are the same.")
+    hr_upscaler: str | None = Field(
+        None, description="`Lanczos`, or `None`, which is the same, or the name of an upscaler."
+    )
     hr_checkpoint_name: str | None = Field(None, description="The same model draws on.")
     hr_sampler_name: str | None = Field(None, description="With the same sampler.")
     hr_scheduler: str | None = None
@@ -279,6 +281,7 @@ class TextToImage(Asked):
             "hires_scale": scale,
             "hires_strength": "denoising_strength",
             "hires_steps": "hr_second_pass_steps",
+            "hires_upscaler": "hr_upscaler",
         }
 
     def notes(self) -> list[str]:
@@ -302,6 +305,7 @@ class TextToImage(Asked):
             hires_scale=self.scale(named(params.model)),
             hires_strength=DENOISING_STRENGTH if strength is None else strength,
             hires_steps=self.hr_second_pass_steps or None,
+            hires_upscaler=self.hr_upscaler,
         )
 
 

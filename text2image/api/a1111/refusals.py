@@ -27,7 +27,6 @@ _ETA = {
 }
 # The same of the second pass, which is the first one's but for its size.
 _SECOND: Mapping[str, tuple[Any, ...]] = {
-    "hr_upscaler": ("None", "Lanczos"),
     "hr_checkpoint_name": ("None", "Use same checkpoint"),
     "hr_sampler_name": ("Use same sampler",),
     "hr_scheduler": ("Use same scheduler",),
@@ -36,6 +35,8 @@ _SECOND: Mapping[str, tuple[Any, ...]] = {
     "firstphase_width": (0,),
     "firstphase_height": (0,),
 }
+# A1111's names of those that enlarge latents, and not pictures, begin so.
+_LATENT = "Latent"
 _SAME = {
     "hr_prompt": "prompt",
     "hr_negative_prompt": "negative_prompt",
@@ -145,6 +146,12 @@ def _second_pass(body: TextToImage, model: ModelInfo) -> Iterator[FieldViolation
         done = _SECOND.get(name, ())
         if value not in (*_EMPTY, *done, same):
             yield FieldViolation(name, _undone(value, [*done, *([same] if same else [])]))
+    if (body.hr_upscaler or "").startswith(_LATENT):
+        # What else is none is told with the names that there are.
+        reason = (
+            f"is {body.hr_upscaler!r}: latents are not enlarged here; name Lanczos, or an upscaler"
+        )
+        yield FieldViolation("hr_upscaler", reason)
     sides = {"hr_resize_x": body.width or model.width, "hr_resize_y": body.height or model.height}
     asked = {name: getattr(body, name) for name in sides if getattr(body, name)}
     wrong = {

@@ -22,6 +22,7 @@ from text2image.core.messages.models import (
     LoraInfo,
     ModelInfo,
     ModelStatus,
+    UpscalerInfo,
 )
 from text2image.core.messages.names import (
     Input,
@@ -78,5 +79,6 @@ __all__ = [
     "Status",
     "StreamOptions",
     "Timings",
+    "UpscalerInfo",
     "steps_drawn",
 ]

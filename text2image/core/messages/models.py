@@ -52,6 +52,22 @@ class ControlInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class UpscalerInfo:
+    """A network that enlarges pictures, named after its file without suffix.
+
+    Attributes:
+        hash: the first digits of the file's SHA-256.
+        scale: what it enlarges a side by.
+        tile: pixels of the side of what it enlarges in one pass.
+    """
+
+    name: str
+    hash: str
+    scale: int
+    tile: int
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """A textual inversion that prompts may name: a word that a file teaches the model.
 
@@ -77,7 +93,8 @@ class ModelInfo:
     pixel-steps count against limits. `embeddings` are what prompts may name, and `prompt_syntax` how they are read.
     `clip_skip` is the default of requests, 0 for the model's own layer, and `max_clip_skip` the most they may ask for,
     0 where nothing is taken. `inputs` are what a request may give it. `loras` are the adapters in its folder, and
-    `controls` its ControlNets, those that it cannot be drawn with among them.
+    `controls` its ControlNets, those that it cannot be drawn with among them. `upscalers` may enlarge what it draws on
+    from, and `upscale` is what it enlarges a side by itself, in place of drawing; 0 for models that draw.
     `quantization` is what its weights are in where that is fewer bits than `dtype` has, as "int8"; pictures of more
     pixels than `tiled_above` are decoded in tiles, none if it is 0.
     """
@@ -113,6 +130,8 @@ class ModelInfo:
     prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
     quantization: str = ""
     tiled_above: int = 0
+    upscalers: tuple[UpscalerInfo, ...] = ()
+    upscale: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,6 +96,7 @@ class RequestParams:
     hires_scale: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
+    hires_upscaler: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,8 @@ class Request:
     with as much noise as the `strength` says, 0 to 1; without one there is no strength either. `clip_skip` is the
     layer of the text encoder that prompts are taken from, counted from the last, which is 1; 0 is the one that the
     model was made with. With a `hires_scale` its pictures are enlarged, by that of a side, and drawn on from there in
-    so many steps and with that strength. `loras` are ordered by their names, each
+    so many steps and with that strength; a `hires_upscaler`, by name and hash, enlarges them, or else Lanczos' filter.
+    `loras` are ordered by their names, each
     once, with its hash; `controls` steer it, each by a picture of its size, and their outputs are added in their order.
     """
 
@@ -132,6 +134,7 @@ class Request:
     hires_scale: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
+    hires_upscaler: str | None = None
 
     @property
     def final_size(self) -> tuple[int, int]:
@@ -168,7 +171,11 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Whose work a request counts as, and how much of the device its owner gets against others who wait too."""
+    """Whose work a request counts as, and how much of the device its owner gets against others who wait too.
+
+    Work in the background has what nobody else can use, and its owner's share against others in the background.
+    """
 
     owner: str = ""
     weight: int = 1
+    background: bool = False

@@ -21,6 +21,7 @@ from text2image.core.settings.content import Content
 from text2image.core.settings.device import Device
 from text2image.core.settings.drawing import MAX_CLIP_SKIP, Drawing
 from text2image.core.settings.group import MAX_SIDE
+from text2image.core.settings.jobs import Jobs
 from text2image.core.settings.models import EMBEDDED_MODEL, MODELS, Models, brought_model
 from text2image.core.settings.processes import Processes
 from text2image.core.settings.serving import Serving
@@ -47,6 +48,7 @@ _USER = re.compile(r"^(\w+://)?.*@")
 class Settings(
     Watching,
     Content,
+    Jobs,
     Storage,
     Callers,
     Bounds,
@@ -68,6 +70,12 @@ class Settings(
         """The folder of what can be made again."""
         users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return self.cache_dir or Path(users, "text2image")
+
+    @property
+    def data_root(self) -> Path:
+        """The folder of what cannot be made again; servers at different ports have different ones."""
+        users = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+        return self.data_dir or Path(users, "text2image", str(self.grpc_port))
 
     @property
     def picture_cache_dir(self) -> Path:
@@ -125,6 +133,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    secret = name == "url_key"
+    secret = name in ("url_key", "jobs_url")
     shown = "***" if secret else _USER.sub(r"\1***@", str(problem["input"]))
     return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"

@@ -92,6 +92,12 @@ class Models(Group):
         description="Bytes of ControlNets that are kept in memory, as in `6GiB`; those used least recently leave.",
     )
 
+    upscalers: Path | None = Field(
+        None,
+        description="Folder of upscalers (ESRGAN and its like) in `.safetensors` and `.pth`, which requests name as "
+        "the files are without suffix; none if unset.",
+    )
+
     @field_validator("models")
     @classmethod
     def _check_models(cls, value: str | None) -> str | None:

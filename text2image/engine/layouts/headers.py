@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,11 @@ def read_tensors(path: Path) -> Header:
     return Header(stored, {})
 
 
-def load_pickle(path: Path) -> dict[str, Any]:
+def load_pickle(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[str, Any]:
     """The tensors of a PyTorch pickle; where its format allows, their data stays on disk until it is looked at.
+
+    Args:
+        wrappers: names that they may be saved under, the first that is there.
 
     Raises:
         OSError: the file is not there, or may not be read.
@@ -160,10 +164,15 @@ def load_pickle(path: Path) -> dict[str, Any]:
         raise Unreadable(
             "holds code beside its weights, which is not run here; save it as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise Unreadable(f"is damaged ({str(error).splitlines()[0]}); fetch it again") from None
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    except Exception as error:
+        # Those who read zip files, pickles and tensors have errors of their own, some of which say nothing.
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Unreadable(f"is damaged ({why}); fetch it again") from None
+    while isinstance(content, dict):
+        inner = [content[name] for name in wrappers if isinstance(content.get(name), dict)]
+        if not inner:
+            break
+        content = inner[0]
     tensors = {
         str(name): value
         for name, value in (content.items() if isinstance(content, dict) else ())

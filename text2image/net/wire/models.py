@@ -15,6 +15,7 @@ from text2image.core.messages import (
     Quality,
     Sampler,
     Schedule,
+    UpscalerInfo,
 )
 from text2image.v1 import image_generation_pb2 as pb
 
@@ -30,6 +31,7 @@ _NAMES = {
     "inputs",
     "loras",
     "controls",
+    "upscalers",
 }
 
 
@@ -58,6 +60,10 @@ def model_to(model: ModelInfo) -> pb.GetModelResponse:
         controls=[
             pb.ControlInfo(name=each.name, hash=each.hash, base=each.base, fault=each.fault)
             for each in model.controls
+        ],
+        upscalers=[
+            pb.UpscalerInfo(name=each.name, hash=each.hash, scale=each.scale, tile=each.tile)
+            for each in model.upscalers
         ],
         inputs=[each.value for each in model.inputs],
         embeddings=[
@@ -97,6 +103,9 @@ def model_from(message: pb.GetModelResponse) -> ModelInfo:
     )
     values["controls"] = tuple(
         ControlInfo(each.name, each.hash, each.base, each.fault) for each in message.controls
+    )
+    values["upscalers"] = tuple(
+        UpscalerInfo(each.name, each.hash, each.scale, each.tile) for each in message.upscalers
     )
     return ModelInfo(**values)
 

@@ -26,10 +26,12 @@ from text2image.v1 import image_generation_pb2 as pb
 # Binary, since an owner may be called anything.
 _OWNER = "text2image-owner-bin"
 _WEIGHT = "text2image-weight"
+# No field, which runners of earlier versions would refuse; they may as well draw this at once.
+_BACKGROUND = "text2image-background"
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 # For gateways, which draw in two passes then.
-_HIRES = ("hires_scale", "hires_strength", "hires_steps")
+_HIRES = ("hires_scale", "hires_strength", "hires_steps", "hires_upscaler")
 _OPTIONAL_FIELDS = (
     "negative_prompt",
     "width",
@@ -174,7 +176,8 @@ def request_to(request: Request, options: StreamOptions) -> pb.GenerateRequest:
 
 def share_to(share: Share) -> Metadata:
     """Call metadata from a gateway to a runner; clients of a gateway have no say in it."""
-    return ((_OWNER, share.owner.encode()), (_WEIGHT, str(share.weight)))
+    background: Metadata = ((_BACKGROUND, "1"),) if share.background else ()
+    return ((_OWNER, share.owner.encode()), (_WEIGHT, str(share.weight)), *background)
 
 
 def share_from(metadata: Iterable[tuple[str, str | bytes]]) -> Share:
@@ -184,4 +187,5 @@ def share_from(metadata: Iterable[tuple[str, str | bytes]]) -> Share:
     return Share(
         owner.decode(errors="replace") if isinstance(owner, bytes) else owner,
         max(1, int(weight)) if weight.isdecimal() else 1,
+        found.get(_BACKGROUND) == "1",
     )

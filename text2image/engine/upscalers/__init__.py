@@ -1,0 +1,1 @@
+"""Networks that enlarge pictures, as models whose passes are tiles."""

@@ -1,0 +1,1 @@
+"""Durable jobs: many requests that are drawn in the background, whatever ends in between."""
