@@ -331,10 +331,11 @@ class _Checks:
 
     def steps_drawn(self, field: str, strength: float | None, steps: int, sampler: Sampler) -> None:
         if strength is not None and steps > 0 and not steps_drawn(steps, strength, sampler):
+            least = 0.001 if steps_drawn(steps, 0.001, sampler) else math.ceil(1000 / steps) / 1000
             self.refuse(
                 field,
                 f"is {strength:g}, and of {steps} steps that leaves none; with so many it must be at least "
-                f"{math.ceil(1000 / steps) / 1000:g}",
+                f"{least:g}",
             )
 
     def quality(self, value: str | None, model: ModelInfo) -> Quality:
