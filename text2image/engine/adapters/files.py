@@ -243,11 +243,11 @@ def _with_alphas(state: dict[str, torch.Tensor], layers: Layers) -> dict[str, to
             if name.endswith(_KOHYA_DOWN)
         }
         named, alphas = layers.reader.lora_state_dict(ranks | state, return_alphas=True)
-    for down, up in ((".down.", ".up."), (".lora_A.", ".lora_B.")):
+    for down, up, end in ((".down.", ".up.", ".lora."), (".lora_A.", ".lora_B.", ".lora_A.")):
         for name in [name for name in named if down in name]:
             rank, above = len(named[name]), name.replace(down, up)
-            # Diffusers' own name for a layer's alpha.
-            alpha = (alphas or {}).get(name.split(".lora")[0] + ".alpha", rank)
+            # Diffusers' own name for a layer's alpha; that of a text encoder has all of the matrix' name.
+            alpha = (alphas or {}).get(name.split(end)[0] + ".alpha", rank)
             named[above] = named[above] * (alpha / rank)
     return dict(named)
 
