@@ -180,6 +180,7 @@ def test_an_adapter_changes_quantized_weights_as_it_changes_whole_ones(
         model = load_model(settings, 0, lambda detail: None)
         request = make_request("a cat", steps=2, width=64, height=64, sampler=model.info.sampler)
         inked = chosen([LoraWeight("ink")], model.info)
+        model.adapters.put(inked[0], model.adapters.read(inked[0]))
         drawn[quantized, False] = draw_alone(model, request)
         drawn[quantized, True] = draw_alone(model, replace(request, loras=inked))
         # Leaves nothing behind.
