@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from frontend.starts import Start
-from text2image.core.messages import Control, LoraWeight
+from text2image.core.messages import Control, LoraWeight, Sampler, steps_drawn
+from text2image.core.samplers import sampler_of
 from text2image.core.validation import (
     HIRES_STRENGTH,
     RANDOM_SEED_BITS,
@@ -93,10 +94,15 @@ class Order:
     def steps_taken(self) -> int:
         """Those of one picture, of all its passes; 1 where the server refuses since there would be none."""
         if self.start:
-            return max(1, int(self.steps * self.strength))
+            return max(1, self._steps_drawn(self.steps, self.strength))
         if self.enlarges:
-            return self.steps + int((self.hires_steps or self.steps) * self.hires_strength)
+            again = self._steps_drawn(self.hires_steps or self.steps, self.hires_strength)
+            return self.steps + again
         return self.steps
+
+    def _steps_drawn(self, steps: int, strength: float) -> int:
+        # One that only a server of a later version knows takes what is said of most.
+        return steps_drawn(steps, strength, sampler_of(self.sampler) or Sampler.EULER)
 
     @property
     def fields(self) -> dict[str, Any]:

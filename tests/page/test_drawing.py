@@ -86,6 +86,10 @@ def test_progress_is_seen_while_it_draws() -> None:
         (replace(ORDER, steps=20, hires_scale=2.0, hires_strength=0.5), 30),
         (replace(ORDER, steps=20, hires_scale=2.0, hires_strength=0.5, hires_steps=8), 24),
         (replace(ORDER, steps=20, hires_strength=0.5, hires_steps=8, strength=0.6), 20),
+        # A flow takes the step whole that a strength reaches into.
+        (replace(ORDER, sampler="flow euler", steps=5, start=Start(64, 64, b""), strength=0.5), 3),
+        (replace(ORDER, sampler="Flow Heun", steps=5, hires_scale=2.0, hires_strength=0.5), 8),
+        (replace(ORDER, sampler="a later one", steps=5, start=Start(64, 64, b""), strength=0.5), 2),
     ],
 )
 def test_the_steps_of_all_passes_are_waited_for(order: Order, steps: int) -> None:

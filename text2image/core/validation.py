@@ -21,6 +21,7 @@ from text2image.core.messages import (
     RequestParams,
     Sampler,
     Schedule,
+    steps_drawn,
 )
 from text2image.core.samplers import (
     SCHEDULES_OF,
@@ -104,7 +105,7 @@ def resolve(params: RequestParams, model: ModelInfo) -> Request:
         clip_skip=checks.clip_skip(_or(params.clip_skip, model.clip_skip), model),
     )
     request = checks.enlarged(request, params, model)
-    checks.steps_drawn("strength", request.strength, request.steps)
+    checks.steps_drawn("strength", request.strength, request.steps, sampler)
     if checks.violations:
         raise InvalidRequest(*checks.violations)
     return request
@@ -296,7 +297,7 @@ class _Checks:
             self.refuse("hires_scale", f"{reason}; {model.id} draws from {', '.join(model.inputs)}")
         strength = self.strength("hires_strength", _or(params.hires_strength, HIRES_STRENGTH))
         self.integer("hires_steps", steps, 1, MAX_STEPS)
-        self.steps_drawn("hires_strength", strength, steps)
+        self.steps_drawn("hires_strength", strength, steps, request.sampler)
         enlarged = replace(
             request,
             hires_scale=float(scale),
@@ -328,12 +329,13 @@ class _Checks:
         self.refuse(field, f"is {value}; it must be between 0 and 1")
         return 1.0
 
-    def steps_drawn(self, field: str, strength: float | None, steps: int) -> None:
-        if strength is not None and steps > 0 and not int(steps * strength):
+    def steps_drawn(self, field: str, strength: float | None, steps: int, sampler: Sampler) -> None:
+        if strength is not None and steps > 0 and not steps_drawn(steps, strength, sampler):
+            least = 0.001 if steps_drawn(steps, 0.001, sampler) else math.ceil(1000 / steps) / 1000
             self.refuse(
                 field,
                 f"is {strength:g}, and of {steps} steps that leaves none; with so many it must be at least "
-                f"{math.ceil(1000 / steps) / 1000:g}",
+                f"{least:g}",
             )
 
     def quality(self, value: str | None, model: ModelInfo) -> Quality:

@@ -202,8 +202,9 @@ def _sd3(kind: str) -> Any:
     transformer = SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
+        # As many as diffusers' pipeline for inpainting asks for.
+        in_channels=16,
+        out_channels=16,
         num_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
@@ -216,7 +217,7 @@ def _sd3(kind: str) -> Any:
     torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
     t5_tokenizer, t5 = (None, None) if kind == "sd3-bare" else _t5(2 * _WIDTH + 8)
     return StableDiffusion3Pipeline(
-        vae=_vae(scaling_factor=1.5305, shift_factor=0.0609),
+        vae=_vae(latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609),
         text_encoder=_text_encoder(CLIPTextModelWithProjection, tokenizer),
         tokenizer=tokenizer,
         text_encoder_2=_text_encoder(CLIPTextModelWithProjection, tokenizer),
@@ -285,10 +286,9 @@ def _vae(**more: Any) -> Any:
         block_out_channels=(8, 8, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
         norm_num_groups=4,
         layers_per_block=1,
-        **more,
+        **{"latent_channels": 4, **more},
     )
 
 

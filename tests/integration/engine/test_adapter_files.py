@@ -6,14 +6,19 @@ import json
 import pickle
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 
 from tests import loras
+from tests.samples import MODEL
+from text2image.core.errors import InvalidRequest
+from text2image.core.loras import chosen
+from text2image.core.messages import LoraWeight
 from text2image.engine.adapters.files import (
     UNET,
     Layers,
@@ -113,6 +118,48 @@ def test_what_does_not_fit_is_refused_with_its_reason(
     assert reason in fault
     with pytest.raises(NotAnAdapter):
         read(path, read_header(path), layers, HOMES)
+
+
+@pytest.fixture(scope="module", params=["sd3", "flux-dev"])
+def flow(request: pytest.FixtureRequest, pipeline_folder: Folders) -> Any:
+    make: Any = StableDiffusion3Pipeline if request.param == "sd3" else FluxPipeline
+    return make.from_pretrained(pipeline_folder(request.param))
+
+
+def beyond(file: loras.Tensors) -> loras.Tensors:
+    """With a block more than the model has."""
+    path = "transformer.transformer_blocks.7.attn.to_q"
+    more = {"A": torch.ones(2, 32), "B": torch.ones(32, 2)}
+    return file | {f"{path}.lora_{which}.weight": value for which, value in more.items()}
+
+
+def test_a_flow_names_what_of_a_file_is_not_its_own(
+    tmp_path: Path, flow: Any, file: loras.Tensors
+) -> None:
+    layers = layers_of_model(flow.transformer, {"text_encoder": flow.text_encoder})
+    fit = loras.invent(flow, rank=2, seed=1, parts=("transformer", "text_encoder"))
+    own = first(fit, "transformer")
+    files = {
+        "fit": (fit, ""),
+        "another family": (file, "another model, or no LoRA: it holds unet."),
+        "another family by kohya": (loras.as_kohya(file), "another model, or no LoRA: "),
+        "unknown layer": (beyond(fit), "no layer transformer.transformer_blocks.7.attn.to_q here"),
+        "another shape": ({**fit, own: torch.ones(2, 7)}, own.removesuffix(".lora_A.weight")),
+        "dora": (
+            {**fit, "transformer.x.dora_scale": torch.ones(1)},
+            "no plain LoRA: it holds dora",
+        ),
+    }
+    for name, (each, _) in files.items():
+        loras.save(tmp_path, name, each)
+    model = replace(MODEL, loras=LoraFolder(tmp_path, layers).look())
+    assert [each.name for each in chosen([LoraWeight("fit")], model)] == ["fit"]
+    for name, (_, told) in files.items():
+        if told:
+            with pytest.raises(InvalidRequest) as raised:
+                chosen([LoraWeight(name)], model)
+            assert name in str(raised.value)
+            assert told in str(raised.value)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e39])

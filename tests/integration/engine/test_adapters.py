@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from tests import loras
 from tests.doubles import make_request
@@ -22,6 +27,7 @@ from tests.integration.engine.conftest import (
     settings_for,
     submitted_in_turn,
 )
+from tests.integration.engine.general_pipelines import save
 from tests.integration.engine.pipelines import draw_with_pipeline
 from text2image.core.errors import InvalidRequest
 from text2image.core.loras import chosen
@@ -32,7 +38,13 @@ from text2image.engine.samplers.registry import scheduler_for
 
 pytest.importorskip("peft", reason="diffusers adds adapters by PEFT")
 Folders = Callable[[str], Path]
-PIPELINES = {"sd1": StableDiffusionPipeline, "xl": StableDiffusionXLPipeline}
+PIPELINES: dict[str, Any] = {
+    "sd1": StableDiffusionPipeline,
+    "xl": StableDiffusionXLPipeline,
+    "sd3": StableDiffusion3Pipeline,
+    "flux-dev": FluxPipeline,
+}
+FLOWS = ("sd3", "flux-dev")
 # What each request takes, and how it is drawn besides.
 ASKED: list[tuple[dict[str, float], dict[str, Any]]] = [
     ({}, {"sampler": Sampler.DDIM}),
@@ -52,12 +64,8 @@ class Case:
         self._make = PIPELINES[kind]
         self._folder = folder
         plain = self._make.from_pretrained(folder)
-        self.files = {
-            "peft": loras.invent(plain, rank=4, seed=1),
-            "kohya": loras.as_kohya(loras.invent(plain, rank=8, seed=2)),
-            "locon": loras.as_kohya(loras.invent(plain, rank=8, seed=3, convs=4)),
-            "unet": loras.invent(plain, rank=2, seed=4, parts=("unet",)),
-        }
+        self._kind = kind
+        self.files = _flow_files(kind, plain) if kind in FLOWS else _unet_files(plain)
         for name, file in self.files.items():
             loras.save(adapters, name, file)
         self.settings = settings_for(str(folder)).model_copy(update={"loras": adapters})
@@ -70,11 +78,18 @@ class Case:
         size = {"width": 64, "height": 64, "steps": 3}
         return [
             replace(
-                make_request(f"a fox {seed}", seed=seed, **{**size, **more}),
+                make_request(f"a fox {seed}", seed=seed, **{**size, **more, **self._more}),
                 loras=self.chosen(weights),
             )
             for seed, (weights, more) in enumerate(ASKED)
         ]
+
+    @property
+    def _more(self) -> dict[str, Any]:
+        if self._kind not in FLOWS:
+            return {}
+        none = {"negative_prompt": ""} if self._kind == "flux-dev" else {}
+        return {"sampler": Sampler.FLOW_EULER, **none}
 
     def chosen(self, weights: dict[str, float]) -> tuple[LoraWeight, ...]:
         return chosen([LoraWeight(*each) for each in weights.items()], self.model.info)
@@ -87,6 +102,29 @@ class Case:
         for name, file in self.files.items():
             pipelines[1].load_lora_weights(dict(file), adapter_name=name)
         return pipelines[0], pipelines[1]
+
+
+def _unet_files(plain: Any) -> dict[str, loras.Tensors]:
+    return {
+        "peft": loras.invent(plain, rank=4, seed=1),
+        "kohya": loras.as_kohya(loras.invent(plain, rank=8, seed=2)),
+        "locon": loras.as_kohya(loras.invent(plain, rank=8, seed=3, convs=4)),
+        "unet": loras.invent(plain, rank=2, seed=4, parts=("unet",)),
+    }
+
+
+def _flow_files(kind: str, plain: Any) -> dict[str, loras.Tensors]:
+    """By the same names; kohya's format is read for Flux alone, and in place of LoCon there is XLabs'."""
+    parts = loras.FLOW_PARTS if kind == "sd3" else loras.FLOW_PARTS[:2]
+    files = {
+        "peft": loras.invent(plain, rank=4, seed=1, parts=parts),
+        "unet": loras.invent(plain, rank=2, seed=4, parts=parts[:1]),
+    }
+    if kind == "sd3":
+        others = (loras.invent(plain, rank=8, seed=seed, parts=parts) for seed in (2, 3))
+    else:
+        others = iter(loras.flux_files(plain, rank=8, seed=2))
+    return files | dict(zip(("kohya", "locon"), others, strict=True))
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -165,11 +203,11 @@ def test_an_adapter_that_leaves_takes_its_hooks_along(case: Case) -> None:
     assert off(draw_alone(case.model, request), first) == 0
 
 
-def test_a_family_that_takes_no_adapters_says_so(pipeline_folder: Folders, tmp_path: Path) -> None:
-    settings = settings_for(str(pipeline_folder("flux-schnell")))
+def test_a_family_that_takes_no_adapters_says_so(tmp_path: Path) -> None:
+    settings = settings_for(str(save("AuraFlowPipeline", tmp_path)))
     model = load_model(settings.model_copy(update={"loras": tmp_path}), 0, lambda detail: None)
     assert model.info.loras == ()
-    with pytest.raises(InvalidRequest, match="flux-schnell has no adapters"):
+    with pytest.raises(InvalidRequest, match="AuraFlowPipeline has no adapters"):
         chosen([LoraWeight("ink")], model.info)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from torch import nn
 
+from tests import loras
 from tests.doubles import make_request
 from tests.integration.engine.conftest import (
     DEVICE,
@@ -21,6 +24,8 @@ from tests.integration.engine.conftest import (
     settings_for,
 )
 from tests.integration.engine.general_pipelines import save
+from text2image.core.loras import chosen
+from text2image.core.messages import LoraWeight
 from text2image.core.settings import Settings
 from text2image.engine.models.inspection import inspect_model
 from text2image.engine.models.loading import EMBEDDED_PATH, FAMILIES, load_model
@@ -158,6 +163,32 @@ def test_transformers_and_their_text_encoders_are_quantized(
     differs = np.abs(draw_alone(model, request) - draw_alone(plain, request)).mean()
     assert 0 < differs < 10
     assert inspect_model(settings_of("int8:torch", str(folder)), 0)[0] == model.info
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd3"])
+def test_an_adapter_changes_quantized_weights_as_it_changes_whole_ones(
+    kind: str, pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="diffusers adds adapters by PEFT")
+    folder = pipeline_folder(kind)
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    parts = (*loras.PARTS, *loras.FLOW_PARTS)
+    loras.save(tmp_path, "ink", loras.invent(pipeline, rank=4, seed=1, parts=parts))
+    drawn: dict[tuple[str, bool], np.ndarray] = {}
+    for quantized in ("int8:torch", ":torch"):
+        settings = settings_of(quantized, str(folder)).model_copy(update={"loras": tmp_path})
+        model = load_model(settings, 0, lambda detail: None)
+        request = make_request("a cat", steps=2, width=64, height=64, sampler=model.info.sampler)
+        inked = chosen([LoraWeight("ink")], model.info)
+        model.adapters.put(inked[0], model.adapters.read(inked[0]))
+        drawn[quantized, False] = draw_alone(model, request)
+        drawn[quantized, True] = draw_alone(model, replace(request, loras=inked))
+        # Leaves nothing behind.
+        again = draw_alone(model, request)
+        assert np.abs(again - drawn[quantized, False]).max() <= TOLERANCE
+    changed = np.abs(drawn[":torch", True] - drawn[":torch", False]).mean()
+    differs = np.abs(drawn["int8:torch", True] - drawn[":torch", True]).mean()
+    assert 0 < differs < changed / 4
 
 
 def _pipeline_of(kind: str, pipeline_folder: Callable[[str], Path], tmp_path: Path) -> Path:

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from tests.init_images import init_image
 from tests.samples import MODEL, requests
 from text2image.core.errors import InvalidRequest
-from text2image.core.messages import Input, Request, RequestParams, Sampler, UpscalerInfo
+from text2image.core.messages import (
+    Input,
+    Request,
+    RequestParams,
+    Sampler,
+    UpscalerInfo,
+    steps_drawn,
+)
 from text2image.core.validation import MAX_SEED, MAX_STEPS, compose_prompt, resolve
 
 
@@ -102,6 +109,18 @@ def test_a_picture_to_begin_from_leaves_the_last_steps(
     params = RequestParams(prompt="a cat", image=init_image(masked=masked), steps=20, **given)
     request = resolve(params, PICTURES)
     assert (request.strength, request.steps_drawn) == (strength, drawn)
+
+
+@pytest.mark.parametrize(
+    ("strength", "drawn", "by_a_flow"),
+    [(0.0, 0, 0), (0.01, 0, 1), (0.29, 1, 2), (0.4, 2, 2), (0.5, 2, 3), (1.0, 5, 5)],
+)
+def test_a_flow_takes_the_step_whole_that_a_strength_reaches_into(
+    strength: float, drawn: int, by_a_flow: int
+) -> None:
+    assert steps_drawn(5, strength, Sampler.EULER) == drawn
+    assert steps_drawn(5, strength, Sampler.FLOW_EULER) == by_a_flow
+    assert steps_drawn(5, strength, Sampler.FLOW_HEUN) == by_a_flow
 
 
 def test_a_picture_needs_no_prompt() -> None:

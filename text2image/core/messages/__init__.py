@@ -39,6 +39,7 @@ from text2image.core.messages.requests import (
     RequestParams,
     Share,
     StreamOptions,
+    steps_drawn,
 )
 from text2image.core.messages.status import (
     Counters,
@@ -79,4 +80,5 @@ __all__ = [
     "StreamOptions",
     "Timings",
     "UpscalerInfo",
+    "steps_drawn",
 ]

@@ -8,6 +8,18 @@ from text2image.core.init_image import InitImage
 from text2image.core.messages.models import SIDE_MULTIPLE
 from text2image.core.messages.names import Quality, Sampler, Schedule
 
+_FLOWS = (Sampler.FLOW_EULER, Sampler.FLOW_HEUN)
+
+
+def steps_drawn(steps: int, strength: float, sampler: Sampler) -> int:
+    """Of so many steps those that a picture takes which begins from another, the last ones.
+
+    As `get_timesteps` in diffusers' `pipeline_stable_diffusion_img2img` has it, and for flows that in
+    `pipeline_stable_diffusion_3_img2img`: the one cuts off a part of a step, the other takes it whole.
+    """
+    share = min(steps * strength, steps)
+    return steps - int(max(steps - share, 0)) if sampler in _FLOWS else int(share)
+
 
 @dataclass(frozen=True, slots=True)
 class LoraWeight:
@@ -138,13 +150,11 @@ class Request:
     def steps_drawn(self) -> int:
         """Steps that are taken: of a picture that begins from another the last ones, as many as the strength's share.
 
-        As `get_timesteps` in diffusers' `pipeline_stable_diffusion_img2img` has it.
+        See `steps_drawn`.
         """
-        return (
-            self.steps
-            if self.strength is None
-            else min(self.steps, int(self.steps * self.strength))
-        )
+        if self.strength is None:
+            return self.steps
+        return steps_drawn(self.steps, self.strength, self.sampler)
 
     def seed_of(self, index: int) -> int:
         """Seed of one picture; wraps at 2^63 so that every seed stays a valid one to ask for."""

@@ -1,7 +1,7 @@
 """Adapters' files: which layers of a model they change, by their headers alone, and their numbers.
 
 What diffusers reads is read, by its own converters: diffusers' and PEFT's names, kohya's with alphas, LoCon's
-convolutions, both text encoders. Only safetensors, which holds numbers and no code.
+convolutions, both text encoders; for Flux also XLabs' names. Only safetensors, which holds numbers and no code.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers.loaders.lora_pipeline import (
+    FluxLoraLoaderMixin,
+    SD3LoraLoaderMixin,
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
 )
@@ -22,14 +24,16 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from text2image.engine.layouts.headers import Header, Stored
+from text2image.engine.runtimes.forward import is_flux, is_sd3
 
 logger = logging.getLogger(__name__)
 
-UNET = "unet"
+UNET, TRANSFORMER = "unet", "transformer"
 TEXTS = ("text_encoder", "text_encoder_2")
 # Parts of names in files whose numbers mean something else than a product of two low ranks, which would be dropped.
 _FOREIGN = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "lora_mid", "oft_", ".diff")
 _FOREIGN_PEFT = ("use_dora", "use_rslora", "lora_bias")
+_KOHYA_DOWN = ".lora_down.weight"
 # Names that an error lists, and characters of each.
 _MOST_NAMED, _MOST_CHARS = 3, 80
 # Where diffusers and PEFT tell the alphas of files in their format.
@@ -61,22 +65,48 @@ class LowRank(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The layers of a model that adapters may change, by the shapes of their weights, and its U-Net's configuration."""
+    """The layers of a model that adapters may change, by the shapes of their weights.
+
+    Attributes:
+        config: its network's configuration.
+        reader: diffusers' loader for such a model.
+    """
 
     shapes: Mapping[Place, torch.Size]
-    unet_config: Any
-    is_xl: bool
+    config: Any
+    reader: Any
+
+    @property
+    def network(self) -> str:
+        """The part that is asked in each step."""
+        return str(self.reader._lora_loadable_modules[0])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those that diffusers reads adapters for."""
+        return tuple(self.reader._lora_loadable_modules)
 
 
-def layers_of_model(unet: Any, parts: Mapping[str, nn.Module]) -> Layers:
-    """The layers of a U-Net and of the other parts of its pipeline, which may be on the meta device."""
+def layers_of_model(network: Any, encoders: Mapping[str, nn.Module]) -> Layers:
+    """The layers of a U-Net or transformer and of the text encoders beside it, which may be on the meta device."""
+    layers = Layers({}, network.config, _reader_of(network.config))
+    parts = {layers.network: network, **encoders}
     shapes = {
         Place(part, path): layer.weight.shape
-        for part, network in parts.items()
-        for path, layer in network.named_modules()
+        for part in layers.parts
+        for path, layer in parts.get(part, nn.Module()).named_modules()
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
     }
-    return Layers(shapes, unet.config, unet.config.addition_embed_type == "text_time")
+    return layers._replace(shapes=shapes)
+
+
+def _reader_of(config: Any) -> Any:
+    if is_flux(config):
+        return FluxLoraLoaderMixin
+    if is_sd3(config):
+        return SD3LoraLoaderMixin
+    is_xl = config.addition_embed_type == "text_time"
+    return StableDiffusionXLLoraLoaderMixin if is_xl else StableDiffusionLoraLoaderMixin
 
 
 def inspect(path: Path, header: Header, layers: Layers) -> None:
@@ -150,7 +180,7 @@ def _converted(
     """
     if foreign := [mark for mark in _FOREIGN if any(mark in name for name in state)]:
         raise NotAnAdapter(f"is no plain LoRA: it holds {', '.join(foreign)}")
-    told = _peft_metadata(metadata)
+    told = _peft_metadata(metadata, layers)
     try:
         named = _by_place(state, layers)
     except Exception as error:
@@ -180,18 +210,9 @@ def _by_place(
     state: dict[str, torch.Tensor], layers: Layers
 ) -> dict[Place, dict[str, torch.Tensor]]:
     """`down` and `up` of each layer, kohya's alphas multiplied into `up`. Raises whatever diffusers raises."""
-    mixin: Any = (
-        StableDiffusionXLLoraLoaderMixin if layers.is_xl else StableDiffusionLoraLoaderMixin
-    )
-    state, alphas = mixin.lora_state_dict(dict(state), unet_config=layers.unet_config)
-    for name in [name for name in state if ".down." in name]:
-        rank = len(state[name])
-        # Diffusers' own name for a layer's alpha.
-        alpha = (alphas or {}).get(name.split(".lora.")[0] + ".alpha", rank)
-        above = name.replace(".down.", ".up.")
-        state[above] = state[above] * (alpha / rank)
+    state = _with_alphas(state, layers)
     found: dict[Place, dict[str, torch.Tensor]] = {}
-    for part in (UNET, *TEXTS):
+    for part in layers.parts:
         own = {
             name.removeprefix(f"{part}."): state.pop(name)
             for name in list(state)
@@ -208,14 +229,37 @@ def _by_place(
     return found
 
 
+def _with_alphas(state: dict[str, torch.Tensor], layers: Layers) -> dict[str, torch.Tensor]:
+    """The tensors as diffusers names them."""
+    if layers.network == UNET:
+        named, alphas = layers.reader.lora_state_dict(dict(state), unet_config=layers.config)
+    elif is_sd3(layers.config):
+        named, alphas = layers.reader.lora_state_dict(dict(state)), {}
+    else:
+        # A converter that would make up one that is missing, where the others' numbers are, which may be nowhere yet.
+        ranks = {
+            name.replace(_KOHYA_DOWN, ".alpha"): torch.tensor(float(len(tensor)))
+            for name, tensor in state.items()
+            if name.endswith(_KOHYA_DOWN)
+        }
+        named, alphas = layers.reader.lora_state_dict(ranks | state, return_alphas=True)
+    for down, up, end in ((".down.", ".up.", ".lora."), (".lora_A.", ".lora_B.", ".lora_A.")):
+        for name in [name for name in named if down in name]:
+            rank, above = len(named[name]), name.replace(down, up)
+            # Diffusers' own name for a layer's alpha; that of a text encoder has all of the matrix' name.
+            alpha = (alphas or {}).get(name.split(end)[0] + ".alpha", rank)
+            named[above] = named[above] * (alpha / rank)
+    return dict(named)
+
+
 def _peft_names(
     part: str, state: dict[str, torch.Tensor], layers: Layers
 ) -> dict[str, torch.Tensor]:
     if not state:
         return {}
-    if part == UNET:
-        unet: dict[str, torch.Tensor] = formats.convert_unet_state_dict_to_peft(state)
-        return unet
+    if part == layers.network:
+        named: dict[str, torch.Tensor] = formats.convert_unet_state_dict_to_peft(state)
+        return named
     text: dict[str, torch.Tensor] = formats.convert_state_dict_to_peft(
         formats.convert_state_dict_to_diffusers(state)
     )
@@ -249,7 +293,7 @@ def _fitted(
     return LowRank(down.reshape(rank, *shape[1:]), up if alpha is None else up * (alpha / rank))
 
 
-def _peft_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _peft_metadata(metadata: Mapping[str, str], layers: Layers) -> dict[str, Any]:
     """What PEFT's configuration says of each part, as diffusers writes it into a file.
 
     Raises:
@@ -262,7 +306,7 @@ def _peft_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise NotAnAdapter(f"has a {_PEFT_METADATA} that is no JSON object")
     if foreign := [
-        mark for mark in _FOREIGN_PEFT for part in (UNET, *TEXTS) if told.get(f"{part}.{mark}")
+        mark for mark in _FOREIGN_PEFT for part in layers.parts if told.get(f"{part}.{mark}")
     ]:
         raise NotAnAdapter(f"is no plain LoRA: its configuration has {', '.join(foreign)}")
     return told

@@ -1,4 +1,4 @@
-"""What the families of U-Nets share about adapters: those of one model, and passes whose rows take them."""
+"""What the families share about adapters: those of one model, and passes whose rows take them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.messages import LoraWeight, Request
 from text2image.engine.adapters.files import (
     TEXTS,
-    UNET,
     Layers,
     NotAnAdapter,
     layers_of_model,
@@ -24,6 +23,7 @@ from text2image.engine.adapters.files import (
 )
 from text2image.engine.adapters.folder import LoraFolder
 from text2image.engine.adapters.rows import Adapter, AdapterRows, Weights
+from text2image.engine.runtimes.choice import network_of
 from text2image.engine.runtimes.networks import Networks
 from text2image.engine.sample import Sample
 
@@ -55,7 +55,7 @@ def adapters_of(
     """The adapters of a loaded model; None where the settings name no folder of any.
 
     Args:
-        pipeline: its U-Net may be its configuration alone.
+        pipeline: its network may be its configuration alone.
         new_encoder: makes one more of what encodes prompts.
     """
     if checkpoint.settings.loras is None:
@@ -68,16 +68,18 @@ def adapters_of(
     encoders = {name: pipeline.components.get(name) for name in TEXTS}
     encoders = {name: encoder for name, encoder in encoders.items() if encoder is not None}
     layers = _layers(pipeline, encoders)
+    encoders = {name: encoder for name, encoder in encoders.items() if name in layers.parts}
     folder = LoraFolder(checkpoint.settings.loras.expanduser(), layers)
     home = checkpoint.device, checkpoint.dtype
     return ModelAdapters(folder, networks, encoders, new_encoder, home)
 
 
 def _layers(pipeline: Any, encoders: Mapping[str, nn.Module]) -> Layers:
+    own = network_of(pipeline)
     # Of the meta device, since the pipeline's own may have layers in other clothes by now.
     with torch.device("meta"):
-        unet = type(pipeline.unet).from_config(pipeline.unet.config)
-    return layers_of_model(unet, {UNET: unet, **encoders})
+        network = type(own).from_config(own.config)
+    return layers_of_model(network, encoders)
 
 
 class ModelAdapters(Generic[E]):
@@ -94,12 +96,13 @@ class ModelAdapters(Generic[E]):
         new_encoder: Callable[[], E],
         home: tuple[torch.device, torch.dtype],
     ) -> None:
-        """`home` is where and in which precision the U-Net computes."""
+        """`home` is where and in which precision the network computes."""
         self.folder = folder
         self.opening = networks.open
         self._load = LOAD_APART if networks.open.missing else LOAD
         self._homes = {name: (each.device, each.dtype) for name, each in encoders.items()}
-        self._homes[UNET] = home
+        self._network = folder.layers.network
+        self._homes[self._network] = home
         self._new_encoder = new_encoder
         self._loaded: dict[Key, Adapter] = {}
         self._rows: AdapterRows | None = None
@@ -113,7 +116,7 @@ class ModelAdapters(Generic[E]):
     def size_of(self, lora: LoraWeight) -> int:
         """Bytes that an adapter takes, about; 0 if it is gone."""
         file = self.folder.find(*key_of(lora))
-        return file.numbers * self._homes[UNET][1].itemsize if file else 0
+        return file.numbers * self._homes[self._network][1].itemsize if file else 0
 
     def read(self, lora: LoraWeight) -> Adapter:
         """Reads an adapter from its file, and makes the network ready that takes it.
@@ -132,7 +135,7 @@ class ModelAdapters(Generic[E]):
             violation = FieldViolation("loras", f"name {lora.name!r}: it {reason}")
             raise InvalidRequest(violation) from error
         adapter = Adapter(lora.name, layers)
-        if UNET in adapter.parts:
+        if self._network in adapter.parts:
             self.opening()
         return adapter
 
@@ -150,8 +153,8 @@ class ModelAdapters(Generic[E]):
             del self._kept[variant]
 
     def are_worn(self, samples: Sequence[Sample]) -> bool:
-        """Whether a pass over these samples needs `predict`: some row has an adapter that changes the U-Net."""
-        return any(self._weights_of(sample.generation.request, UNET) for sample in samples)
+        """Whether a pass over these samples needs `predict`: some row has an adapter that changes the network."""
+        return any(self._weights_of(sample.generation.request, self._network) for sample in samples)
 
     def _weights_of(self, request: Request, *parts: str) -> Weights:
         """The adapters of a request that change one of these parts."""
@@ -166,8 +169,8 @@ class ModelAdapters(Generic[E]):
         """As `Networks.predict`, each sample's rows with its own adapters."""
         opened = self.opening()
         if self._rows is None:
-            self._rows = AdapterRows({UNET: opened.network})
-        weights = [self._weights_of(sample.generation.request, UNET) for sample in samples]
+            self._rows = AdapterRows({self._network: opened.network})
+        weights = [self._weights_of(sample.generation.request, self._network) for sample in samples]
         rows = [
             own for own, sample in zip(weights, samples, strict=True) for _ in range(sample.rows)
         ]

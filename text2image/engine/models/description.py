@@ -222,7 +222,7 @@ def _max_tokens(pipeline: Any, settings: Settings) -> int:
 
 def _inputs(pipeline: Any, family: str) -> tuple[Input, ...]:
     """What a request may give it beside a text."""
-    known = family in ("stable-diffusion", "stable-diffusion-xl")
+    known = family in _PROFILES
     # Of a model that is not loaded there is the name of the class alone.
     kind = getattr(pipeline.vae, "kind", type(pipeline.vae).__name__)
     return tuple(Input) if known and kind in _ENCODING else (Input.TEXT,)

@@ -7,8 +7,9 @@ same pass. Latents are packed into patches where the network is called, and nowh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +18,12 @@ from text2image.core.errors import FieldViolation, InvalidRequest
 from text2image.core.guidance import EVERYWHERE
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
+from text2image.engine.adapters.model import adapters_of
+from text2image.engine.adapters.passes import OpenPasses
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, vae_factor
+from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import FluxPromptEncoder, stacked, unread_ends
 from text2image.engine.runtimes.choice import networks_of
@@ -65,23 +69,30 @@ class Flux:
         info: ModelInfo,
         device: torch.device,
         true_scale: float | None = None,
+        opened: OpenPasses[FluxPromptEncoder] | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its transformer and autoencoder the configurations alone.
 
         Args:
             true_scale: of guidance away from a negative prompt; None for a model that is not asked to read one.
+            opened: passes with adapters that pictures may be drawn with.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
         self.memory = devices.memory_of(device)
         self._device = device
         self._networks = networks
+        self._open: OpenPasses[FluxPromptEncoder] = opened or OpenPasses(networks)
+        self.adapters, self.controls = self._open.adapters, self._open.controls
         self._true_scale = true_scale
         self._takes_scale = bool(pipeline.transformer.config.guidance_embeds)
         self._channels = pipeline.transformer.config.in_channels // FLUX_PATCH**2
         self._dtype: torch.dtype = pipeline.transformer.dtype
         self._unscale = latents.unscaling(pipeline.vae.config)
         self._latent_scale = vae_factor(pipeline.vae.config)
+        self._images = ImageEncoder(
+            networks, device, latents.scaling(pipeline.vae.config), scale=self._latent_scale
+        )
         self._scheduler = pipeline.scheduler.config
         self._tables = Tables(self._scheduler)
         self._prompts = FluxPromptEncoder(pipeline, device)
@@ -95,7 +106,9 @@ class Flux:
                 "T2I_TRUE_CFG_SCALE, the scale of guidance away from it"
             )
             raise InvalidRequest(FieldViolation("negative_prompt", reason))
-        return latents.plan(request, *self._sides(request), EVERYWHERE, self._scale_of(request))
+        self._images.prepare(request)
+        plan = latents.plan(request, *self._sides(request), EVERYWHERE, self._scale_of(request))
+        return replace(plan, load=plan.load * self._open.load_of(request, plan.passes))
 
     def _scale_of(self, request: Request) -> float:
         """The scale of guidance by a second row, which a picture has if it has a negative prompt."""
@@ -108,6 +121,11 @@ class Flux:
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[Unread]:
+        if self.adapters is None:
+            return self._encode(samples, self._prompts)
+        return self.adapters.encode(samples, self._prompts, self._encode)
+
+    def _encode(self, samples: Sequence[Sample], encoder: FluxPromptEncoder) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
         prompts = [request.prompt for request in requests]
         # Of a picture with one row nothing reads the negative prompt.
@@ -116,17 +134,22 @@ class Flux:
         ]
         texts = prompts + [text for text in negatives if text]
         with devices.device_errors():
-            encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
+            self._images.encode(requests)
+            encoded = dict(zip(texts, encoder.encode(texts), strict=True))
         for sample, prompt, negative in zip(samples, prompts, negatives, strict=True):
             sample.state = encoded[prompt]
             if sample.rows == 2:
                 sample.state = stacked(encoded[negative], sample.state)
-        ends = [unread_ends(self._prompts.truncated, each) for each in (prompts, negatives)]
+        ends = [unread_ends(encoder.truncated, each) for each in (prompts, negatives)]
         return [Unread(*each) for each in zip(*ends, strict=True)]
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        latents.start(samples, self._initial)
+        latents.start(samples, self._initial, self._set_next)
+
+    def _set_next(self, sample: Sample) -> None:
+        latents.set_rows(sample)
+        sample.load = self._open.load_next(sample)
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
@@ -141,6 +164,7 @@ class Flux:
             self._device,
             mu=latents.shift(self._scheduler, tokens, _MAX_SHIFT),
             sigmas=None if own_levels else flux_levels(request.steps),
+            image=self._images.of(request),
         )
         scale = devices.placed([request.guidance_scale], self._device, torch.float32)[None]
         return State(
@@ -158,7 +182,10 @@ class Flux:
         states: list[State] = [sample.state for sample in samples]
         with devices.device_errors():
             inputs, timesteps, owners = latents.rows_of(samples, self._device)
-            output = self._networks.predict(
+            predict: Callable[..., torch.Tensor] = self._networks.predict
+            if self._open.are_needed(samples):
+                predict = partial(self._open.predict, samples)
+            output = predict(
                 inputs,
                 timesteps,
                 torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
@@ -173,7 +200,7 @@ class Flux:
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        return latents.advance(samples, predictions)
+        return latents.advance(samples, predictions, self._set_next)
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
@@ -204,4 +231,8 @@ def load(checkpoint: Checkpoint) -> Flux:
         pipeline, networks = networks_of(checkpoint)
     info = describe(pipeline, checkpoint, FAMILY)
     scale = checkpoint.settings.true_cfg_scale
-    return Flux(pipeline, networks, info, checkpoint.device, scale)
+    adapters = adapters_of(
+        checkpoint, pipeline, networks, lambda: FluxPromptEncoder(pipeline, checkpoint.device)
+    )
+    opened = OpenPasses(networks, adapters)
+    return Flux(pipeline, networks, opened.described(info), checkpoint.device, scale, opened)

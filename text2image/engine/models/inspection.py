@@ -20,16 +20,25 @@ from diffusers.configuration_utils import FrozenDict
 from text2image.core.messages import ModelInfo
 from text2image.core.settings import Settings
 from text2image.engine import devices
-from text2image.engine.adapters.files import TEXTS, UNET, layers_of_model
+from text2image.engine.adapters.files import TEXTS, TRANSFORMER, UNET, layers_of_model
 from text2image.engine.adapters.folder import LoraFolder
 from text2image.engine.adapters.store import Folder
 from text2image.engine.controls.files import Target
 from text2image.engine.controls.folder import ControlFolder
-from text2image.engine.models import general, general_info, stable_diffusion, stable_diffusion_xl
+from text2image.engine.models import (
+    flux,
+    general,
+    general_info,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 from text2image.engine.models.contract import Model
 from text2image.engine.models.description import describe, vae_factor
 from text2image.engine.models.loading import Checkpoint, checkpoint_of, family_of, locate
 from text2image.engine.runtimes.choice import LEFT_OUT, saving_of
+
+_WITH_CONTROLS = (stable_diffusion.load, stable_diffusion_xl.load)
 
 
 def inspect_model(settings: Settings, index: int) -> tuple[ModelInfo, int]:
@@ -57,22 +66,23 @@ def inspect_folders(settings: Settings, index: int = 0) -> dict[str, Folder]:
     if settings.loras is None and settings.controlnets is None:
         return {}
     folder = locate(settings, lambda detail: None)
-    if family_of(settings, folder) not in (stable_diffusion.load, stable_diffusion_xl.load):
+    family = family_of(settings, folder)
+    if family not in (*_WITH_CONTROLS, stable_diffusion_3.load, flux.load):
         return {}
     device = devices.pick_device(settings.device, index)
     if not saving_of(settings, device, by_itself=False).is_open:
         return {}
     parts_of = json.loads((folder / "model_index.json").read_text())
     with torch.device("meta"):
-        unet = _network(folder, parts_of, UNET)
+        network = _network(folder, parts_of, UNET if UNET in parts_of else TRANSFORMER)
         encoders = {name: _network(folder, parts_of, name) for name in TEXTS if parts_of.get(name)}
     found: dict[str, Folder] = {}
     if settings.loras:
-        parts = {UNET: unet, **{name: each for name, each in encoders.items() if each is not None}}
-        found["loras"] = LoraFolder(settings.loras.expanduser(), layers_of_model(unet, parts))
-    if settings.controlnets:
+        known = {name: each for name, each in encoders.items() if each is not None}
+        found["loras"] = LoraFolder(settings.loras.expanduser(), layers_of_model(network, known))
+    if settings.controlnets and family in _WITH_CONTROLS:
         scale = vae_factor(_config(folder / "vae", "diffusers", parts_of["vae"][1]))
-        target = Target(unet.config, scale)
+        target = Target(network.config, scale)
         found["controls"] = ControlFolder(settings.controlnets.expanduser(), target)
     return found
 

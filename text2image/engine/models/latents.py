@@ -265,6 +265,11 @@ def decode(
         return drawn if side.is_apart else [each.pixels() for each in drawn]
 
 
+def scaling(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What makes latents of what such an autoencoder tells."""
+    return lambda told: (told - (config.shift_factor or 0.0)) * config.scaling_factor
+
+
 def unscaling(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """What makes of latents what an autoencoder with a scale and a shift takes, by its configuration."""
     return lambda latents: latents / config.scaling_factor + (config.shift_factor or 0.0)

@@ -7,8 +7,9 @@ length: that of the two CLIP encoders and T5's behind it, zeros where there is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +17,12 @@ import torch
 from text2image.core.guidance import EVERYWHERE, Interval, parse_interval
 from text2image.core.messages import ModelInfo, Pixels, Request
 from text2image.engine import devices
+from text2image.engine.adapters.model import adapters_of
+from text2image.engine.adapters.passes import OpenPasses
 from text2image.engine.models import latents
 from text2image.engine.models.contract import Pending, Unread
 from text2image.engine.models.description import describe, rescale_of, vae_factor
+from text2image.engine.models.init_images import ImageEncoder
 from text2image.engine.models.previews import Projection
 from text2image.engine.models.prompts import TriplePromptEncoder, stacked, unread_ends
 from text2image.engine.runtimes.choice import networks_of
@@ -56,12 +60,14 @@ class StableDiffusion3:
         device: torch.device,
         interval: Interval = EVERYWHERE,
         rescale: float = 0.0,
+        opened: OpenPasses[TriplePromptEncoder] | None = None,
     ) -> None:
         """Takes the parts of a diffusers pipeline; of its transformer and autoencoder the configurations alone.
 
         Args:
             interval: where fast pictures are guided.
             rescale: of guidance; see `latents.guided`.
+            opened: passes with adapters that pictures may be drawn with.
         """
         self.info = info
         self.max_rows = devices.max_rows(device)
@@ -70,10 +76,15 @@ class StableDiffusion3:
         self._interval = interval
         self._rescale = rescale
         self._networks = networks
+        self._open: OpenPasses[TriplePromptEncoder] = opened or OpenPasses(networks)
+        self.adapters, self.controls = self._open.adapters, self._open.controls
         self._config = pipeline.transformer.config
         self._dtype: torch.dtype = pipeline.transformer.dtype
         self._unscale = latents.unscaling(pipeline.vae.config)
         self._latent_scale = vae_factor(pipeline.vae.config)
+        self._images = ImageEncoder(
+            networks, device, latents.scaling(pipeline.vae.config), scale=self._latent_scale
+        )
         self._scheduler = pipeline.scheduler.config
         self._tables = Tables(self._scheduler)
         self._prompts = TriplePromptEncoder(pipeline, self._config.joint_attention_dim, device)
@@ -81,7 +92,9 @@ class StableDiffusion3:
         self._side = devices.SideStream(device)
 
     def plan(self, request: Request) -> Plan:
-        return latents.plan(request, *self._sides(request), self._interval)
+        self._images.prepare(request)
+        plan = latents.plan(request, *self._sides(request), self._interval)
+        return replace(plan, load=plan.load * self._open.load_of(request, plan.passes))
 
     def _sides(self, request: Request) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -89,17 +102,23 @@ class StableDiffusion3:
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[Sample]) -> list[Unread]:
+        if self.adapters is None:
+            return self._encode(samples, self._prompts)
+        return self.adapters.encode(samples, self._prompts, self._encode)
+
+    def _encode(self, samples: Sequence[Sample], encoder: TriplePromptEncoder) -> list[Unread]:
         requests = [sample.generation.request for sample in samples]
         prompts = [request.prompt for request in requests]
         guided = [each.generation.request for each in samples if each.rows == 2]
         texts = prompts + [request.negative_prompt for request in guided]
         with devices.device_errors():
-            encoded = dict(zip(texts, self._prompts.encode(texts), strict=True))
+            self._images.encode(requests)
+            encoded = dict(zip(texts, encoder.encode(texts), strict=True))
             for sample, request in zip(samples, requests, strict=True):
                 sample.state = encoded[request.prompt]
                 if sample.rows == 2:
                     sample.state = stacked(encoded[request.negative_prompt], sample.state)
-        ends = dict(zip(texts, unread_ends(self._prompts.truncated, texts), strict=True))
+        ends = dict(zip(texts, unread_ends(encoder.truncated, texts), strict=True))
         return [
             Unread(ends[each.prompt], ends[each.negative_prompt] if sample.rows == 2 else "")
             for sample, each in zip(samples, requests, strict=True)
@@ -107,7 +126,11 @@ class StableDiffusion3:
 
     @torch.inference_mode()
     def start(self, samples: Sequence[Sample]) -> None:
-        latents.start(samples, self._initial)
+        latents.start(samples, self._initial, self._set_next)
+
+    def _set_next(self, sample: Sample) -> None:
+        latents.set_rows(sample)
+        sample.load = self._open.load_next(sample)
 
     def _initial(self, sample: Sample) -> State:
         request, encoded = sample.generation.request, sample.state
@@ -120,6 +143,7 @@ class StableDiffusion3:
             self._dtype,
             self._device,
             mu=latents.shift(self._scheduler, tokens, _MAX_SHIFT),
+            image=self._images.of(request),
         )
         return State(
             trajectory,
@@ -132,7 +156,10 @@ class StableDiffusion3:
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         with devices.device_errors():
             inputs, timesteps, _ = latents.rows_of(samples, self._device)
-            output = self._networks.predict(
+            predict: Callable[..., torch.Tensor] = self._networks.predict
+            if self._open.are_needed(samples):
+                predict = partial(self._open.predict, samples)
+            output = predict(
                 inputs,
                 timesteps,
                 torch.cat([sample.state.embeddings[-sample.rows :] for sample in samples]),
@@ -146,7 +173,7 @@ class StableDiffusion3:
     def advance(
         self, samples: Sequence[Sample], predictions: Sequence[Any]
     ) -> list[Exception | None]:
-        return latents.advance(samples, predictions)
+        return latents.advance(samples, predictions, self._set_next)
 
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> Sequence[Pixels | Pending]:
@@ -178,4 +205,14 @@ def load(checkpoint: Checkpoint) -> StableDiffusion3:
     info = describe(pipeline, checkpoint, FAMILY)
     interval = parse_interval(checkpoint.settings.guidance_interval)
     rescale = rescale_of(pipeline, checkpoint.settings, FAMILY)
-    return StableDiffusion3(pipeline, networks, info, checkpoint.device, interval, rescale)
+    width = pipeline.transformer.config.joint_attention_dim
+    adapters = adapters_of(
+        checkpoint,
+        pipeline,
+        networks,
+        lambda: TriplePromptEncoder(pipeline, width, checkpoint.device),
+    )
+    opened = OpenPasses(networks, adapters)
+    return StableDiffusion3(
+        pipeline, networks, opened.described(info), checkpoint.device, interval, rescale, opened
+    )
