@@ -25,7 +25,8 @@ export CPU UV
 EXTRAS := $(if $(T2I_REDIS_URL)$(T2I_CACHE_REDIS_URL),redis) $(if $(T2I_OTLP_ENDPOINT),otlp) \
 	$(if $(T2I_TRANSFORMER),gguf) $(if $(T2I_PAGE_PORT),page) $(if $(filter s3://%,$(T2I_OUTPUT_DIR)),s3) \
 	$(if $(filter int8 fp8 nf4,$(T2I_QUANTIZE)),quantize) $(if $(T2I_C2PA_CERT),c2pa) $(if $(T2I_UPSCALERS),upscale) \
-	$(if $(filter-out 0 off false no,$(T2I_SAFETY)),$(if $(T2I_SAFETY_MODEL),,safety))
+	$(if $(filter postgres%,$(T2I_JOBS_URL)),postgres) \
+	$(if $(filter-out 0 off false no model,$(T2I_SAFETY)),$(if $(T2I_SAFETY_MODEL),,safety))
 # The embedded model as OpenVINO reads it, by what is installed.
 CONVERTED := .venv/.converted
 
@@ -121,7 +122,7 @@ screenshots: .venv/.dev ## Renew the documents' pictures of the page
 
 proto: .venv/.dev ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. \
-		text2image/v1/image_generation.proto
+		text2image/v1/image_generation.proto text2image/v1/jobs.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=text2image/net --pyi_out=text2image/net \
 		text2image.proto orca_load_report.proto
 

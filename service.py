@@ -233,6 +233,7 @@ class Gateway:
         end_with_parent()
         self.server = GatewayServer(settings)
         app.state.gateway, app.state.jobs = self.server.gateway, self.server.jobs
+        app.state.webhooks = self.server.webhooks
         await self.server.start(*http_address())
         drain_on_signal(self.server.drain)
 

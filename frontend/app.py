@@ -10,9 +10,11 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from frontend.batches import show_batch_form
 from frontend.choosers import choose_adapters, choose_model
 from frontend.form import show_form
 from frontend.inputs import show_inputs
+from frontend.jobs import show_jobs
 from frontend.pieces import show_gallery
 from frontend.server import Server
 from frontend.stage import show_stage
@@ -23,6 +25,9 @@ from text2image.core.errors import Internal
 from text2image.core.settings import get_settings
 
 logger = logging.getLogger(__name__)
+
+# What the page shows.
+_SINGLE, _BATCH = "One by one", "Batch"
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -70,6 +75,27 @@ def show_page(visitor: Visitor) -> None:
     if visitor.drawing is None:
         visitor.ask_models()
     st.title("Text2Image", anchor=False)
+    views = [_SINGLE, _BATCH]
+    view = st.segmented_control(
+        "View", views, default=_SINGLE, required=True, key="view", label_visibility="collapsed"
+    )
+    if view == _BATCH:
+        show_batch(visitor)
+    else:
+        show_drawing(visitor)
+
+
+def show_batch(visitor: Visitor) -> None:
+    """Many prompts, which the server draws in the background."""
+    left, right = st.columns([2, 3], gap="medium")
+    with left:
+        show_batch_form(visitor)
+    with right, st.container(border=True, key="stage"):
+        show_jobs(visitor)
+
+
+def show_drawing(visitor: Visitor) -> None:
+    """One request after the other."""
     left, right = st.columns([2, 3], gap="medium")
     if visitor.models:
         with left:

@@ -37,7 +37,8 @@ class Visitor:
     """`is_present` tells whether their page is still open; `shown` are the pictures on the stage.
 
     `model` is the one that they draw with, `start` the picture that they begin from, and `refused` why another one
-    was not taken; `control_pictures` and `refused_controls` are the same of each ControlNet.
+    was not taken; `control_pictures` and `refused_controls` are the same of each ControlNet. `job` is the id of
+    the one that they look at, and `refused_batch` why no other was made of what they asked for.
     """
 
     server: Server
@@ -54,6 +55,8 @@ class Visitor:
     refused: Notice | None = None
     control_pictures: dict[str, bytes] = field(default_factory=dict)
     refused_controls: dict[str, Notice] = field(default_factory=dict)
+    job: str = ""
+    refused_batch: Notice | None = None
 
     @property
     def takes_pictures(self) -> bool:

@@ -14,19 +14,17 @@ the client's own certificate.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self, cast
 
 import grpc
 
-from text2image.core.controls import parse_control
 from text2image.core.errors import (
     Cancelled,
     ContentBlocked,
     DeadlineExceeded,
     Internal,
     InvalidRequest,
+    JobNotFound,
     ModelNotFound,
     PermissionDenied,
     QuotaExceeded,
@@ -34,7 +32,6 @@ from text2image.core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from text2image.core.loras import parse_lora
 from text2image.core.messages import (
     ClientEvent,
     Completed,
@@ -52,7 +49,9 @@ from text2image.core.messages import (
     State,
     Status,
 )
-from text2image.net import proxies, rpc_errors, wire
+from text2image.jobs.client import AsyncJobsClient, JobsClient
+from text2image.net import proxies, wire
+from text2image.net.calls import error_of, request_of, unreachable
 from text2image.net.credentials import Authorities, Certificate, key_metadata, tls_credentials
 from text2image.v1 import image_generation_pb2 as pb
 
@@ -68,6 +67,7 @@ __all__ = [
     "DeadlineExceeded",
     "Internal",
     "InvalidRequest",
+    "JobNotFound",
     "Loading",
     "LoraInfo",
     "LoraWeight",
@@ -88,12 +88,6 @@ __all__ = [
 ]
 
 _OPTIONS = [("grpc.max_receive_message_length", wire.MAX_PICTURE_BYTES)]
-# What a client waits before it tries a server again that did not answer at all, in seconds.
-_UNREACHABLE_RETRY_AFTER = 2.0
-# What grpc itself may say on the client's side, without a word from the server.
-_LOCAL: dict[str, type[Text2ImageError]] = {
-    kind.grpc_code: kind for kind in (Cancelled, DeadlineExceeded)
-}
 
 
 class Client:
@@ -106,7 +100,8 @@ class Client:
     hires_steps, hires_upscaler; controls, a list of `Control` whose image is bytes or a path, or of words as in
     "canny=edges.png:0.8"; background=True, to be drawn when nobody else waits; request_id, by which `cancel` knows the
     request. `timeout` is in seconds; None leaves it to the server.
-    Failures are raised as `Text2ImageError`, a server that cannot be reached among them.
+    Failures are raised as `Text2ImageError`, a server that cannot be reached among them. `jobs` has what is drawn in
+    the background.
 
     Args:
         address: host and port of gRPC, or `unix:` and the path of a socket.
@@ -140,6 +135,7 @@ class Client:
             else grpc.insecure_channel(address, options=options)
         )
         self._stub = wire.stub(self._channel)
+        self.jobs = JobsClient(self._channel, self._metadata, address)
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +167,7 @@ class Client:
 
         Closing the generator cancels the work.
         """
-        request = _request(prompt, progress_every, preview_every, fields)
+        request = request_of(prompt, progress_every, preview_every, fields)
         call = self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
         try:
             for message in call:
@@ -179,7 +175,7 @@ class Client:
                 if event is not None:
                     yield event
         except grpc.RpcError as error:
-            raise _ours(error, self._address) from error
+            raise error_of(error, self._address) from error
         finally:
             call.cancel()
 
@@ -189,7 +185,7 @@ class Client:
         try:
             answer = self._stub.Cancel(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _ours(error, self._address) from error
+            raise error_of(error, self._address) from error
         return bool(answer.found)
 
     def model(self, name: str | None = None, *, timeout: float | None = 10.0) -> ModelInfo:
@@ -200,7 +196,7 @@ class Client:
                 self._stub.GetModel(request, timeout=timeout, metadata=self._metadata)
             )
         except grpc.RpcError as error:
-            raise _ours(error, self._address) from error
+            raise error_of(error, self._address) from error
 
     def models(self, *, timeout: float | None = 10.0) -> list[ModelInfo]:
         """All models of the server, the default one first; a server of an earlier version has one."""
@@ -212,7 +208,7 @@ class Client:
         except grpc.RpcError as error:
             if cast(grpc.Call, error).code() is grpc.StatusCode.UNIMPLEMENTED:
                 return [self.model(timeout=timeout)]
-            raise _ours(error, self._address) from error
+            raise error_of(error, self._address) from error
 
     def watch(self, *, timeout: float | None = None) -> Generator[Status, None, None]:
         """The server's status now and each time it changes; closing the generator ends the call."""
@@ -223,7 +219,7 @@ class Client:
             for message in call:
                 yield wire.status_from(message)
         except grpc.RpcError as error:
-            raise _ours(error, self._address) from error
+            raise error_of(error, self._address) from error
         finally:
             call.cancel()
 
@@ -236,7 +232,7 @@ class Client:
         for status in self.watch(timeout=timeout):
             if status.state is State.READY:
                 return
-        raise _unreachable("the server ended the call")
+        raise unreachable("the server ended the call")
 
 
 class AsyncClient:
@@ -260,6 +256,7 @@ class AsyncClient:
             else grpc.aio.insecure_channel(address, options=options)
         )
         self._stub = wire.stub(self._channel)
+        self.jobs = AsyncJobsClient(self._channel, self._metadata, address)
 
     async def __aenter__(self) -> Self:
         return self
@@ -291,7 +288,7 @@ class AsyncClient:
         **fields: Any,
     ) -> AsyncGenerator[ClientEvent, None]:
         """Draws, and yields what happens; closing the generator cancels the work."""
-        request = _request(prompt, progress_every, preview_every, fields)
+        request = request_of(prompt, progress_every, preview_every, fields)
         call = self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
         try:
             async for message in call:
@@ -299,34 +296,9 @@ class AsyncClient:
                 if event is not None:
                     yield event
         except grpc.aio.AioRpcError as error:
-            raise _ours(error, self._address) from error
+            raise error_of(error, self._address) from error
         finally:
             call.cancel()
-
-
-def _request(
-    prompt: str, progress_every: int, preview_every: int, fields: dict[str, Any]
-) -> pb.GenerateRequest:
-    named = [
-        parse_lora(each) if isinstance(each, str) else each for each in fields.get("loras") or ()
-    ]
-    for name in ("image", "mask"):
-        if isinstance(fields.get(name), str | Path):
-            fields = {**fields, name: Path(fields[name]).read_bytes()}
-    steered = [_control(each) for each in fields.get("controls") or ()]
-    return pb.GenerateRequest(
-        prompt=prompt,
-        progress_every=progress_every,
-        preview_every=preview_every,
-        **{**fields, "loras": wire.loras_to(named), "controls": wire.controls_to(steered)},
-    )
-
-
-def _control(given: Control | str) -> Control:
-    control, path = parse_control(given) if isinstance(given, str) else (given, given.image)
-    if isinstance(path, str | Path):
-        control = replace(control, image=Path(path).read_bytes())
-    return control
 
 
 def _pictures(events: list[ClientEvent]) -> list[Picture]:
@@ -337,21 +309,4 @@ def _pictures(events: list[ClientEvent]) -> list[Picture]:
 def _first(statuses: Iterator[Status]) -> Status:
     for status in statuses:
         return status
-    raise _unreachable("the server ended the call")
-
-
-def _ours(error: grpc.RpcError, address: str) -> Text2ImageError:
-    """The server's own error; where it sent none, the connection failed."""
-    ours = rpc_errors.error_from(error)
-    if ours is not None:
-        return ours
-    call = cast(grpc.Call, error)
-    kind = _LOCAL.get(call.code().name)
-    message = f"{call.code().name}: {call.details()}"
-    if kind is not Cancelled:
-        message += proxies.proxy_hint(address)
-    return kind(message) if kind else _unreachable(message)
-
-
-def _unreachable(message: str) -> Unavailable:
-    return Unavailable(message, reason=Unavailable.NO_RUNNER, retry_after=_UNREACHABLE_RETRY_AFTER)
+    raise unreachable("the server ended the call")

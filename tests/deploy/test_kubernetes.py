@@ -28,7 +28,7 @@ from text2image.api.runner_http import draws_for_all
 from text2image.core.settings import Settings
 from text2image.runner.metrics import RunnerMetrics
 
-OVERLAYS = ("cpu", "gpu", "production")
+OVERLAYS = ("cpu", "gpu", "production", "jobs")
 VERSION = "1.37"
 # Of custom resources, as much as is used here.
 CUSTOM: Object = json.loads(Path(__file__).with_name("schemas.json").read_text())
@@ -184,6 +184,27 @@ def test_a_runners_http_port_draws_for_nobody(
     """It is open to the whole pod network, since probes come from outside the pod."""
     settings = settings_of(cluster, "runner", monkeypatch)
     assert not draws_for_all(settings, image_environment()["HOST"])
+
+
+def test_all_gateways_share_the_jobs_database_and_its_pictures() -> None:
+    cluster = rendered("jobs")
+    gateway = cluster.get("Deployment", "gateway")
+    sources = [each.get("secretRef", {}).get("name") for each in container_of(gateway)["envFrom"]]
+    assert "jobs-url" in sources
+    folder = cluster.environment("gateway")["T2I_DATA_DIR"]
+    (mount,) = (
+        each for each in container_of(gateway)["volumeMounts"] if each["mountPath"] == folder
+    )
+    (volume,) = (each for each in pod_of(gateway)["volumes"] if each["name"] == mount["name"])
+    claim = cluster.get("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    database = cluster.get("Deployment", "jobs-database")
+    assert database["spec"]["strategy"]["type"] == "Recreate"
+    told = (KUBERNETES.parent / "README.md").read_text()
+    ((host, port),) = re.findall(r"T2I_JOBS_URL=postgresql://\S+@([\w-]+):(\d+)/", told)
+    assert int(port) in {each["port"] for each in cluster.get("Service", host)["spec"]["ports"]}
+    everyone = {None, *cluster.names("Deployment")}
+    assert {each for each in everyone if cluster.allows(each, host, int(port))} == {"gateway"}
 
 
 def test_runners_are_reached_by_gateways_alone_and_so_is_redis(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ KNOWN_HTTP_PORT, KNOWN_GRPC_PORT = 3000, 50051
 ALIASES = "gpt-image-1=embedded,dall-e-2=embedded"
 # What the shared server's prompts may name, and what the embedded model's text encoder takes.
 EMBEDDING, EMBEDDED_WIDTH = "zz-film", 192
+# What it signs webhooks by.
+WEBHOOK_SECRET = f"whsec_{b64encode(bytes(32)).decode()}"
 # And what its pictures may be steered by.
 NET = "edges"
 # What enlarges them.
@@ -56,6 +59,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "T2I_CONTROLNETS": str(nets),
         "T2I_EMBEDDINGS": str(words),
         "T2I_MODEL_ALIASES": ALIASES,
+        "T2I_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        "T2I_WEBHOOK_ALLOW_PRIVATE": "1",
+        "T2I_WEBHOOK_DELAY": "0.2",
         "T2I_UPSCALERS": str(upscalers),
     }
     with _shared(Server(tmp_path_factory.mktemp("server"), **settings)) as running:

@@ -15,9 +15,11 @@ from huggingface_hub import InferenceClient
 from openai import BadRequestError, OpenAI
 from PIL import Image
 
+from tests.checkers import ALWAYS, save_checker
 from tests.classifiers import brightness
 from tests.e2e.dialects import DIALECTS
 from tests.e2e.harness import Server, serving
+from tests.integration.engine.pipelines import save_pipeline
 from tests.provenance import SIGNER, Chain, chain, signed_as
 from text2image.client import Client, ContentBlocked
 from text2image.gateway import metadata
@@ -59,16 +61,24 @@ def signing(
         yield running
 
 
-@pytest.fixture(scope="module")
-def blocking(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Its classifier blocks every picture that is not black."""
+@pytest.fixture(scope="module", params=["the classifier", "the model's own checker"])
+def blocking(
+    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """It blocks every picture, or every one that is not black."""
     folder = tmp_path_factory.mktemp("blocking")
-    settings = {
-        "T2I_SAFETY": "on",
-        "T2I_SAFETY_MODEL": str(brightness(folder / "own.xml", [1, 3, 8, 8])),
-        "T2I_SAFETY_THRESHOLD": "0.001",
-    }
-    with serving(Server(folder, engine_of=server, **settings)) as running:
+    if request.param == "the classifier":
+        settings = {
+            "T2I_SAFETY": "on",
+            "T2I_SAFETY_MODEL": str(brightness(folder / "own.xml", [1, 3, 8, 8])),
+            "T2I_SAFETY_THRESHOLD": "0.001",
+        }
+        blocks = Server(folder, engine_of=server, **settings)
+    else:
+        model = save_checker(save_pipeline("sd1", folder), ALWAYS)
+        settings = {"T2I_MODEL": str(model), "T2I_RUNTIME": "torch", "T2I_SAFETY": "model"}
+        blocks = Server(folder, **settings)
+    with serving(blocks) as running:
         yield running
 
 

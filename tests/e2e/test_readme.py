@@ -21,6 +21,7 @@ from tests.documents import README, ROOT, blocks, run
 from tests.e2e.harness import Server
 
 API = ROOT / "docs" / "api.md"
+JOBS = ROOT / "docs" / "jobs.md"
 COMMAND = ROOT / "docs" / "page-and-cli.md"
 
 
@@ -29,6 +30,7 @@ COMMAND = ROOT / "docs" / "page-and-cli.md"
     [
         (README, {"apple.png", "penguin.png", "rocket.png"}),
         (API, {"apple-0.png", "apple-1.png", "fox.png"}),
+        (JOBS, set()),
     ],
 )
 def test_the_python_examples_run_and_leave_their_pictures(

@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, eventually, free_port
 from tests.e2e.hostile.bodies import CHEAP
 from tests.e2e.test_hostile import BY_DESIGN
 from tests.init_images import file_of, picture
@@ -39,6 +39,7 @@ PATHS = {
     "/v1/images/generations": "POST",
     "/v1/images/edits": "POST",
     "/v1/images/variations": "POST",
+    "/v1/responses": "POST",
     "/sdapi/v1/txt2img": "POST",
     "/sdapi/v1/img2img": "POST",
     "/sdapi/v1/png-info": "POST",
@@ -67,6 +68,34 @@ PATHS = {
         for name in ("checkpoints", "loras", "vae", "embeddings")
     },
 }
+# Files that are uploaded, and batches that begin from them: what exists already is named by the test.
+BATCHES = [
+    ("/v1/files", "POST"),
+    ("/v1/files", "GET"),
+    ("/v1/files/{file_id}", "GET"),
+    ("/v1/files/{file_id}/content", "GET"),
+    ("/v1/batches", "POST"),
+    ("/v1/batches", "GET"),
+    ("/v1/batches/{batch_id}", "GET"),
+    ("/v1/batches/{batch_id}/cancel", "POST"),
+    ("/v1/files/{file_id}", "DELETE"),
+]
+# What is asked about jobs, where one of the test's own has ended.
+JOBS = [
+    ("/v1/jobs", "GET"),
+    *(
+        (f"/v1/jobs/{{job_id}}{rest}", "GET")
+        for rest in (
+            *("", "/items", "/items/{index}/pictures/{picture}"),
+            *("/results.jsonl", "/results.zip", "/events"),
+        )
+    ),
+    *(
+        (f"/v1/jobs/{{job_id}}/{action}", "POST")
+        for action in ("pause", "resume", "cancel", "retry", "webhook")
+    ),
+    ("/v1/jobs/{job_id}", "DELETE"),
+]
 CHECKS = [
     status_code_conformance,
     content_type_conformance,
@@ -126,6 +155,10 @@ KNOWN: dict[str, dict[str, Any]] = {
     "/v1/images/edits": _FROM_A_PICTURE,
     "/v1/images/variations": _FROM_A_PICTURE,
 }
+_TOOL = {"type": "image_generation", "size": "64x64", "steps": 1}
+# What only a text model could do is refused.
+_NO_TEXT_MODEL = ("tool_choice", "previous_response_id", "conversation", "background", "stream")
+KNOWN["/v1/responses"] = {"input": "a fox", "tools": [_TOOL], **dict.fromkeys(_NO_TEXT_MODEL)}
 # The same of what is no drawing.
 _ENCODED = {"image": b64encode(_FILE).decode()}
 _EXTRAS = {"upscaler_1": "Lanczos", "upscaling_resize_w": 96, "upscaling_resize_h": 96}
@@ -146,7 +179,7 @@ def test_the_description_is_valid_and_the_same_at_both_places(
     server: Server, description: dict[str, Any]
 ) -> None:
     validate(description)
-    assert set(description["paths"]) == set(PATHS)
+    assert set(description["paths"]) == {*PATHS, *(path for path, _ in (*BATCHES, *JOBS))}
     assert httpx.get(f"{server.url}/docs.json").json() == description
 
 
@@ -188,6 +221,133 @@ def test_answers_are_as_described(
 
     ask()
     assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.fixture(scope="module")
+def there(server: Server) -> dict[str, str]:
+    """A file and a batch, by the names of the parameters that name them."""
+    body = {"prompt": "a fox", "size": "64x64", "steps": 1}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/images/generations", "body": body}
+    files = {"file": ("prompts.jsonl", json.dumps(line).encode())}
+    sent = httpx.post(f"{server.url}/v1/files", files=files, data={"purpose": "batch"})
+    asked = {"endpoint": line["url"], "completion_window": "24h"}
+    named = {"file_id": sent.json()["id"]}
+    batch = httpx.post(
+        f"{server.url}/v1/batches", json={**asked, "input_file_id": named["file_id"]}
+    )
+    return {**named, "batch_id": batch.json()["id"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [
+        *((*operation, GenerationMode.POSITIVE) for operation in BATCHES),
+        ("/v1/batches", "POST", GenerationMode.NEGATIVE),
+    ],
+)
+def test_files_and_batches_answer_as_described(
+    server: Server,
+    description: dict[str, Any],
+    there: dict[str, str],
+    path: str,
+    method: str,
+    mode: GenerationMode,
+) -> None:
+    operation = schemathesis.openapi.from_dict(deepcopy(description))[path][method]
+    statuses = set()
+
+    @seed(0)
+    @settings(
+        max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            case.path_parameters = {name: there[name] for name in case.path_parameters or {}}
+            (case.query or {}).pop("after", None)
+            if path == "/v1/batches" and method == "POST":
+                case.body["input_file_id"] = there["file_id"]
+        answer = case.call(base_url=server.url, timeout=120)
+        statuses.add(answer.status_code)
+        assert answer.status_code < 500 or answer.status_code in BY_DESIGN, answer.text
+        case.validate_response(answer, checks=[*CHECKS, FITTING[mode]])
+
+    ask()
+    assert (200 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_answers_to_a_new_job_are_as_described(
+    server: Server, description: dict[str, Any], mode: GenerationMode
+) -> None:
+    described = deepcopy(description)
+    operation = described["paths"]["/v1/jobs"]["post"]
+    # A pattern says less of the key than is taken, and bodies of the other kinds are no JSON.
+    operation["parameters"] = []
+    operation["requestBody"]["content"] = {
+        "application/json": operation["requestBody"]["content"]["application/json"]
+    }
+    statuses = set()
+
+    @seed(0)
+    @settings(
+        max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(
+        case=schemathesis.openapi.from_dict(described)["/v1/jobs"]["POST"].as_strategy(
+            generation_mode=mode
+        )
+    )
+    def ask(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            requests = [{**each, **KNOWN["/generate"]} for each in case.body["requests"]]
+            # Nothing is drawn of what waits.
+            own = {"webhook_url": None, "name": "any", "metadata": {"a": "b"}, "paused": True}
+            case.body = {**case.body, "requests": requests, **own}
+        answer = case.call(base_url=server.url, timeout=120)
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=[*CHECKS, FITTING[mode]])
+
+    ask()
+    assert (201 in statuses) == (mode is GenerationMode.POSITIVE)
+
+
+@pytest.fixture(scope="module")
+def ended_job(server: Server) -> str:
+    """The id of a job that has ended, whose webhook nobody hears."""
+    hook = f"http://127.0.0.1:{free_port()}/"
+    sent = {"requests": [{"text": "a fox", **CHEAP}], "webhook_url": hook}
+    made = httpx.post(f"{server.url}/v1/jobs", json=sent, timeout=60)
+    place = f"{server.url}{made.headers['Location']}"
+    eventually(lambda: httpx.get(place).json()["state"] == "completed", "the job ended")
+    return str(made.json()["id"])
+
+
+@pytest.mark.parametrize(("path", "method"), JOBS)
+def test_answers_about_jobs_are_as_described(
+    server: Server, description: dict[str, Any], ended_job: str, path: str, method: str
+) -> None:
+    known = {"job_id": ended_job, "index": 0, "picture": 0}
+    statuses = set()
+
+    @seed(0)
+    @settings(max_examples=6, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        case=schemathesis.openapi.from_dict(deepcopy(description))[path][method].as_strategy(
+            generation_mode=GenerationMode.POSITIVE
+        )
+    )
+    def ask(case: Any) -> None:
+        if method != "DELETE":
+            case.path_parameters = {name: known[name] for name in known if f"{{{name}}}" in path}
+        if path == "/v1/jobs":
+            case.query.pop("after", None)
+        answer = case.call(base_url=server.url, timeout=120)
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=[*CHECKS, positive_data_acceptance])
+
+    ask()
+    assert statuses == ({404} if method == "DELETE" else {200})
 
 
 @pytest.mark.parametrize("path", KNOWN)

@@ -14,7 +14,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from text2image import __version__
-from text2image.api import a1111, grpc_web, huggingface, openai, probes, rest, schema, v1_grpc
+from text2image.api import (
+    a1111,
+    grpc_web,
+    huggingface,
+    jobs,
+    openai,
+    openai_batches,
+    openai_files,
+    openai_tool,
+    probes,
+    rest,
+    schema,
+)
 from text2image.api.asgi import credentials_of, gateway_of
 from text2image.api.browsers import BrowserGuard
 from text2image.api.headers import SecurityHeaders, TraceId
@@ -22,6 +34,7 @@ from text2image.api.paths import Forgiving
 from text2image.core.errors import Text2ImageError
 from text2image.core.keys import Scope
 from text2image.core.settings import Settings, get_settings
+from text2image.jobs.files import FileStore
 from text2image.observe import fleet, metrics
 
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -53,26 +66,49 @@ async def _metrics(request: Request) -> Response:
 def _routers() -> list[APIRouter]:
     """Those of the dialects that the settings want."""
     others = a1111.ROUTERS if get_settings().a1111 else ()
-    return [rest.router, openai.router, huggingface.router, *others, _operations]
+    return [
+        rest.router,
+        jobs.router,
+        openai.router,
+        openai_files.router,
+        openai_batches.router,
+        openai_tool.router,
+        huggingface.router,
+        *others,
+        _operations,
+    ]
 
 
 def http_app() -> FastAPI:
-    """An application whose `state.gateway` must be set before its first request."""
+    """An application whose `state` must have the gateway, jobs and webhooks before its first request."""
     # The routes of `schema` show the description, not FastAPI's own.
     app = FastAPI(title="Text2Image", version=__version__, openapi_url=None)
     routers = _routers()
     app.openapi = lambda: schema.document(app, (*routers, probes.router))  # type: ignore[method-assign] # as FastAPI wants it
     # Pages speak gRPC by its own description.
+    app.state.files = _files(get_settings())
     app.state.a1111, app.state.routers = a1111.State(), [*routers, grpc_web.router]
     for router in (*app.state.routers, schema.router):
         app.include_router(router)
     # BentoML serves whatever else there is, so only what lies under our own names is ours to refuse.
-    web = f"/{v1_grpc.SERVICE.full_name}"
-    ours = ("/generate", "/v1", huggingface.PREFIX, "/sdapi", web)
+    web = (f"/{name}" for name in grpc_web.SERVICES)
+    ours = ("/generate", "/v1", huggingface.PREFIX, "/sdapi", *web)
     for path in (f"{prefix}/{{rest:path}}" for prefix in ours):
         app.add_api_route(path, _unknown, methods=_ALL_METHODS, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+def _files(settings: Settings) -> FileStore | None:
+    """What keeps uploads for batches; None where no jobs are taken."""
+    if not settings.jobs:
+        return None
+    return FileStore(
+        settings.data_root / "files",
+        owner_bytes=settings.batch_files_bytes,
+        all_bytes=settings.batch_all_files_bytes,
+        max_age=settings.jobs_keep_seconds,
+    )
 
 
 def middlewares(
@@ -88,6 +124,8 @@ def middlewares(
 
 def error_response(path: str, error: Text2ImageError) -> Response:
     """An error as the dialect says it that is spoken at a path."""
+    if jobs.speaks_at(path):
+        return rest.error_response(error)
     if path.startswith(openai.router.prefix + "/"):
         return openai.error_response(error)
     if path.startswith(huggingface.PREFIX + "/"):
@@ -115,7 +153,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not take {request.method}",
     }.get(error.status_code, error.detail)
     reason = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "HTTP_ERROR")
-    if request.url.path.startswith(openai.router.prefix + "/"):
+    path = request.url.path
+    if path.startswith(openai.router.prefix + "/") and not jobs.speaks_at(path):
         body = {
             "error": {
                 "message": message,

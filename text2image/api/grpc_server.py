@@ -5,11 +5,12 @@ from __future__ import annotations
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from text2image.api import health, reflection, seed_grpc, v1_grpc
+from text2image.api import health, reflection, seed_grpc, v1_grpc, v1_jobs_grpc
 from text2image.api.asgi import PICTURES
 from text2image.core.addresses import address_of
 from text2image.core.settings import Settings
 from text2image.gateway.generate import Gateway
+from text2image.jobs.jobs import Jobs
 from text2image.net.rpc import Handler, generic_handler
 from text2image.net.tls import tls_of
 
@@ -23,14 +24,15 @@ PING_TIMEOUT_MS = 10_000
 CLIENT_PING_MS = 1_000
 # Seconds that the last answers may take to reach their clients.
 STOP_GRACE = 2.0
-_SERVICES = (v1_grpc.SERVICE.full_name, seed_grpc.SERVICE.full_name)
+_SERVICES = tuple(each.SERVICE.full_name for each in (v1_grpc, v1_jobs_grpc, seed_grpc))
 
 
 class GrpcServer:
-    """Serves a gateway over gRPC, from `start` to `stop`."""
+    """Serves a gateway and its jobs over gRPC, from `start` to `stop`."""
 
-    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, jobs: Jobs) -> None:
         self._gateway = gateway
+        self._jobs = jobs
         self._settings = settings
 
     async def start(self) -> None:
@@ -82,6 +84,7 @@ class GrpcServer:
         shown = (*_SERVICES, health.SERVICE.full_name)
         return {
             v1_grpc.SERVICE: v1_grpc.ImageGeneration(gateway, settings).methods,
+            v1_jobs_grpc.SERVICE: v1_jobs_grpc.JobsService(gateway, self._jobs).methods,
             seed_grpc.SERVICE: seed_grpc.Text2ImageService(gateway, settings).methods,
             health.SERVICE: health.Health(gateway, _SERVICES).methods,
             **reflection.Reflection(shown).methods,

@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 import grpc
 from fastapi import APIRouter
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from text2image.api import rest, v1_grpc
+from text2image.api import rest, v1_grpc, v1_jobs_grpc
 from text2image.api.asgi import PICTURES, caller_of, gateway_of, read_body
 from text2image.core.errors import (
     FieldViolation,
@@ -32,7 +33,7 @@ from text2image.core.errors import (
 )
 from text2image.core.settings import get_settings
 from text2image.net import rpc_errors
-from text2image.net.rpc import Context, as_ours, deserializer
+from text2image.net.rpc import Context, Handler, as_ours, deserializer
 
 router = APIRouter()
 _KIND = re.compile(r"application/grpc-web(-text)?(\+proto)?", re.IGNORECASE)
@@ -43,6 +44,9 @@ _HEAD = struct.Struct(">BI")
 # Of `grpc-timeout`: at most eight digits and a unit.
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])", re.ASCII)
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+# By their names in a path.
+SERVICES = {each.full_name: each for each in (v1_grpc.SERVICE, v1_jobs_grpc.SERVICE)}
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -84,7 +88,6 @@ class _WebContext:
         raise _Aborted(code, details, trailers)
 
 
-@router.post(f"/{v1_grpc.SERVICE.full_name}/{{method}}", name="grpc_web", include_in_schema=False)
 async def _call(request: Request, method: str) -> Response:
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip()
     if not (form := _KIND.fullmatch(kind)):
@@ -101,6 +104,10 @@ async def _call(request: Request, method: str) -> Response:
         message = error
     frames = _frames(request, method, message, as_text=as_text)
     return StreamingResponse(frames, media_type=f"application/grpc-web{form[1] or ''}+proto")
+
+
+for _name in SERVICES:
+    router.post(f"/{_name}/{{method}}", name=_name, include_in_schema=False)(_call)
 
 
 async def _frames(
@@ -126,13 +133,15 @@ async def _frames(
 async def _answers(
     request: Request, method: str, message: bytes, context: _WebContext
 ) -> AsyncGenerator[Message, None]:
-    gateway, settings = gateway_of(request), get_settings()
-    handlers = v1_grpc.ImageGeneration(gateway, settings, over_http=True).methods
-    if method not in handlers:
-        reason = f"{v1_grpc.SERVICE.full_name} has no method {method[:80]!r}"
+    settings = get_settings()
+    service = SERVICES[request.scope["route"].name]
+    handlers = _handlers(request, service)
+    known = service.methods_by_name.get(method)
+    if known is None or known.client_streaming:
+        reason = f"{service.full_name} has no method {method[:80]!r} for pages"
         raise _Aborted(grpc.StatusCode.UNIMPLEMENTED, reason, ())
     parse = deserializer(
-        GetMessageClass(v1_grpc.SERVICE.methods_by_name[method].input_type),
+        GetMessageClass(known.input_type),
         settings.max_body_bytes,
         picture_bytes=PICTURES * settings.max_image_bytes,
     )
@@ -144,6 +153,13 @@ async def _answers(
     async with aclosing(events):
         async for event in events:
             yield event
+
+
+def _handlers(request: Request, service: ServiceDescriptor) -> dict[str, Handler]:
+    gateway = gateway_of(request)
+    if service is v1_jobs_grpc.SERVICE:
+        return v1_jobs_grpc.JobsService(gateway, request.app.state.jobs, over_http=True).methods
+    return v1_grpc.ImageGeneration(gateway, get_settings(), over_http=True).methods
 
 
 def _message_in(body: bytes, *, as_text: bool) -> bytes:

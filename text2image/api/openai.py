@@ -59,7 +59,7 @@ def error_response(error: Text2ImageError) -> Response:
     return refused(error, JSONResponse(error_body(error)))
 
 
-def _options(body: ImagesRequest, model: ModelInfo) -> StreamOptions:
+def options_of(body: ImagesRequest, model: ModelInfo) -> StreamOptions:
     """Previews in steps of equal length, where a streamed answer asks for any."""
     if not (body.stream and body.partial_images):
         return StreamOptions()
@@ -165,7 +165,7 @@ def _context(
         params=params,
         title=body.prompt,
         timeout=timeout,
-        options=_options(body, gateway_of(request).runners.named(params.model)),
+        options=options_of(body, gateway_of(request).runners.named(params.model)),
         encoding=body.encoding,
         background=body.service_tier == FLEX,
     )

@@ -35,7 +35,7 @@ FILES = "/v1/images/files/"
 BYTES_PER_TOKEN = 4
 TOKEN_SIDE = 32
 # In its words, of which strict clients know no others.
-_QUALITIES = {Quality.EXACT: "high", Quality.FAST: "low"}
+QUALITIES = {Quality.EXACT: "high", Quality.FAST: "low"}
 _NOT_HOSTED = "; it could be kept nowhere, so it comes whole in place of its URL"
 
 
@@ -54,7 +54,7 @@ async def images(
     return {
         "created": int(time.time()),
         "data": data,
-        **_told(context),
+        **told(context),
         "usage": usage_of(context.request),
         "message": message,
         "cached": drawing.cached,
@@ -93,7 +93,7 @@ async def events(
     async with aclosing(stream) as events:
         async for event in events:
             if isinstance(event, Progress) and event.preview and sent < partial_images:
-                file = await asyncio.to_thread(_preview, event.preview, context)
+                file = await asyncio.to_thread(preview, event.preview, context)
                 yield _event(f"{kind}.partial_image", file, context, partial_image_index=sent)
                 sent += 1
             elif isinstance(event, Picture):
@@ -109,14 +109,14 @@ async def events(
 
 def failure(error: Text2ImageError, body: dict[str, Any]) -> str:
     """The event of an error, with the body that an answer would have."""
-    return _line("error", {"type": "error", **body})
+    return line("error", {"type": "error", **body})
 
 
 def usage_of(request: Request) -> dict[str, Any]:
     """The tokens of a request: those of its prompts are estimated, those of its pictures are counted by their size."""
-    text = _tokens(request.prompt) + _tokens(request.negative_prompt)
-    begun = _pixel_tokens(request.image.width, request.image.height) if request.image else 0
-    drawn = _pixel_tokens(*request.final_size) * request.n
+    text = tokens_of(request.prompt) + tokens_of(request.negative_prompt)
+    begun = pixel_tokens(request.image.width, request.image.height) if request.image else 0
+    drawn = pixel_tokens(*request.final_size) * request.n
     return {
         "input_tokens": text + begun,
         "input_tokens_details": {"text_tokens": text, "image_tokens": begun},
@@ -126,26 +126,26 @@ def usage_of(request: Request) -> dict[str, Any]:
     }
 
 
-def _tokens(text: str) -> int:
+def tokens_of(text: str) -> int:
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
-def _pixel_tokens(width: int, height: int) -> int:
+def pixel_tokens(width: int, height: int) -> int:
     return math.ceil(width / TOKEN_SIDE) * math.ceil(height / TOKEN_SIDE)
 
 
-def _told(context: RequestContext) -> dict[str, str]:
+def told(context: RequestContext) -> dict[str, str]:
     """What is said of the pictures of a request, alike in answers and events."""
     width, height = context.request.final_size
     return {
         "output_format": context.encoding.format.value,
         "background": "opaque",
-        "quality": _QUALITIES.get(context.request.quality, "auto"),
+        "quality": QUALITIES.get(context.request.quality, "auto"),
         "size": f"{width}x{height}",
     }
 
 
-def _preview(pixels: Pixels, context: RequestContext) -> bytes:
+def preview(pixels: Pixels, context: RequestContext) -> bytes:
     return encoding.preview(pixels, *context.request.final_size, context.encoding)
 
 
@@ -154,10 +154,10 @@ def _event(kind: str, file: bytes, context: RequestContext, **more: Any) -> str:
         "type": kind,
         "b64_json": base64.b64encode(file).decode(),
         "created_at": int(time.time()),
-        **_told(context),
+        **told(context),
     }
-    return _line(kind, body | more)
+    return line(kind, body | more)
 
 
-def _line(kind: str, body: dict[str, Any]) -> str:
+def line(kind: str, body: dict[str, Any]) -> str:
     return f"event: {kind}\ndata: {json.dumps(body)}\n\n"

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from text2image.api import fields
+from text2image.api.forms import decoded
 from text2image.core import validation
 from text2image.core.errors import (
     FieldViolation,
@@ -184,6 +185,43 @@ class EditRequest(ImagesRequest):
     def params(self, named: Named) -> RequestParams:
         params = super().params(named)
         return replace(params, strength=self.strength, mask_by_alpha=True)
+
+
+class ImageReference(BaseModel):
+    """A picture that stands in JSON. Nothing is fetched from elsewhere."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    image_url: str = Field(description="A PNG, JPEG or WebP file as a `data:` URL.")
+
+    def file(self, name: str) -> bytes:
+        """The file of the field `name`.
+
+        Raises:
+            InvalidRequest: it is none.
+        """
+        if not self.image_url.startswith("data:"):
+            reason = "must be a data: URL with the file as base64; this server fetches nothing"
+            raise InvalidRequest(FieldViolation(f"{name}.image_url", reason))
+        return decoded(f"{name}.image_url", self.image_url) or b""
+
+
+class JsonEditRequest(ImagesRequest):
+    """OpenAI's edit as JSON, as lines of a batch hold it."""
+
+    images: list[ImageReference] = Field(min_length=1, max_length=1)
+    mask: ImageReference | None = None
+    strength: float | None = None
+    input_fidelity: str | None = None
+
+    def params(self, named: Named) -> RequestParams:
+        return replace(
+            super().params(named),
+            image=self.images[0].file("images.0"),
+            mask=self.mask.file("mask") if self.mask else None,
+            strength=self.strength,
+            mask_by_alpha=True,
+        )
 
 
 class VariationRequest(EditRequest):

@@ -7,7 +7,7 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # OpenAI's routes for clients whose base URL lacks the version, and ours for those whose base URL has it.
-_WITHOUT_VERSION = re.compile(r"/(images|models)(/|$)")
+_WITHOUT_VERSION = re.compile(r"/(images|models|files|batches|responses)(/|$)")
 _WITH_VERSION = re.compile(
     r"/v1(?P<own>/(generate|metrics|livez|readyz|healthz|docs|docs\.json|openapi\.json))"
 )

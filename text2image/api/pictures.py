@@ -22,8 +22,8 @@ class PictureResponse(Response):
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         super().__init__()
-        self._parts = list(_parts(content))
-        self.headers["Content-Length"] = str(sum(map(_length, self._parts)))
+        self._parts = list(parts_of(content))
+        self.headers["Content-Length"] = str(sum(map(length_of, self._parts)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send(
@@ -34,12 +34,12 @@ class PictureResponse(Response):
             }
         )
         for part in self._parts:
-            for sent in _encoded(part):
+            for sent in encoded(part):
                 await send({"type": "http.response.body", "body": sent, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _parts(content: Mapping[str, Any]) -> Iterator[str | bytes]:
+def parts_of(content: Mapping[str, Any]) -> Iterator[str | bytes]:
     """The text of the JSON, and between it the files whose base64 belongs there."""
     files: list[bytes] = []
     # Stands for a file; nobody can have written it into a prompt.
@@ -57,11 +57,11 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str | bytes]:
         yield following
 
 
-def _length(part: str | bytes) -> int:
+def length_of(part: str | bytes) -> int:
     return len(part.encode()) if isinstance(part, str) else (len(part) + 2) // 3 * 4
 
 
-def _encoded(part: str | bytes) -> Iterator[bytes]:
+def encoded(part: str | bytes) -> Iterator[bytes]:
     if isinstance(part, str):
         yield part.encode()
         return

@@ -32,7 +32,7 @@ from text2image.gateway.generate import Drawing
 TRANSPORT = "rest"
 router = APIRouter()
 # What our fields are called in this dialect, where it is not the same.
-_NAMES = {"prompt": "text"}
+NAMES = {"prompt": "text"}
 # Fields that are made into something else, or into nothing.
 _OWN = {"text", "context", "images_only", "image", "mask", "loras", "controls", "background"}
 _SIDE = fields.documented(
@@ -94,8 +94,12 @@ class GenerateRequest(BaseModel):
             mask=decoded("mask", self.mask),
             loras=fields.weights_of(self.loras),
             controls=fields.controls_of(self.controls),
-            **self.model_dump(exclude=_OWN),
+            **self.model_dump(include=_TAKEN),
         )
+
+
+# A request of a job has fields beside these.
+_TAKEN = set(GenerateRequest.model_fields) - _OWN
 
 
 class GeneratedPicture(BaseModel):
@@ -164,7 +168,7 @@ def error_response(error: Text2ImageError) -> Response:
 def error_body(error: Text2ImageError) -> dict[str, Any]:
     """The body of a failure."""
     if isinstance(error, InvalidRequest):
-        error = error.renamed(_NAMES)
+        error = error.renamed(NAMES)
     body = ErrorResponse(
         status_code=error.http_status,
         message=error.message,

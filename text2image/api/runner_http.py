@@ -44,7 +44,7 @@ def draws_for_all(settings: Settings, host: str) -> bool:
     of others ask for keys, a runner that serves them must not let in without.
     """
     counted = settings.rate_limit or settings.max_concurrent
-    denied = settings.safety or settings.prompt_denylist
+    denied = settings.classifies or settings.checks or settings.prompt_denylist
     asked = settings.keys_file or settings.runner_listen or counted or denied
     return is_loopback(host) and not asked
 

@@ -24,6 +24,7 @@ from text2image.gateway.safety import classifier_of
 from text2image.gateway.store import Storage
 from text2image.gateway.urls import PictureUrls, key_in
 from text2image.jobs.drawing import jobs_of
+from text2image.jobs.webhooks import Webhooks
 from text2image.net.tls import runner_tls_of
 from text2image.observe import tracing
 from text2image.observe.metrics import GatewayMetrics
@@ -50,6 +51,7 @@ class GatewayServer:
             told=settings.metadata,
             signer=signer_of(settings),
             classifier=classifier_of(settings),
+            checked=settings.checks,
         )
         self.gateway = Gateway(
             self._runners,
@@ -68,7 +70,9 @@ class GatewayServer:
             prompt_loras=settings.prompt_loras,
         )
         self.jobs = jobs_of(settings, self.gateway)
-        self._grpc = GrpcServer(self.gateway, settings)
+        self.webhooks = Webhooks(settings)
+        self.jobs.on_ended(self.webhooks)
+        self._grpc = GrpcServer(self.gateway, settings, self.jobs)
 
     async def start(self, http_host: str, http_port: int) -> None:
         """Connects to the runners, listens for gRPC, and tells when the server is ready and where, HTTP included.
@@ -102,6 +106,7 @@ class GatewayServer:
         self._announcing.cancel()
         await asyncio.gather(self._announcing, return_exceptions=True)
         await self.jobs.close()
+        await self.webhooks.close()
         await self.gateway.close()
         await self._runners.close()
         await self._grpc.stop()

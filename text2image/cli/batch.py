@@ -15,8 +15,10 @@ from typing import Any
 from text2image.cli.arguments import as_typed, check
 from text2image.cli.batch_arguments import BatchOptions, parse
 from text2image.cli.drawing import CannotDraw
+from text2image.cli.jobs import draw_as_jobs
 from text2image.cli.manifest import FolderTaken, Manifest
 from text2image.cli.many import Artist, artist_of
+from text2image.cli.output import save_request
 from text2image.cli.screen import Screen
 from text2image.cli.sheet import check_sheet, write_sheet
 from text2image.cli.tasks import Task, tasks_of
@@ -52,7 +54,11 @@ def run(arguments: Sequence[str], screen: Screen) -> int:
             left = [task for task in tasks if manifest.files_of(task.key) is None]
             if done := len(tasks) - len(left):
                 screen.say(f"{done} of {len(tasks)} requests are drawn already")
-            failed = asyncio.run(_draw(left, options, manifest, screen)) if left else 0
+            failed = 0
+            if left and options.job:
+                failed = draw_as_jobs(tasks, options, manifest, screen)
+            elif left:
+                failed = asyncio.run(_draw(left, options, manifest, screen))
             if options.sheet:
                 write_sheet(tasks, options, manifest)
     except FolderTaken as error:
@@ -170,14 +176,8 @@ class _Desk:
         self._show()
 
     def _saved(self, task: Task, pictures: Sequence[Picture]) -> list[Path]:
-        """Where the pictures are; each appears whole, under a name that is its own and the same each time."""
-        title = f"{task.number:05d} {task.row.fields['prompt']}"
-        alone = len(pictures) == 1
-        marks = (task.key if alone else f"{task.key}_{each.index + 1}" for each in pictures)
-        return [
-            Path(self._store.save_once(each.png, title, mark))
-            for each, mark in zip(pictures, marks, strict=True)
-        ]
+        files = [(picture.png, ".png") for picture in pictures]
+        return save_request(self._store, task.number, task.row.fields["prompt"], task.key, files)
 
     def _show(self) -> None:
         failed = f", {self.failed} failed" if self.failed else ""

@@ -59,6 +59,7 @@ class BatchOptions:
     sheet: bool
     server: str | None
     local: bool
+    job: bool
     api_key: str | None = field(repr=False)
     timeout: float | None
     concurrency: int
@@ -79,6 +80,9 @@ def parse(arguments: Sequence[str]) -> BatchOptions:
         parser.error(f"--timeout is {given.timeout}; it must be a number of seconds above 0")
     if not 1 <= given.concurrency <= MAX_CONCURRENCY:
         parser.error(f"--concurrency must be between 1 and {MAX_CONCURRENCY}")
+    if given.job and (given.local or given.timeout is not None):
+        other = "--local" if given.local else "--timeout"
+        parser.error(f"--job and {other} exclude each other: a server draws it when it has room")
     text = _read(given.prompts)
     form = Form(given.format) if given.format else tables.form_of(given.prompts, text)
     axes = _axes(given)
@@ -89,6 +93,7 @@ def parse(arguments: Sequence[str]) -> BatchOptions:
         sheet=given.sheet,
         server=given.server,
         local=given.local,
+        job=given.job,
         api_key=given.api_key,
         timeout=given.timeout,
         concurrency=given.concurrency,
@@ -206,6 +211,12 @@ def _add_doing(parser: argparse.ArgumentParser) -> None:
     doing.add_argument("--server", metavar="ADDRESS", help="host and port of a server's gRPC")
     doing.add_argument(
         "--local", action="store_true", help="draw in this process, never on a server"
+    )
+    doing.add_argument(
+        "--job",
+        action="store_true",
+        help="hand all to the server, which draws them in the background and keeps them over restarts; the same "
+        "command waits for the rest and fetches it, and `python -m text2image jobs` lists, pauses and ends them",
     )
     doing.add_argument(
         "--api-key", metavar="KEY", help="key that the server asks for; T2I_API_KEY hides it better"

@@ -97,6 +97,18 @@ def whereabouts(
     return None
 
 
+def server_at(server: str | None, settings: Settings) -> str:
+    """Where the server listens that is named, or the one of the settings.
+
+    Raises:
+        CannotDraw: nobody does.
+    """
+    address = server or settings.server or settings.server_address
+    if absence := _absence(address):
+        raise CannotDraw(f"no server listens at {address} ({absence}); `make serve` starts one")
+    return address
+
+
 def _absence(address: str) -> str:
     """Why nobody can be listening at an address; nothing where somebody may be."""
     host, _, port = address.rpartition(":")

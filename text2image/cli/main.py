@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from text2image.cli import batch
+from text2image.cli import batch, jobs
 from text2image.cli.arguments import BAD_USAGE, Options, as_typed, parse
 from text2image.cli.drawing import CannotDraw, draw
 from text2image.cli.output import Save, saver
@@ -18,7 +18,7 @@ from text2image.gateway.store import NotSaved
 from text2image.ops import check
 
 # As the first word each is a command; a picture of that word takes quotes around it and more.
-CHECK, BATCH = "check", "batch"
+CHECK, BATCH, JOBS = "check", "batch", "jobs"
 FAILED = 1
 # As shells say it of a command that Ctrl-C has ended.
 INTERRUPTED = 130
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         return check.main(arguments[1:])
     if arguments[:1] == [BATCH]:
         return _ended(lambda screen: batch.run(arguments[1:], screen))
+    if arguments[:1] == [JOBS]:
+        return _ended(lambda screen: jobs.run(arguments[1:], screen))
     return _ended(lambda screen: _draw(arguments, screen))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from text2image.core.errors import FieldViolation, InvalidRequest
@@ -45,6 +45,27 @@ def saver(output: str | None, title: str, n: int) -> Save:
         return str(place)
 
     return save
+
+
+def save_request(
+    store: Store, number: int, prompt: str, key: str, files: Sequence[tuple[bytes, str]]
+) -> list[Path]:
+    """Where the pictures of one request of many are; each appears whole, under a name that is its own each time.
+
+    Args:
+        number: its place among all, from 1.
+        key: what it is known by.
+        files: contents and suffixes.
+
+    Raises:
+        NotSaved: they cannot be written.
+    """
+    title = f"{number:05d} {prompt}"
+    alone = len(files) == 1
+    return [
+        Path(store.save_once(content, title, key if alone else f"{key}_{index}", suffix))
+        for index, (content, suffix) in enumerate(files, 1)
+    ]
 
 
 def _prepare(folder: Path) -> None:

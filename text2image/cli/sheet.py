@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from text2image.cli.batch_arguments import BatchOptions
 from text2image.cli.manifest import Manifest
 from text2image.cli.tasks import Task
 from text2image.core.errors import FieldViolation, InvalidRequest
-from text2image.core.tables import Axis
+from text2image.core.tables import labels_of
 from text2image.gateway.sheets import MAX_CELLS, contact_sheet
 
 NAME = "sheet.png"
@@ -35,13 +34,8 @@ def write_sheet(tasks: Sequence[Task], options: BatchOptions, manifest: Manifest
     Raises:
         OSError: a picture cannot be read, or the sheet not written.
     """
-    *others, last = options.axes or [Axis("", ({},), ("",))]
-    columns = [f"{last.name} {label}".strip() for label in last.labels]
+    columns, varied = labels_of(options.axes)
     across = len(columns)
-    varied = [
-        ", ".join(f"{axis.name} {label}" for axis, label in zip(others, labels, strict=True))
-        for labels in itertools.product(*(axis.labels for axis in others))
-    ]
     rows, cells = [], []
     for number, start in enumerate(range(0, len(tasks), across)):
         some = tasks[start : start + across]

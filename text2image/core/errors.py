@@ -92,6 +92,13 @@ class ContentBlocked(Text2ImageError):
     openai_code = "moderation_blocked"
     reason = "CONTENT_BLOCKED"
 
+    @classmethod
+    def picture(cls) -> ContentBlocked:
+        """For a picture, whoever looked at it."""
+        return cls(
+            "a picture that was drawn is blocked by this server's safety filter; change the prompt, or the seed"
+        )
+
 
 class Unauthenticated(Text2ImageError):
     """No API key, or one that is not known."""
@@ -132,6 +139,15 @@ class JobNotFound(Text2ImageError):
     grpc_code = "NOT_FOUND"
     openai_type = "invalid_request_error"
     reason = "JOB_NOT_FOUND"
+
+
+class FileNotFound(Text2ImageError):
+    """The caller has no such file."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
+    openai_type = "invalid_request_error"
+    reason = "FILE_NOT_FOUND"
 
 
 def served_names(names: Iterable[str]) -> str:

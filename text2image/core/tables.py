@@ -294,6 +294,17 @@ def parse_axis(name: str, values: Sequence[str]) -> Axis:
     return Axis(name, tuple(typed(name, cell) for cell in cells), tuple(cells))
 
 
+def labels_of(axes: Sequence[Axis]) -> tuple[list[str], list[str]]:
+    """Of a sheet of what `crossed` gives: its columns, which are the last axis, and what its rows are in turn."""
+    *others, last = axes or [Axis("", ({},), ("",))]
+    columns = [f"{last.name} {label}".strip() for label in last.labels]
+    varied = [
+        ", ".join(f"{axis.name} {label}" for axis, label in zip(others, labels, strict=True))
+        for labels in itertools.product(*(axis.labels for axis in others))
+    ]
+    return columns, varied
+
+
 def crossed(rows: Iterable[Row], axes: Sequence[Axis], given: Mapping[str, Any]) -> list[Row]:
     """Each row with each combination of values, the last axis fastest; `given` is what rows do not say themselves.
 

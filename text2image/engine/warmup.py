@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
+from text2image.core.errors import ContentBlocked
 from text2image.core.messages import ModelInfo, Request, StreamOptions
 from text2image.engine.costs import MAX_STEP_SECONDS, StepCosts
 from text2image.engine.memory import MemoryGuard
@@ -268,9 +270,10 @@ def _samples(model: Model, count: int) -> list[Sample]:
 
 
 def _decode(model: Model, samples: Sequence[Sample]) -> None:
-    """Decodes and waits for it."""
+    """Decodes and waits for it, whatever the pictures show."""
     for picture in model.decode(samples):
-        pixels_of(picture)
+        with suppress(ContentBlocked):
+            pixels_of(picture)
 
 
 def _timed(work: Callable[[], object], clock: Callable[[], float]) -> float:

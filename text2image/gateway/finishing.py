@@ -6,7 +6,6 @@ All of it is blocking: call it off the event loop.
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import replace
 
 from text2image.core.errors import ContentBlocked
@@ -19,8 +18,6 @@ from text2image.gateway.provenance import Signer, source_of
 from text2image.gateway.safety import Classifier
 from text2image.observe.metrics import GatewayMetrics
 
-logger = logging.getLogger(__name__)
-
 
 class Finisher:
     """Makes pictures of pixels. Signed ones are kept signed, so that who asks again gets the same bytes."""
@@ -32,18 +29,21 @@ class Finisher:
         told: Metadata = Metadata.FULL,
         signer: Signer | None = None,
         classifier: Classifier | None = None,
+        checked: bool = False,
     ) -> None:
         """
         Args:
             told: what files tell beside the picture.
             signer: None where pictures are not signed.
-            classifier: None where nobody looks at them.
+            classifier: None where nobody looks at them here.
+            checked: whether the runners do.
         """
-        self.looks = classifier is not None
+        self.looks = classifier is not None or checked
         self._metrics = metrics
         self._told = told
         self._signer = signer
         self._classifier = classifier
+        self._checked = checked
 
     @property
     def mark(self) -> str:
@@ -53,6 +53,7 @@ class Finisher:
             told,
             self._signer and self._signer.fingerprint,
             self._classifier and self._classifier.fingerprint,
+            *(["checked"] if self._checked else []),
         )
         return hashlib.sha256(repr(by).encode()).hexdigest() if any(by) else ""
 
@@ -96,11 +97,7 @@ class Finisher:
         with self._metrics.stage("looking"):
             blocked = self._classifier.blocks(pixels)
         if blocked:
-            self._metrics.blocked.labels("picture").inc()
-            logger.info("a picture was blocked")
-            raise ContentBlocked(
-                "a picture that was drawn is blocked by this server's safety filter; change the prompt, or the seed"
-            )
+            raise ContentBlocked.picture()
 
     def _signed(self, file: bytes, request: Request, encoding: Encoding) -> bytes:
         if self._signer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +48,7 @@ from text2image.gateway.overhead import Overhead
 from text2image.gateway.quota import Quotas
 from text2image.gateway.runners import Runners
 from text2image.gateway.saving import Saver
-from text2image.gateway.singleflight import Flight, SingleFlight
+from text2image.gateway.singleflight import Flight, SingleFlight, identity_of
 from text2image.gateway.store import Storage
 from text2image.gateway.urls import PictureUrls
 from text2image.observe import tracing
@@ -209,7 +209,7 @@ class Gateway:
                 # Nobody looks at previews before they are given out.
                 context.options = replace(context.options, preview_every=0)
             # In flight already? Then it is shared; else it is answered by `_answer`, in a task of its own.
-            async with aclosing(self._flights.follow(_identity(context), context)) as events:
+            async with aclosing(self._flights.follow(identity_of(context), context)) as events:
                 async for event in events:
                     if context.standing is None:
                         # Known, or drawn for another request: it cost nothing.
@@ -279,7 +279,16 @@ class Gateway:
         return Drawing(pictures, message, remembered=self._cache is not None)
 
     async def _answer(self, flight: Flight) -> None:
-        """Answers all who follow a flight: with what is known, or else with what a runner draws, kept after that."""
+        """Answers all who follow a flight, and counts those whose pictures are not given out."""
+        try:
+            await self._recall_or_draw(flight)
+        except ContentBlocked:
+            self.metrics.blocked.labels("picture").inc()
+            logger.info("a picture was blocked")
+            raise
+
+    async def _recall_or_draw(self, flight: Flight) -> None:
+        """Answers with what is known, or else with what a runner draws, kept after that."""
         context = flight.leader
         cache = self._cache if context.params.seed is not None else None
         if cache is None:
@@ -331,14 +340,8 @@ class Gateway:
             deadline = flight.deadline - self._overhead.of(context.timeout)
 
             def generate(request: Request) -> AsyncGenerator[tuple[Event, ModelInfo], None]:
-                draw = partial(
-                    self.runners.generate,
-                    request,
-                    context.options,
-                    deadline,
-                    context.share,
-                    patience=context.timeout,
-                )
+                patient = partial(self.runners.generate, patience=context.timeout)
+                draw = partial(patient, request, context.options, deadline, context.share)
                 return self._line.drawn(request.model, draw) if context.background else draw()
 
             async with aclosing(
@@ -387,24 +390,6 @@ class Gateway:
             request.model,
             prompts if self._log_prompts else "",
         )
-
-
-def _identity(context: RequestContext) -> Hashable:
-    """What requests have in common that may share a drawing."""
-    if context.params.seed is None:
-        # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
-        return context
-    # The request says which of its adapters it means, of which there may be a thousand.
-    model = replace(context.model, loras=(), controls=())
-    # One caller's limits and shares are no other's, so one drawing is never that of two callers.
-    return (
-        model,
-        context.request,
-        context.options,
-        context.encoding,
-        context.caller,
-        context.background,
-    )
 
 
 def message_of(count: int, completed: Completed, *, lost: bool = False) -> str:

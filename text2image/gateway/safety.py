@@ -96,7 +96,7 @@ def classifier_of(settings: Settings) -> Classifier | None:
         BadClassifier: it cannot be used.
         SystemExit: an extra is missing.
     """
-    if not settings.safety:
+    if not settings.classifies:
         return None
     if settings.safety_model is None:
         require_extra("safety", "T2I_SAFETY without T2I_SAFETY_MODEL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from dataclasses import replace
 
 from text2image.core.errors import (
     DeadlineExceeded,
@@ -123,6 +124,24 @@ class Flight:
             reason=Unavailable.FULL,
             retry_after=max(MIN_RETRY_SECONDS, self._ready_at - context.deadline),
         )
+
+
+def identity_of(context: RequestContext) -> Hashable:
+    """What requests have in common that may share a drawing."""
+    if context.params.seed is None:
+        # The seed was picked just now, so nobody else can have asked for this picture, or ever will.
+        return context
+    # The request says which of its adapters it means, of which there may be a thousand.
+    model = replace(context.model, loras=(), controls=())
+    # One caller's limits and shares are no other's, so one drawing is never that of two callers.
+    return (
+        model,
+        context.request,
+        context.options,
+        context.encoding,
+        context.caller,
+        context.background,
+    )
 
 
 class SingleFlight:

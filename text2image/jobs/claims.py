@@ -258,16 +258,23 @@ def mine(connection: Connection, process: str) -> set[tuple[int, int, int]]:
     return {(row.job, row.place, row.attempt) for row in connection.execute(query)}
 
 
-def wait_for(connection: Connection, reasons: Mapping[str, str], nobody_draws: str) -> bool:
-    """Says in open jobs why they do not go on, and nothing in those that do; tells whether that was news.
+def wait_for(connection: Connection, reasons: Mapping[str, str]) -> bool:
+    """Says in open jobs why they do not go on, by owner, and nothing in the others; tells whether that was news."""
+    known = case(reasons, value=jobs.c.owner, else_="") if reasons else ""
+    return _wait(connection, known)
 
-    Args:
-        reasons: by owner.
-        nobody_draws: why none of all goes on; empty if some do.
-    """
-    known = case(reasons, value=jobs.c.owner, else_=nobody_draws) if reasons else nobody_draws
-    news = update(jobs).where(jobs.c.state.in_(_OPEN), jobs.c.waiting_for != known)
-    return connection.execute(news.values(waiting_for=known)).rowcount > 0
+
+def wait_for_all(connection: Connection, why: str) -> bool:
+    """Says in open jobs that nobody draws why that is; tells whether that was news."""
+    at_work = exists().where(items.c.job == jobs.c.number, items.c.state == ItemState.RUNNING)
+    return _wait(connection, why, ~at_work)
+
+
+def _wait(
+    connection: Connection, why: ColumnElement[str] | str, *which: ColumnElement[bool]
+) -> bool:
+    news = update(jobs).where(jobs.c.state.in_(_OPEN), jobs.c.waiting_for != why, *which)
+    return connection.execute(news.values(waiting_for=why)).rowcount > 0
 
 
 def enter(connection: Connection, process: str, boot: str) -> None:

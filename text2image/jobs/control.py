@@ -151,6 +151,17 @@ def untold(connection: Connection, process: str) -> list[int]:
     return list(connection.scalars(query.order_by(jobs.c.number)))
 
 
+def tell_again(connection: Connection, owner: str, job_id: str) -> int:
+    """Has an end told as if it were new; answers with the job's number."""
+    row = require(connection, owner, job_id, lock=True)
+    if not row.webhook_url:
+        raise InvalidRequest(FieldViolation("job", "it was submitted without a webhook_url"))
+    if row.state not in _ENDED:
+        raise InvalidRequest(FieldViolation("job", "it has not ended; its webhook is sent then"))
+    _set(connection, row.number, webhook_state=WebhookState.PENDING, webhook_attempts=0)
+    return int(row.number)
+
+
 def told(connection: Connection, number: int, state: WebhookState, error: str) -> None:
     """Says how it went to tell somebody of a job's end; it is told again while PENDING."""
     pending = and_(jobs.c.number == number, jobs.c.webhook_state == WebhookState.PENDING)

@@ -37,6 +37,7 @@ class GatewayDrawer:
             title=item.title or item.params.prompt,
             timeout=_LONGEST if item.patience is None else min(_LONGEST, item.patience + 1.0),
             encoding=item.encoding,
+            background=True,
         )
         drawing = await self._gateway.draw(context)
         return Drawn(drawing.pictures, drawing.message)
@@ -50,11 +51,15 @@ class GatewayDrawer:
         return min(_MOST, max(_FEWEST, 2 * (load.active - load.waiting) + _FEWEST // 2))
 
     def cap(self, owner: str) -> int | None:
-        """What the owner's key allows at once; a removed key's items are claimed to fail."""
+        """What the owner's key allows at once, less one for a request that is waited for.
+
+        A removed key's items are claimed to fail.
+        """
         try:
-            return self._gateway.caller_named(owner).allowance.max_concurrent
+            most = self._gateway.caller_named(owner).allowance.max_concurrent
         except Text2ImageError:
             return None
+        return most and max(1, most - 1)
 
     def work(self, params: RequestParams) -> int | None:
         """Pixel-steps that a request costs; None where no model says, or it is none."""

@@ -255,6 +255,17 @@ class Jobs:
         await self._database.run(control.retry_failed, owner, job_id)
         return await self._changed_job(owner, job_id)
 
+    async def tell_again(self, owner: str, job_id: str) -> Job:
+        """Has the handler of `on_ended` called anew for an ended job, however it went before.
+
+        Raises:
+            JobNotFound: there is none of its owner's.
+            InvalidRequest: it has no webhook, or has not ended.
+        """
+        number = await self._database.run(control.tell_again, owner, job_id)
+        self._keeper.hurry(number)
+        return await self._changed_job(owner, job_id)
+
     async def delete(self, owner: str, job_id: str) -> None:
         """Removes a job with all its pictures, and cancels it before if it has not ended.
 

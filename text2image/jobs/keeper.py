@@ -59,6 +59,10 @@ class Keeper:
         """Has it look at once."""
         self._wake.set()
 
+    def hurry(self, number: int) -> None:
+        """Forgets how long was to be waited before a job's end is told again."""
+        self._due.pop(number, None)
+
     async def run(self) -> None:
         """Looks until it is cancelled."""
         looked = -LOOK_SECONDS

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from text2image.core.errors import (
     Cancelled,
+    DeadlineExceeded,
     Internal,
     QuotaExceeded,
     Text2ImageError,
@@ -117,7 +118,12 @@ class Worker:
         now = time.monotonic()
         self._held = {owner: held for owner, held in self._held.items() if held[0] > now}
         reasons = {owner: why for owner, (_, why) in self._held.items()}
-        if await self._database.run(claims.wait_for, reasons, "" if places else _NO_RUNNER):
+        if places:
+            news = await self._database.run(claims.wait_for, reasons)
+        else:
+            # Another process may have a runner.
+            news = await self._database.run(claims.wait_for_all, _NO_RUNNER)
+        if news:
             self._changed()
         free = -(-places // self._liveness.count) - len(self._tasks)
         if free <= 0 or not self._liveness.id:
@@ -196,6 +202,9 @@ class Worker:
                     await self._release(claim)
                     return
                 await asyncio.sleep(min(error.retry_after or 1.0, _LONGEST_PAUSE))
+            except DeadlineExceeded:
+                # Others came first for as long as one request may wait; its job's own deadline the keeper looks after.
+                await asyncio.sleep(1.0)
             except Exception as problem:
                 losses += 1
                 told = _told(problem)

@@ -58,8 +58,11 @@ _PICTURES = ("image", "mask")
 
 
 def _pictures_in(message: Message) -> int:
-    """Bytes of the pictures that a message holds."""
+    """Bytes of the pictures that a message holds, and those of the requests in it."""
     known = message.DESCRIPTOR.fields_by_name
+    if "requests" in known:
+        requests: Any = getattr(message, "requests")  # noqa: B009
+        return sum(_pictures_in(each.request) for each in requests)
     own = sum(len(getattr(message, name)) for name in _PICTURES if name in known)
     controls: Any = getattr(message, "controls") if "controls" in known else ()  # noqa: B009
     return own + sum(len(each.image) for each in controls)
@@ -119,6 +122,7 @@ def checked(request: M | Malformed) -> M:
 _MAKE_HANDLER = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
 

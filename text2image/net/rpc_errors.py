@@ -26,6 +26,7 @@ _KINDS: tuple[type[errors.Text2ImageError], ...] = (
     errors.Unauthenticated,
     errors.PermissionDenied,
     errors.ModelNotFound,
+    errors.JobNotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.QuotaExceeded,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 
@@ -57,9 +58,13 @@ class RunnerService:
                 request = require_single(resolve(params, model))
                 remaining = context.time_remaining()
                 time_limit = self._settings.request_timeout if remaining is None else remaining
+                options = wire.options_from(parsed)
+                if self._settings.checks:
+                    # Nobody looks at previews before they are given out.
+                    options = replace(options, preview_every=0)
                 events = self._engine.generate(
                     request,
-                    wire.options_from(parsed),
+                    options,
                     time_limit=time_limit,
                     share=wire.share_from(metadata),
                 )

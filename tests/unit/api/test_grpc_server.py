@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from tests.e2e.harness import free_port
+from tests.jobs import no_jobs
 from tests.unit.gateway.scripted import READY
 from text2image.api import grpc_server
 from text2image.api.grpc_server import GrpcServer
@@ -96,7 +97,7 @@ class Cable:
 async def serving(gateway: Watched, folder: Path, **limits: Any) -> AsyncIterator[int]:
     port = free_port()
     settings = Settings(grpc_port=port, runtime_dir=folder, **limits)
-    server = GrpcServer(cast("Gateway", gateway), settings)
+    server = GrpcServer(cast("Gateway", gateway), settings, no_jobs())
     await server.start()
     try:
         yield port

@@ -18,6 +18,7 @@ SERVED = {
     "Text2ImageService",
     "grpc.health.v1.Health",
     "text2image.v1.ImageGeneration",
+    "text2image.v1.Jobs",
     *(f"grpc.reflection.{version}.ServerReflection" for version in VERSIONS),
 }
 
@@ -44,6 +45,7 @@ async def test_a_generic_client_lists_services_and_methods(tmp_path: Path, versi
         assert set(await buf_curl(port, version, "--list-services")) == SERVED
         methods = await buf_curl(port, version, "--list-methods")
     assert "text2image.v1.ImageGeneration/Generate" in methods
+    assert "text2image.v1.Jobs/UploadJob" in methods
     assert "Text2ImageService/GenerateImage" in methods
 
 

@@ -95,7 +95,8 @@ async def test_metrics_ask_for_the_key_that_a_gateways_ask_for(keyed: Settings) 
         (Settings(runner_listen="127.0.0.1:50061"), "127.0.0.1"),
         (Settings(rate_limit="1/day"), "127.0.0.1"),
         (Settings(max_concurrent=1), "127.0.0.1"),
-        (Settings(safety=True), "127.0.0.1"),
+        (Settings(safety="classifier"), "127.0.0.1"),
+        (Settings(safety="model"), "127.0.0.1"),
         (Settings(prompt_denylist=Path("denied.txt")), "127.0.0.1"),
     ],
     ids=[
@@ -105,6 +106,7 @@ async def test_metrics_ask_for_the_key_that_a_gateways_ask_for(keyed: Settings) 
         "a rate limit",
         "a concurrency",
         "pictures looked at",
+        "pictures checked",
         "prompts denied",
     ],
 )

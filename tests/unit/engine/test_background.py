@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtests import drivers
 from tests.doubles import TimedModel, make_request
 from tests.harness import Harness
 from text2image.core.errors import DeadlineExceeded, Unavailable
 from text2image.core.messages import Completed
-from text2image.engine.admission import BACKGROUND_BATCHES, Backlog
+from text2image.engine.admission import BACKGROUND_BATCHES
 from text2image.engine.background import CREDIT_SHARE, MOST_CREDIT, MOST_GROWTH, SHORT_STEP
 from text2image.engine.sample import Generation, Sample
 
 SIDES = (64, 128)
-# Ticks, or a request that arrives: whether in the background, its side and its steps.
+# Ticks, or a request that arrives: whether in the background, its side, its steps, and whether it takes two rows.
 ARRIVALS = st.lists(
     st.one_of(
         st.integers(1, 6),
-        st.tuples(st.booleans(), st.sampled_from(SIDES), st.integers(1, 6)),
+        st.tuples(st.booleans(), st.sampled_from(SIDES), st.integers(1, 6), st.booleans()),
     ),
     max_size=40,
 )
 
 
-def asked(harness: Harness, *, background: bool, side: int = 128, steps: int = 5) -> Generation:
-    request = make_request(width=side, height=side, steps=steps)
+def asked(
+    harness: Harness, *, background: bool, side: int = 128, steps: int = 5, guided: bool = True
+) -> Generation:
+    scale = 5.0 if guided else 1.0
+    request = make_request(width=side, height=side, steps=steps, guidance_scale=scale)
     return harness.submit(request, background=background)
 
 
@@ -47,11 +53,11 @@ def rows(batch: list[Sample]) -> int:
 
 @given(ARRIVALS)
 def test_whoever_is_interactive_steps_first_and_all_end_once(
-    arrivals: list[int | tuple[bool, int, int]],
+    arrivals: list[int | tuple[bool, int, int, bool]],
 ) -> None:
     """No pass without an interactive sample while one has steps left, so that none waits for more than the step that
     was under way when it came; what rides along takes nobody's rows and little time; nothing starves."""
-    harness = Harness(TimedModel(overhead=0.2))
+    harness = Harness(TimedModel(overhead=0.2), max_rows=8)
     scheduler, model = harness.backlog.scheduler, harness.model
     admitted = []
 
@@ -80,8 +86,11 @@ def test_whoever_is_interactive_steps_first_and_all_end_once(
             for _ in range(each):
                 tick()
         else:
-            background, side, steps = each
-            admitted.append(asked(harness, background=background, side=side, steps=steps))
+            background, side, steps, guided = each
+            with suppress(Unavailable):
+                admitted.append(
+                    asked(harness, background=background, side=side, steps=steps, guided=guided)
+                )
     harness.finish()
     assert all(isinstance(harness.ending(each), Completed) for each in admitted)
     assert not len(harness.backlog.classes)
@@ -113,6 +122,7 @@ def test_a_step_in_the_background_is_short_while_interactive_requests_are_about(
     harness.finish()
     alone = harness.backlog.classes.alone
     crowd(harness, steps=20)
+    assert harness.backlog.classes.are_about
     while harness.backlog.classes.are_about:
         crowd(harness, steps=20)
         began = harness.clock()
@@ -136,6 +146,7 @@ def test_what_is_done_in_the_background_is_decoded_beside_interactive_requests_t
     interactive = asked(harness, background=False, steps=150)
     spent = 0.0
     for _ in range(100):
+        waiting += crowd(harness)
         began, decoded = harness.clock(), len(harness.model.decoded)
         harness.loop.tick()
         chunks = harness.model.decoded[decoded:]
@@ -172,8 +183,82 @@ def test_what_cannot_end_in_time_is_refused_in_the_background_too() -> None:
 
 
 def test_both_classes_are_counted_as_active() -> None:
-    backlog: Backlog = Harness().backlog
     harness = Harness()
     asked(harness, background=True)
     asked(harness, background=False)
-    assert (harness.backlog.samples(), harness.backlog.waiting(), backlog.samples()) == (2, 1, 0)
+    assert (harness.backlog.samples(), harness.backlog.waiting()) == (2, 1)
+
+
+def test_what_rides_along_makes_an_interactive_step_little_longer() -> None:
+    harness = Harness(TimedModel(overhead=0.2))
+    crowd(harness)
+    harness.loop.tick()
+    asked(harness, background=False)
+    harness.loop.tick()
+    started, ridden = harness.model.batches
+    assert not ridden[0].background
+    assert 1 < len(ridden) < len(started)
+    alone, together = (0.2 + 0.01 * rows(batch) for batch in (ridden[:1], ridden))
+    assert together <= MOST_GROWTH * alone
+
+
+def test_no_row_that_an_interactive_request_waits_for_goes_to_the_background() -> None:
+    harness = Harness(TimedModel(overhead=10.0), max_rows=8)
+    asked(harness, background=True, guided=False)
+    harness.loop.tick()
+    for guided in (True, True, True, False, True):
+        asked(harness, background=False, guided=guided)
+    harness.loop.tick()
+    assert harness.backlog.waiting() == 1
+    assert [sample.background for sample in harness.model.batches[-1]] == [False] * 4
+
+
+def simulated(rate: float, *, background: bool, seconds: float = 60.0) -> tuple[float, float]:
+    """Of Poisson arrivals on the double's clock the 95th percentile of the latency, and pictures per second in the
+    background beside them."""
+    harness = Harness(TimedModel(overhead=0.004, row_seconds=0.006, decode_time=0.01))
+    arrivals = [due for due, _ in drivers.arrivals(rate=rate, seconds=seconds, steps=(20,), seed=3)]
+    sent: dict[Generation, float] = {}
+    latencies: list[float] = []
+    behind: list[Generation] = []
+
+    def ended() -> None:
+        for each in [each for each in sent if each.ended]:
+            latencies.append(harness.clock() - sent.pop(each))
+
+    for due in arrivals:
+        while harness.clock() < due:
+            if background and harness.backlog.classes.background.waiting() < 8:
+                behind += crowd(harness, steps=20)
+            if harness.loop.idle:
+                break
+            harness.loop.tick()
+            ended()
+        harness.clock.now = max(harness.clock(), due)
+        sent[asked(harness, background=False, steps=20)] = due
+    while sent:
+        harness.loop.tick()
+        ended()
+    latencies.sort()
+    drawn = sum(each.ended for each in behind) / harness.clock()
+    return latencies[int(0.95 * len(latencies))], drawn
+
+
+def test_a_crowd_in_the_background_costs_interactive_requests_little() -> None:
+    without, _ = simulated(1.5, background=False)
+    beside, drawn = simulated(1.5, background=True)
+    assert beside <= 1.25 * without
+    assert drawn > 1.0, "nothing was drawn in the gaps"
+
+
+def test_alone_the_background_draws_as_much_as_a_crowd_of_others() -> None:
+    rates = []
+    for background in (False, True):
+        harness = Harness()
+        drawn: list[Generation] = []
+        while harness.clock() < 100.0:
+            while harness.backlog.samples() < 32:
+                drawn.append(asked(harness, background=background, steps=20))
+            harness.loop.tick()
+        rates.append(sum(each.ended for each in drawn) / harness.clock())
+    assert rates[1] >= 0.95 * rates[0]

@@ -13,8 +13,8 @@ from tests.unit.gateway.asking import asking
 from text2image.core.errors import Unavailable
 from text2image.core.messages import Completed, Event, Loading, ModelInfo, Queued, Share
 from text2image.gateway.background import BackgroundLine
-from text2image.gateway.generate import _identity
 from text2image.gateway.refusals import Kind
+from text2image.gateway.singleflight import identity_of
 from text2image.net import wire
 
 INFO = make_info()
@@ -89,6 +89,6 @@ def test_a_picture_in_the_background_is_no_drawing_for_whoever_asks_now() -> Non
     contexts[1].background = True
     for context in contexts:
         context.model, context.request = INFO, make_request(seed=7)
-    assert _identity(contexts[0]) != _identity(contexts[1])
+    assert identity_of(contexts[0]) != identity_of(contexts[1])
     kinds = {Kind.of(make_request(), 60.0, context.share) for context in contexts}
     assert len(kinds) == 2

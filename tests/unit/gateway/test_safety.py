@@ -68,9 +68,11 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Callable[..., Gateway]]:
     await until(runners, lambda: runners.is_ready)
     backend = DiskBackend(tmp_path / "cache", 1 << 20)
 
-    def make(classifier: Classifier | None, denied: DenyList | None = None) -> Gateway:
+    def make(
+        classifier: Classifier | None, denied: DenyList | None = None, *, checked: bool = False
+    ) -> Gateway:
         metrics = GatewayMetrics(CollectorRegistry())
-        finisher = Finisher(metrics, classifier=classifier)
+        finisher = Finisher(metrics, classifier=classifier, checked=checked)
         cache = PictureCache(backend, finisher.mark)
         store = Store(tmp_path / "saved")
         return Gateway(
@@ -183,8 +185,53 @@ def test_open_nsfw_scores_as_its_package_does(name: str) -> None:
     assert own < 0.2
 
 
+@pytest.mark.parametrize(
+    ("written", "classifies", "checks"),
+    [
+        ("0", False, False),
+        ("off", False, False),
+        ("1", True, False),
+        ("True", True, False),
+        ("on", True, False),
+        ("classifier", True, False),
+        ("model", False, True),
+        ("BOTH", True, True),
+    ],
+)
+def test_who_looks_is_one_setting(
+    monkeypatch: pytest.MonkeyPatch, written: str, *, classifies: bool, checks: bool
+) -> None:
+    monkeypatch.setenv("T2I_SAFETY", written)
+    settings = Settings()
+    assert (settings.classifies, settings.checks) == (classifies, checks)
+
+
+async def test_what_a_runner_blocks_ends_and_counts_as_what_the_classifier_does(
+    gateway: Callable[..., Gateway],
+) -> None:
+    gateway.runner.play([Queued(1.0), ContentBlocked.picture()])  # type: ignore[attr-defined]
+    plain = gateway(None)
+    with pytest.raises(ContentBlocked, match="safety filter"):
+        await plain.draw(asking())
+    assert counted(plain, "picture") == 1
+
+
+async def test_what_runners_look_at_is_kept_apart_and_never_shown_on_the_way(
+    gateway: Callable[..., Gateway],
+) -> None:
+    gateway.runner.play(STORY)  # type: ignore[attr-defined]
+    plain = gateway(None)
+    await plain.draw(asking())
+    await plain.close()
+    looked = gateway(None, checked=True)
+    asked = asking(options=StreamOptions(progress_every=1, preview_every=1))
+    assert not (await looked.draw(asked)).cached
+    assert gateway.runner.requests[-1].preview_every == 0  # type: ignore[attr-defined]
+
+
 def test_a_file_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
-    require_classifier(Settings(safety=False, safety_model=tmp_path / "none.onnx"))
+    for nobody in ("off", "model"):
+        require_classifier(Settings(safety=nobody, safety_model=tmp_path / "none.onnx"))
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")
     flat = brightness(tmp_path / "flat.xml", [1, 1, 8, 8])
@@ -194,7 +241,7 @@ def test_a_file_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
         (flat, "not one picture of (1, 3, height, width)"),
     ):
         with pytest.raises(SystemExit) as ended:
-            require_classifier(Settings(safety=True, safety_model=file))
+            require_classifier(Settings(safety="both", safety_model=file))
         text = str(ended.value)
         assert text.startswith(f"text2image: T2I_SAFETY_MODEL={file}: ")
         assert told in text

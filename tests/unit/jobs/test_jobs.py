@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.unit.jobs.conftest import ALICE, BOB, ended, jobs_in, prompts, started, when
 from tests.unit.jobs.drawers import TestDrawer, drawn
 from text2image.core.errors import (
+    DeadlineExceeded,
     FieldViolation,
     Internal,
     InvalidRequest,
@@ -295,16 +297,18 @@ async def test_failed_items_alone_are_drawn_again(start: Start) -> None:
 
 
 async def test_a_full_server_is_asked_again_and_fails_nothing(start: Start) -> None:
-    refusals = iter(range(20))
+    full = Unavailable("full", reason=Unavailable.FULL, retry_after=0.01)
+    refusals: Iterator[Text2ImageError] = iter([DeadlineExceeded("late"), *20 * [full]])
 
     async def draw(item: Claim) -> Drawn:
-        if next(refusals, None) is not None:
-            raise Unavailable("full", reason=Unavailable.FULL, retry_after=0.01)
+        if refusal := next(refusals, None):
+            raise refusal
         return drawn(item)
 
     jobs = await start(TestDrawer(draw))
     job = await ended(jobs, await jobs.submit(ALICE, prompts(3)))
     assert job.counts == Counts(succeeded=3)
+    assert next(refusals, None) is None
 
 
 async def test_a_used_up_quota_is_waited_for_and_holds_up_nobody_else(start: Start) -> None:
@@ -505,3 +509,26 @@ async def test_a_server_without_jobs_says_so(tmp_path: Path) -> None:
             with pytest.raises(JobNotFound, match="takes no jobs"):
                 await question
     assert not [*tmp_path.iterdir()]  # noqa: ASYNC240
+
+
+async def test_clocks_that_are_set_end_no_job_and_keep_none(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await start(keep_seconds=3600)
+    old = await ended(jobs, await jobs.submit(ALICE, prompts(1)))
+    job = await jobs.submit(BOB, prompts(2), seconds=3600, paused=True)
+    now = time.time
+    for days in (2, -2):
+        monkeypatch.setattr(time, "time", lambda days=days: now() + days * 86400)
+        # The keeper has looked since.
+        seconds = left(await jobs.get(BOB.name, job.id))
+        await when(jobs, job, lambda job, seconds=seconds: left(job) < seconds - 0.5)
+        assert (await jobs.get(ALICE.name, old.id)).state is JobState.COMPLETED
+    await jobs.resume(BOB.name, job.id)
+    assert (await ended(jobs, job)).counts == Counts(succeeded=2)
+
+
+def left(job: Job) -> float:
+    """Seconds to the deadline."""
+    assert job.deadline_at
+    return job.deadline_at - time.time()

@@ -17,7 +17,7 @@ from text2image.core.addresses import address_of, reachable, split_port
 from text2image.core.folders import own_folder
 from text2image.core.settings.bounds import LONGEST_NAMED_TIMEOUT, Bounds
 from text2image.core.settings.callers import Callers
-from text2image.core.settings.content import Content
+from text2image.core.settings.content import Content, Safety
 from text2image.core.settings.device import Device
 from text2image.core.settings.drawing import MAX_CLIP_SKIP, Drawing
 from text2image.core.settings.group import MAX_SIDE
@@ -27,6 +27,7 @@ from text2image.core.settings.processes import Processes
 from text2image.core.settings.serving import Serving
 from text2image.core.settings.storage import Storage
 from text2image.core.settings.watching import Watching
+from text2image.core.settings.webhooks import Webhooks
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -34,6 +35,7 @@ __all__ = [
     "MAX_CLIP_SKIP",
     "MAX_SIDE",
     "MODELS",
+    "Safety",
     "Settings",
     "brought_model",
     "get_settings",
@@ -48,6 +50,7 @@ _USER = re.compile(r"^(\w+://)?.*@")
 class Settings(
     Watching,
     Content,
+    Webhooks,
     Jobs,
     Storage,
     Callers,
@@ -133,6 +136,6 @@ def get_settings() -> Settings:
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     variable = f"T2I_{name.upper()}" if name in Settings.model_fields else name
-    secret = name in ("url_key", "jobs_url")
+    secret = name in ("url_key", "jobs_url", "webhook_secret")
     shown = "***" if secret else _USER.sub(r"\1***@", str(problem["input"]))
     return f"text2image: {variable}={shown}: {problem['msg'].removeprefix('Value error, ')}"

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from text2image.core.formats import Metadata
 from text2image.core.settings.group import Group
+
+# What a switch says where there was nothing to choose yet.
+_SWITCHES = {
+    **dict.fromkeys(("1", "true", "yes", "on"), "classifier"),
+    **dict.fromkeys(("0", "false", "no"), "off"),
+}
+
+
+class Safety(StrEnum):
+    """Who looks at pictures before they are given out: the gateway's classifier, the model's own checker, or both."""
+
+    OFF = "off"
+    CLASSIFIER = "classifier"
+    MODEL = "model"
+    BOTH = "both"
 
 
 class Content(Group):
@@ -29,9 +45,10 @@ class Content(Group):
         description="File of words, phrases and `/patterns/`, one a line, that prompts may not have; read again when "
         "it changes.",
     )
-    safety: bool = Field(
-        False,
-        description="Whether pictures are looked at before they are given out; blocked ones are an error.",
+    safety: Safety = Field(
+        Safety.OFF,
+        description="Who looks at pictures before they are given out: a `classifier` (or `1`), the `model`'s own "
+        "safety checker, `both`, or with `off` nobody; blocked ones are an error. Set it where the runners are too.",
     )
     safety_model: Path | None = Field(
         None,
@@ -41,3 +58,19 @@ class Content(Group):
     safety_threshold: float = Field(
         0.8, ge=0, le=1, description="Probability from which on a picture is blocked."
     )
+
+    @field_validator("safety", mode="before")
+    @classmethod
+    def _check_safety(cls, value: object) -> object:
+        named = str(value).lower()
+        return _SWITCHES.get(named, named)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the gateway's classifier looks at pictures."""
+        return self.safety in (Safety.CLASSIFIER, Safety.BOTH)
+
+    @property
+    def checks(self) -> bool:
+        """Whether the models' own safety checkers look at pictures."""
+        return self.safety in (Safety.MODEL, Safety.BOTH)

@@ -43,9 +43,36 @@ class Jobs(Group):
         description="Size of the pictures of jobs, as in `20GiB`; beyond it the jobs that ended first go first.",
     )
 
-    @field_validator("jobs_keep_bytes", mode="before")
+    batch_file_bytes: int = Field(
+        100 << 20,
+        gt=0,
+        description="Largest file that may be uploaded for a batch (`POST /v1/files`), as in `100MiB`.",
+    )
+    batch_files_bytes: int = Field(
+        1 << 30,
+        gt=0,
+        description="Size of all files that one caller has uploaded for batches; they are kept for "
+        "`T2I_JOBS_KEEP_SECONDS` at most.",
+    )
+    batch_all_files_bytes: int = Field(
+        10 << 30, gt=0, description="Size of the files that all callers have uploaded for batches."
+    )
+    jobs_body_bytes: int = Field(
+        256 << 20,
+        gt=0,
+        description="Largest body of a job, with the pictures in it, as in `256MiB`.",
+    )
+
+    @field_validator(
+        "jobs_keep_bytes",
+        "jobs_body_bytes",
+        "batch_file_bytes",
+        "batch_files_bytes",
+        "batch_all_files_bytes",
+        mode="before",
+    )
     @classmethod
-    def _check_keep_bytes(cls, value: str | int) -> int:
+    def _check_bytes(cls, value: str | int) -> int:
         return value if isinstance(value, int) else parse_bytes(value)
 
     @field_validator("jobs_url")

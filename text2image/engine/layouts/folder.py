@@ -26,7 +26,8 @@ INDEX = "model_index.json"
 CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.ckpt")
 GGUF = ".gguf"
 WEIGHTS = frozenset({".safetensors", ".bin", ".ckpt", GGUF})
-# Parts of a published pipeline that are neither fetched nor loaded: a fifth of the download, and nothing that draws.
+# Parts of a published pipeline that are neither fetched nor loaded with what draws: a fifth of the download. Two of them
+# are the safety checker's; see `safety_checker.py`.
 NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
 # Classes of parts that have no weights, by the end of their name.
 _WEIGHTLESS = (

@@ -15,9 +15,14 @@ def weight_bytes(folder: Path, bytes_each: int) -> int:
     total = 0
     for part in folder.iterdir():
         if part.is_dir() and (part / "config.json").is_file() and part.name not in NOT_DRAWING:
-            # The same weights may be there in several forms, as in half precision too.
-            total += max(_forms(part, bytes_each), default=0)
+            total += part_bytes(part, bytes_each)
     return total
+
+
+def part_bytes(part: Path, bytes_each: int) -> int:
+    """The same of one part's folder."""
+    # The same weights may be there in several forms, as in half precision too.
+    return max(_forms(part, bytes_each), default=0)
 
 
 def _forms(part: Path, bytes_each: int) -> Iterator[int]:

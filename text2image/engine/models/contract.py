@@ -45,6 +45,7 @@ class Pending(Protocol):
 
         Raises:
             ValueError: the sample's latents or the picture hold numbers that are not finite.
+            ContentBlocked: it is not to be given out.
             DeviceLost: nothing will work in this process any more.
         """
         ...

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import INDEX, read_json, variant_among
 from text2image.engine.layouts.gguf_file import PART
+from text2image.engine.layouts.safety_checker import PARTS as CHECKER
 from text2image.engine.models.families import Families
 from text2image.engine.preflight.check import family_finding
 from text2image.engine.preflight.findings import Finding
@@ -36,7 +37,7 @@ _REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, NoP
 
 
 def fetch(settings: Settings, families: Families) -> Path:
-    """The folder of a model in the hub's cache, fetched if need be, without the parts that do not draw.
+    """The folder of a model in the hub's cache, fetched if need be, without the parts that neither draw nor check.
 
     Args:
         families: what draws here; of what it does not draw with no weights are fetched.
@@ -47,6 +48,9 @@ def fetch(settings: Settings, families: Families) -> Path:
     if fault := family_fault(settings, families):
         raise OSError(f"T2I_MODEL={settings.model}: {fault}; nothing was fetched")
     left_out = dict(LEFT_OUT)
+    if settings.checks:
+        for part in CHECKER:
+            del left_out[part]
     if settings.transformer is not None:
         # Gigabytes that another file stands in for; of them the configuration alone is needed.
         left_out[PART] = None

@@ -13,23 +13,26 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from text2image.core.model_names import SUFFIXES, is_single_file, name_of
-from text2image.core.settings import EMBEDDED_MODEL, MODELS, Settings
+from text2image.core.settings import EMBEDDED_MODEL, MODELS, Safety, Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import INDEX, WEIGHTS, files_of, read_json
 from text2image.engine.layouts.gguf_file import lay_around
 from text2image.engine.layouts.headers import Unreadable
+from text2image.engine.layouts.safety_checker import checker_bytes
 from text2image.engine.layouts.single_file import lay_out
 from text2image.engine.layouts.sizes import weight_bytes
 from text2image.engine.models import (
     flux,
     general,
     hub,
+    safety,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
 )
 from text2image.engine.models.contract import Model
 from text2image.engine.models.families import Families
+from text2image.engine.models.safety import CheckedModel
 from text2image.engine.models.weights import bytes_on_device
 from text2image.engine.preflight.check import REFINER, family_finding, require_usable
 from text2image.engine.preflight.findings import Finding
@@ -129,7 +132,9 @@ def load_model(
     # Each part's bar would be a line in the log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    return load(checkpoint)
+    model = load(checkpoint)
+    checker = safety.load(folder, device, dtype) if settings.checks else None
+    return CheckedModel(model, checker) if checker else model
 
 
 def checkpoint_of(
@@ -151,6 +156,7 @@ def checkpoint_of(
     saving = saving_of(settings, device, by_itself=load is general.load)
     weights = bytes_on_device(settings.model, folder, dtype, saving)
     weights += weight_bytes(second.folder, dtype.itemsize) if second else 0
+    weights += checker_bytes(folder, dtype.itemsize) if settings.checks else 0
     upcast = load is stable_diffusion_xl.load and dtype == torch.float16
     tiles = _tiles(settings, folder, device, weights, dtype, upcast=upcast)
     revision = revision_of(folder)
@@ -195,7 +201,8 @@ def refiner_of(
     if settings.refiner is None:
         return None
     own = {"model": settings.refiner, "model_revision": None, "transformer": None, "refiner": None}
-    settings_of = settings.model_copy(update=own)
+    # What it draws goes through the model's own decoder and checker.
+    settings_of = settings.model_copy(update=own | {"safety": Safety.OFF})
     try:
         folder = locate(settings_of, report, _REFINERS)
         named = read_json(folder / INDEX).get("_class_name")

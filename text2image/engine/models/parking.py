@@ -21,8 +21,8 @@ from text2image.engine.runtimes.buckets import Buckets
 
 # Of the host's free memory, what models may take where no setting says it.
 SHARE = 0.5
-# How deep a model holds its networks: in its encoders, in a refiner's, in a pipeline.
-_DEPTH = 5
+# How deep a model holds its networks: in its encoders, in a refiner's, in a pipeline; all of it where it is checked.
+_DEPTH = 6
 # What is looked into for networks.
 _OURS = ("text2image.", "diffusers.pipelines.")
 

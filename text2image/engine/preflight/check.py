@@ -9,11 +9,13 @@ import torch
 
 from text2image.core.settings import Settings
 from text2image.engine.layouts.folder import INDEX
+from text2image.engine.layouts.safety_checker import checker_bytes
 from text2image.engine.models.families import Families
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, summary
 from text2image.engine.preflight.finite import check_finite
 from text2image.engine.preflight.fitting import (
+    check_checker,
     check_device,
     check_fit,
     check_parts,
@@ -65,6 +67,9 @@ def check(
         check_scheduler(files)
     check_fit(files, networks)
     saving = saving_of(settings, device, by_itself=not is_known) if settings else PLAIN
+    if settings and settings.checks:
+        check_checker(files, settings)
+        beside += checker_bytes(folder, dtype.itemsize)
     check_device(files, networks, device, dtype, saving, beside)
     if settings:
         check_saving(files, device, dtype, saving, settings.offload)

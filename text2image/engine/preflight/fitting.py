@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from text2image.core.settings import Safety, Settings
 from text2image.engine import devices
 from text2image.engine.layouts.folder import GGUF, INDEX, parts_of, read_json
 from text2image.engine.layouts.opening import is_usable
+from text2image.engine.layouts.safety_checker import why_unchecked
 from text2image.engine.preflight.files import Files
 from text2image.engine.preflight.findings import Finding, listed
 from text2image.engine.preflight.networks import class_of
@@ -195,6 +197,19 @@ def check_saving(
     if offload != "none" and not saving.offload:
         what = f"{offload} has no effect, since what {device} computes with is the host's memory"
         files.findings.append(Finding("T2I_OFFLOAD", what, fatal=False))
+
+
+def check_checker(files: Files, settings: Settings) -> None:
+    """Tells in `files` of a safety checker that is asked for and not there: alone, it would let all pictures pass."""
+    if not files.index or not (reason := why_unchecked(files.folder)):
+        return
+    alone = settings.safety is Safety.MODEL
+    do = (
+        "set both or classifier to have the classifier look, or take a model that has a checker"
+        if alone
+        else "the classifier alone looks at its pictures"
+    )
+    files.findings.append(Finding("T2I_SAFETY", f"{settings.safety}, but {reason}; {do}", alone))
 
 
 def _quantized(files: Files) -> dict[str, Path]:

@@ -80,6 +80,18 @@ def params_from(message: pb.GenerateRequest) -> RequestParams:
     )
 
 
+def params_to(params: RequestParams) -> pb.GenerateRequest:
+    """A request as a client sent it, with what this contract has of it; files that were read already are left out."""
+    return pb.GenerateRequest(
+        prompt=params.prompt,
+        **{name: getattr(params, name) for name in _OPTIONAL_FIELDS},
+        loras=loras_to(params.loras or ()),
+        image=params.image if isinstance(params.image, bytes) else None,
+        mask=params.mask,
+        controls=controls_to(params.controls or ()),
+    )
+
+
 def loras_to(loras: Iterable[LoraWeight]) -> list[pb.Lora]:
     return [pb.Lora(name=each.name, weight=each.weight, hash=each.hash) for each in loras]
 
