@@ -114,7 +114,7 @@ eval: .venv/.dev .venv/.training ## Judge the embedded model; figures go into it
 docs: .venv/.dev ## Renew what the documents take from the code
 	$(BIN)/python -m tools.settings_table
 
-samples: .venv/.dev ## Draw the README's pictures with a running server
+samples: .venv/.dev ## Draw the documents' pictures with a running server
 	$(BIN)/python -m tools.samples
 
 screenshots: .venv/.dev ## Renew the documents' pictures of the page

@@ -28,8 +28,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from PIL import Image
 
 from tests import web
+from tests.e2e.conftest import NET
 from tests.e2e.harness import Server, eventually
-from tests.e2e.hostile import bodies, prompts, wires
+from tests.e2e.hostile import bodies, files, prompts, wires
 from tests.e2e.test_bad_input import GENERATE_IMAGE, call_seed
 from text2image.core.errors import InvalidRequest
 from text2image.core.formats import FileFormat
@@ -160,7 +161,7 @@ def attack_methods(server: Server, count: int, random: Random) -> Outcomes:
 def attack_http(server: Server, count: int, random: Random) -> Outcomes:
     """Broken, odd and doubtful requests, and noise, on the port of HTTP."""
     return _all(
-        lambda data: _worst_status(wires.exchange(server.http_port, data)),
+        lambda data: wires.worst_status(wires.exchange(server.http_port, data)),
         wires.http_requests(count, random),
     )
 
@@ -189,6 +190,21 @@ def attack_prompts(server: Server, count: int, random: Random) -> Outcomes:
         return _all(draw, range(count))
 
 
+def attack_files(server: Server, count: int, random: Random) -> Outcomes:
+    """Files in the place of pictures, masks and control pictures, whatever they say that they are."""
+    by_grpc = count // 4
+    cases = [(f"{V1}/Generate", data) for data in files.messages(NET, by_grpc, random)]
+    with (
+        httpx.Client(base_url=server.url, timeout=120) as client,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        outcomes = _all(lambda case: _call(channel, *case), cases)
+        return outcomes + _all(
+            lambda case: client.post(case[0], **case[1]).status_code,
+            files.requests(NET, count - by_grpc, random),
+        )
+
+
 def _grown(server: Server, before: dict[int, int]) -> dict[int, int]:
     """By how many bytes each of the server's processes has grown."""
     after = _memory(server)
@@ -203,6 +219,7 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "methods": (attack_methods, 2000),
     "http": (attack_http, 2600),
     "http2": (attack_http2, 2600),
+    "files": (attack_files, 160),
     "prompts": (attack_prompts, 4 * len(prompts.PROMPTS)),
 }
 
@@ -234,8 +251,8 @@ def test_a_request_with_two_ends_is_answered_once(server: Server) -> None:
     with unharmed(server):
         for data in wires.ambiguous_requests():
             answer = wires.exchange(server.http_port, data)
-            assert len(_statuses(answer)) == 1, data
-            assert _statuses(answer)[0] == 400, data
+            assert len(wires.statuses(answer)) == 1, data
+            assert wires.statuses(answer)[0] == 400, data
 
 
 def test_half_open_connections_hold_up_nobody(server: Server) -> None:
@@ -268,7 +285,7 @@ def test_what_is_too_much_or_no_text_is_refused(server: Server, prompt: str) -> 
         answer = httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=60)
         assert answer.status_code in {400, 413}
     data = prompt.encode(errors="surrogatepass")
-    message = b"\x12" + _varint(len(data)) + data
+    message = b"\x12" + bodies.varint(len(data)) + data
     assert call_seed(server, message).status_code in {400, 413}
 
 
@@ -345,23 +362,6 @@ def _call(
     if method == GENERATE_IMAGE:
         return text2image_pb2.ImageResponse.FromString(answers[0]).status_code
     return grpc.StatusCode.OK
-
-
-def _statuses(answer: bytes) -> list[int]:
-    return [int(status) for status in re.findall(rb"^HTTP/1\.1 (\d{3}) ", answer, re.MULTILINE)]
-
-
-def _worst_status(answer: bytes) -> int:
-    """The highest status in what came back, or 0 for no answer at all."""
-    return max(_statuses(answer), default=0)
-
-
-def _varint(value: int) -> bytes:
-    encoded = b""
-    while value > 0x7F:
-        encoded += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return encoded + bytes([value])
 
 
 def _draw_rest(server: Server, client: httpx.Client, prompt: str) -> tuple[Any, bytes | None]:

@@ -194,7 +194,7 @@ def opened(field: str, file: bytes, limits: Limits) -> Image.Image:
             if image.format == "JPEG" and file.count(_SCAN) > _MOST_SCANS:
                 raise _refused(field, f"is a JPEG of more than {_MOST_SCANS} scans; save it again")
             image.load()
-            return _upright(image)
+            return _without_palette(_upright(image))
     except Image.DecompressionBombError:
         raise _too_large(field, "more pixels than any picture here", limits) from None
     except Text2ImageError:
@@ -224,6 +224,14 @@ def _upright(image: Image.Image) -> Image.Image:
         return upright
     except Exception:
         return image
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """With colours for places in a palette, which may lie: of more transparent ones than there are, say."""
+    if image.mode != "P":
+        return image
+    plain: Image.Image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    return plain
 
 
 def _size(params: RequestParams, model: ModelInfo, width: int, height: int) -> tuple[int, int]:
@@ -302,6 +310,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(_WIDE):
         wide: Any = image.convert("I")
         image = wide.point(lambda value: value * (255 / _WIDEST) + 0.5).convert("L")
-    elif image.mode == "P" or "transparency" in image.info:
+    elif "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -164,6 +164,14 @@ def mutant(data: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
+def varint(value: int) -> bytes:
+    encoded = b""
+    while value > 0x7F:
+        encoded += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return encoded + bytes([value])
+
+
 _MORSELS = [
     b"\x00",
     b"\xff\xfe",

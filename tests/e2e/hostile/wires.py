@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from random import Random
@@ -177,3 +178,12 @@ def half_open(port: int, beginning: bytes) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     connection.sendall(beginning)
     return connection
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"^HTTP/1\.1 (\d{3}) ", answer, re.MULTILINE)]
+
+
+def worst_status(answer: bytes) -> int:
+    """The highest status in what came back, or 0 for no answer at all."""
+    return max(statuses(answer), default=0)
