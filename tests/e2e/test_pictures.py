@@ -189,7 +189,16 @@ def test_the_schema_shows_the_request(server: Server) -> None:
     schema = httpx.get(f"{server.url}/docs.json").json()
     body = schema["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]
     properties = body["schema"]["properties"]
-    others = {"text", "context", "model", "images_only", "clip_skip", "loras", "controls"}
+    others = {
+        "text",
+        "context",
+        "model",
+        "images_only",
+        "clip_skip",
+        "loras",
+        "controls",
+        "background",
+    }
     assert {*FIELDS, *BEGINNING, *others} == set(properties)
     assert properties["steps"]["maximum"] == 150
 
