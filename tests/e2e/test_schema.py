@@ -300,7 +300,8 @@ def test_answers_to_a_new_job_are_as_described(
     )
     def ask(case: Any) -> None:
         if mode is GenerationMode.POSITIVE:
-            requests = [{**each, **KNOWN["/generate"]} for each in case.body["requests"]]
+            known = {**KNOWN["/generate"], "model": None}
+            requests = [{**each, **known} for each in case.body["requests"]]
             # Nothing is drawn of what waits.
             own = {"webhook_url": None, "name": "any", "metadata": {"a": "b"}, "paused": True}
             case.body = {**case.body, "requests": requests, **own}
