@@ -71,6 +71,8 @@ def test_every_route_is_in_it() -> None:
         "/openapi.json",
         "/generate/{rest:path}",
         "/text2image.v1.ImageGeneration/{method}",
+        "/text2image.v1.Jobs/{method}",
+        "/text2image.v1.Jobs/{rest:path}",
         "/text2image.v1.ImageGeneration/{rest:path}",
         "/v1/{rest:path}",
         "/hf-inference/{rest:path}",
