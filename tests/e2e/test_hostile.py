@@ -41,8 +41,8 @@ from text2image.v1 import image_generation_pb2 as v1
 SEED = int(os.environ.get("HOSTILE_SEED", "0"))
 FACTOR = int(os.environ.get("HOSTILE_FACTOR", "1"))
 AT_ONCE = 16
-# Bytes that an attack may leave in a process that has been attacked before: far less than a kilobyte for each case.
-GROWTH = 16 << 20
+# Bytes that an attack may leave in a process that has been attacked before: heaps of its threads, whatever it sends.
+GROWTH = 24 << 20
 # Our own refusals by design; any other answer above is a failure of ours.
 BY_DESIGN = {503, 504}
 BAD_CODES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}

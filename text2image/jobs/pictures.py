@@ -46,16 +46,16 @@ class PictureFolder:
         """Removes what one attempt has written."""
         self._remove(job_id, f"{place}-{attempt}-*")
 
-    def keep_attempt(self, job_id: str, place: int, attempt: int | None) -> None:
-        """Removes what all attempts but this one have written."""
-        self._remove(job_id, f"{place}-*", but=f"{place}-{attempt}-")
+    def remove_earlier(self, job_id: str, place: int, attempt: int) -> None:
+        """Removes what attempts before this one have written; none of them can be kept any more."""
+        for earlier in range(1, attempt):
+            self.remove_attempt(job_id, place, earlier)
 
-    def _remove(self, job_id: str, pattern: str, but: str = " ") -> None:
+    def _remove(self, job_id: str, pattern: str) -> None:
         # What cannot be removed now goes with its job.
         with contextlib.suppress(OSError):
             for path in (self._folder / job_id).glob(pattern):
-                if not path.name.startswith(but):
-                    path.unlink()
+                path.unlink()
 
     def remove_job(self, job_id: str) -> None:
         """Removes all pictures of a job.

@@ -223,6 +223,8 @@ class Worker:
         try:
             write = (claim.job_id, claim.place, claim.attempt, drawn.pictures, claim.encoding)
             files = await _until_kept(lambda: asyncio.to_thread(self._pictures.write, *write))
+            # Before the result is, since nobody would come back for them if this process died right after.
+            await asyncio.to_thread(self._pictures.remove_earlier, *write[:3])
             kept = await _until_kept(
                 lambda: self._database.run(
                     claims.succeed, claim, files, drawn.message, time.time()
@@ -233,6 +235,8 @@ class Worker:
             self._keeping.discard(claim)
 
     async def _fail(self, claim: Claim, error: ItemError) -> None:
+        where = (claim.job_id, claim.place, claim.attempt)
+        await asyncio.to_thread(self._pictures.remove_earlier, *where)
         kept = await _until_kept(lambda: self._database.run(claims.fail, claim, error, time.time()))
         await self._ended(claim, "failed", kept)
 
@@ -240,8 +244,6 @@ class Worker:
         where = (claim.job_id, claim.place, claim.attempt)
         if not kept:
             await asyncio.to_thread(self._pictures.remove_attempt, *where)
-        elif claim.attempt > 1:
-            await asyncio.to_thread(self._pictures.keep_attempt, *where)
         if kept:
             self._finished(state)
         self._changed()
