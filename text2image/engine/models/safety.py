@@ -151,5 +151,5 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> SafetyChecke
             # They would be random numbers, and what is decided with them too.
             raise ValueError(f"{CHECKER} lacks weights: {listed(missing)}")
         network = network.to(device).eval()
-    extractor = CLIPImageProcessor.from_pretrained(folder / EXTRACTOR, local_files_only=True)
+    extractor = CLIPImageProcessor.from_pretrained(folder / EXTRACTOR, local_files_only=True)  # nosec B615
     return SafetyChecker(network, extractor, device)
