@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from text2image.core.formats import Encoding
@@ -25,7 +26,7 @@ class PictureFolder:
     def write(
         self, job_id: str, place: int, attempt: int, pictures: list[Picture], encoding: Encoding
     ) -> tuple[PictureFile, ...]:
-        """Writes an item's pictures; they are on the disk when this returns.
+        """Writes an item's pictures and removes those of earlier attempts; they are on the disk when this returns.
 
         Raises:
             OSError: they could not be written; nothing of them is left.
@@ -40,22 +41,25 @@ class PictureFolder:
         except BaseException:
             self.remove_attempt(job_id, place, attempt)
             raise
+        # Before the result is kept, since nobody would come back for them if this process died right after that.
+        self.remove_earlier(job_id, place, attempt)
         return files
 
     def remove_attempt(self, job_id: str, place: int, attempt: int) -> None:
         """Removes what one attempt has written."""
-        self._remove(job_id, f"{place}-{attempt}-*")
+        self._remove(job_id, place, lambda other: other == attempt)
 
     def remove_earlier(self, job_id: str, place: int, attempt: int) -> None:
         """Removes what attempts before this one have written; none of them can be kept any more."""
-        for earlier in range(1, attempt):
-            self.remove_attempt(job_id, place, earlier)
+        if attempt > 1:
+            self._remove(job_id, place, lambda other: other < attempt)
 
-    def _remove(self, job_id: str, pattern: str) -> None:
+    def _remove(self, job_id: str, place: int, of: Callable[[int], bool]) -> None:
         # What cannot be removed now goes with its job.
         with contextlib.suppress(OSError):
-            for path in (self._folder / job_id).glob(pattern):
-                path.unlink()
+            for path in (self._folder / job_id).glob(f"{place}-*"):
+                if of(int(path.name.split("-")[1])):
+                    path.unlink()
 
     def remove_job(self, job_id: str) -> None:
         """Removes all pictures of a job.

@@ -223,8 +223,6 @@ class Worker:
         try:
             write = (claim.job_id, claim.place, claim.attempt, drawn.pictures, claim.encoding)
             files = await _until_kept(lambda: asyncio.to_thread(self._pictures.write, *write))
-            # Before the result is, since nobody would come back for them if this process died right after.
-            await asyncio.to_thread(self._pictures.remove_earlier, *write[:3])
             kept = await _until_kept(
                 lambda: self._database.run(
                     claims.succeed, claim, files, drawn.message, time.time()
@@ -241,11 +239,11 @@ class Worker:
         await self._ended(claim, "failed", kept)
 
     async def _ended(self, claim: Claim, state: str, kept: bool) -> None:
-        where = (claim.job_id, claim.place, claim.attempt)
-        if not kept:
-            await asyncio.to_thread(self._pictures.remove_attempt, *where)
         if kept:
             self._finished(state)
+        else:
+            where = (claim.job_id, claim.place, claim.attempt)
+            await asyncio.to_thread(self._pictures.remove_attempt, *where)
         self._changed()
 
     async def _release(self, claim: Claim) -> None:
